@@ -1,0 +1,36 @@
+# `make sweep` and `make test` set up everything they need; git, make and Python are enough.
+
+PYTHON ?= python3
+NAME ?=
+BIN := .venv/bin
+
+.PHONY: setup sweep test lint format ui clean
+.DELETE_ON_ERROR:
+
+setup: .venv/installed
+
+# Torch and torchvision come from one index as a matching pair, by uv, pinned with all others.
+.venv/installed: pyproject.toml .ci/constraints.txt .ci/setup
+	PYTHON="$(PYTHON)" .ci/setup
+	@touch $@
+
+sweep: setup
+	$(BIN)/rsas sweep experiments/digits_quickstart.py $(if $(NAME),--name $(NAME))
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: setup
+	$(BIN)/rsas ui
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
