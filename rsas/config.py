@@ -1,0 +1,249 @@
+"""What one training run is: a frozen, validated, JSON-serialisable configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin
+
+from rsas.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["TrainConfig", "range_of", "validate"]
+
+
+def range_of(low: float, high: float, *, open_low: bool = False) -> dict[str, Any]:
+    """Field metadata: the closed interval [low, high], or (low, high] with ``open_low``."""
+    return {"range": (low, high, open_low)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. With the same configuration a run gives the same result.
+
+    Every field can be set by name in a search space, with ``--set NAME=VALUE`` on the command
+    line, or with ``dataclasses.replace``.
+
+    Raises:
+        InputError: a value is of the wrong type, out of its range or not among its choices.
+    """
+
+    # Data
+    dataset: str = "digits"
+    """digits, mnist, fashion_mnist, svhn, cifar10, cifar100, or npz:PATH (see rsas.data)."""
+    val_fraction: float = field(default=0.1, metadata=range_of(0, 0.9))
+    """Share of the training images held out for validation, stratified by class."""
+    split_seed: int = field(default=0, metadata=range_of(0, 2**32 - 1))
+    """Seed of that split; apart from ``seed``, so that runs with other seeds share the split."""
+    mean: tuple[float, ...] = ()
+    """Channel means subtracted from inputs in [0, 1]; one per channel, or empty for none."""
+    std: tuple[float, ...] = ()
+    """Channel standard deviations the inputs are divided by, or empty for none."""
+    augment: Literal["none", "flip_crop", "resized_crop_224"] = "none"
+    """flip_crop: horizontal flip and a crop from 4 pixels of zero padding. resized_crop_224: a
+    random crop of 8-100% of the area scaled to 224x224, and a flip (evaluation scales only)."""
+
+    # Model
+    model: str = "mlp"
+    """mlp, resnet18, vgg16, or module:function / file.py:function returning an nn.Module."""
+    hidden: tuple[int, ...] = (1000,)
+    """Widths of the hidden layers of ``mlp``."""
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """First layers of resnet18: 7x7 stride 2 and max-pooling, or 3x3 stride 1 for 32x32 images."""
+
+    # Optimisation
+    epochs: int = field(default=10, metadata=range_of(1, 10**6))
+    batch_size: int = field(default=100, metadata=range_of(1, 10**6))
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = field(default=0.1, metadata=range_of(0, 1e3, open_low=True))
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: from ``lr`` to 0 over the whole training, step by step."""
+    momentum: float = field(default=0.0, metadata=range_of(0, 0.9999))
+    """Momentum of SGD."""
+    weight_decay: float = field(default=0.0, metadata=range_of(0, 1e3))
+    seed: int = field(default=0, metadata=range_of(0, 2**63 - 1))
+    """Seed of initialisation, batch order, augmentation, dropout and mask draws."""
+    device: str = "auto"
+    """auto (cuda where there is one), cpu, cuda, cuda:N or mps."""
+
+    # Pruning; the options of the method are described in rsas.sparse.methods
+    method: Literal["reinforced", "static", "dense"] = "reinforced"
+    sparsity: float = field(default=0.9, metadata=range_of(0, 1))
+    """Pruning rate: share of every Conv/Linear weight tensor that is off."""
+    measure_lr: float = field(default=0.1, metadata=range_of(0, 1, open_low=True))
+    measure_update: Literal["ema", "accumulate"] = "ema"
+    reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
+    count_first_loss: bool = False
+    budget: Literal["exact", "overshoot"] = "exact"
+    exploration: Literal["linear", "cosine", "constant"] = "cosine"
+    exploration_start: float = field(default=0.3, metadata=range_of(0, 1))
+    exploration_end: float = field(default=0.0, metadata=range_of(0, 1))
+    exploration_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
+    update_interval: int = field(default=100, metadata=range_of(1, 10**9))
+    update_clock: Literal["training", "epoch"] = "training"
+    regrow: Literal["zero", "latent"] = "zero"
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if any(width < 1 for width in self.hidden):
+            raise InputError(f"hidden={list(self.hidden)}: every width must be at least 1")
+        if any(not value > 0 for value in self.std):
+            raise InputError(f"std={list(self.std)}: every value must be above 0")
+        if self.stem != "imagenet" and self.model != "resnet18":
+            raise InputError(f"stem={self.stem!r}: only resnet18 has it, not model={self.model!r}")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all fields, in order."""
+        return tuple(f.name for f in dataclasses.fields(cls))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON types; ``from_dict`` takes it back."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration with these fields and the defaults for the rest.
+
+        Raises:
+            InputError: a name is not a field, or a value is not valid.
+        """
+        for name in values:
+            _require_field(cls, name)
+        return cls(**values)
+
+    def key(self) -> str:
+        """12 hexadecimal digits that identify the configuration.
+
+        Only fields that differ from their default count, so a field added to a later version
+        of rsas leaves the keys of earlier configurations as they are.
+        """
+        default = type(self)().to_dict()
+        changed = {k: v for k, v in self.to_dict().items() if v != default[k]}
+        text = json.dumps(changed, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed.
+
+        Raises:
+            InputError: a name is not a field, or a value is not valid.
+        """
+        return self.from_dict(self.to_dict() | changes)
+
+    def override(self, assignments: Iterable[str]) -> Self:
+        """A copy with fields set from texts such as ``"epochs=5"`` or ``"hidden=300,100"``.
+
+        Raises:
+            InputError: a text is not NAME=VALUE, or the value does not fit the field.
+        """
+        return self.replace(**parse_assignments(type(self), assignments))
+
+
+def parse_assignments(cls: type, assignments: Iterable[str]) -> dict[str, Any]:
+    """``["epochs=5"]`` -> ``{"epochs": 5}``, typed by the fields of the dataclass ``cls``."""
+    values: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals:
+            raise InputError(f"{text!r}: expected NAME=VALUE, such as epochs=5")
+        _require_field(cls, name)
+        values[name] = _parse(value.strip(), _types(cls)[name])
+    return values
+
+
+def validate(config: DataclassInstance, names: Iterable[str] | None = None) -> None:
+    """Check the fields of a frozen dataclass, or those named, against type, choices and range.
+
+    Integers given for float fields and lists given for tuple fields are converted in place.
+
+    Raises:
+        InputError: naming the field, the value and what is expected.
+    """
+    for f in dataclasses.fields(config):
+        if names is not None and f.name not in names:
+            continue
+        value = getattr(config, f.name)
+        kind = _types(type(config))[f.name]
+        converted, ok = _convert(value, kind)
+        low, high, open_low = f.metadata.get("range", (-math.inf, math.inf, False))
+        if ok and "range" in f.metadata:
+            ok = (low < converted if open_low else low <= converted) and converted <= high
+        if not ok:
+            expected = _expected(kind, f.metadata.get("range"))
+            raise InputError(f"{f.name}={value!r}: expected {expected}")
+        object.__setattr__(config, f.name, converted)
+
+
+@functools.cache
+def _types(cls: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _require_field(cls: type, name: str) -> None:
+    names = [f.name for f in dataclasses.fields(cls)]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the fields are {', '.join(names)}"
+        raise InputError(f"unknown field {name!r} of {cls.__name__}: {hint}")
+
+
+def _convert(value: Any, kind: Any) -> tuple[Any, bool]:
+    """``value`` as ``kind``, and whether it is one."""
+    if get_origin(kind) is Literal:
+        return value, value in get_args(kind)
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            return value, False
+        items = [_convert(item, get_args(kind)[0]) for item in value]
+        return tuple(item for item, _ in items), all(ok for _, ok in items)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value), True
+    if kind is float:
+        return value, isinstance(value, float) and math.isfinite(value)
+    if kind is int:
+        return value, isinstance(value, int) and not isinstance(value, bool)
+    return value, isinstance(value, kind)
+
+
+def _parse(text: str, kind: Any) -> Any:
+    """The value a text means for a field of this type; nonsense is left for ``validate``."""
+    if kind is str or get_origin(kind) is Literal:
+        return text
+    if get_origin(kind) is tuple and not text.startswith("["):
+        text = f"[{text}]"
+    try:
+        return json.loads(text.lower() if kind is bool else text)
+    except ValueError:
+        return text
+
+
+def _expected(kind: Any, interval: tuple[float, float, bool] | None) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list of {_NOUN[get_args(kind)[0]]}s, such as 300,100"
+    if interval is None:
+        return f"a {_NOUN[kind]}"
+    low, high, open_low = interval
+    article = "an" if kind is int else "a"
+    return f"{article} {_NOUN[kind]} in {'(' if open_low else '['}{low:g}, {high:g}]"
+
+
+_NOUN: types.MappingProxyType[type, str] = types.MappingProxyType(
+    {int: "integer", float: "number", str: "text", bool: "true or false value"}
+)
