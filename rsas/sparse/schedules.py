@@ -1,0 +1,26 @@
+"""Progress of training -> a fraction."""
+
+import math
+from typing import Literal
+
+__all__ = ["Shape", "interpolate"]
+
+Shape = Literal["linear", "cosine", "constant"]
+
+
+def interpolate(shape: Shape, start: float, end: float, progress: float) -> float:
+    """From ``start`` at progress 0 to ``end`` at progress 1.
+
+    Args:
+        shape: ``linear``; ``cosine``, half a period (flat at both ends, as in SGDR,
+            Loshchilov & Hutter 2017, eq. 5); or ``constant``, which stays at ``start``.
+        start: value at progress 0.
+        end: value at progress 1.
+        progress: clipped to [0, 1].
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if shape == "constant":
+        return start
+    if shape == "cosine":
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    return start + (end - start) * progress
