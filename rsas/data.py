@@ -1,0 +1,372 @@
+"""Named data sets -> arrays -> training, validation and test tensors on the training device.
+
+The tensors of a whole data set live on the device and batches are selected there by index,
+augmentation included, so there are no loader processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rsas.config import TrainConfig
+from rsas.errors import InputError
+
+__all__ = ["Arrays", "Splits", "augment", "default_data_dir", "load", "normalize", "split"]
+
+_Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A data set as it was read.
+
+    Inputs are uint8 images, shape (N, C, H, W), or float32 of any shape (N, ...); labels are
+    int64 class numbers from 0, shape (N,). ``x_test`` and ``y_test`` are None without a test
+    split.
+    """
+
+    x_train: _Array
+    y_train: _Array
+    x_test: _Array | None
+    y_test: _Array | None
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, (C, H, W) for images."""
+        return tuple(self.x_train.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, one more than the largest label."""
+        labels = [self.y_train] if self.y_test is None else [self.y_train, self.y_test]
+        return int(max(y.max() for y in labels)) + 1
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Tensors on the training device; inputs as in ``Arrays``, labels int64."""
+
+    x_train: Tensor
+    y_train: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    x_test: Tensor | None
+    y_test: Tensor | None
+
+
+def default_data_dir() -> Path:
+    """``RSAS_DATA_DIR``, or ``rsas`` in the user's cache folder."""
+    if named := os.environ.get("RSAS_DATA_DIR"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsas"
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Arrays:
+    """Read a data set.
+
+    Args:
+        name: ``digits`` (8x8 images in scikit-learn, rows 0-1499 to train, 1500-1796 to test);
+            ``mnist``, ``fashion_mnist``, ``svhn``, ``cifar10``, ``cifar100`` in torchvision's
+            layout under ``data_dir``, downloaded where they are missing; or ``npz:PATH``, a
+            NumPy file with ``x_train``, ``y_train`` and optionally ``x_test``, ``y_test``:
+            uint8 images (N, H, W) or (N, H, W, C), or floats of any shape (N, ...).
+        data_dir: by default ``default_data_dir()``.
+
+    Raises:
+        InputError: the name is unknown, or the files are missing, damaged or of another form.
+    """
+    kind, colon, path = name.partition(":")
+    if kind == "npz" and colon:
+        return _load_npz(Path(path).expanduser())
+    if name == "digits":
+        return _load_digits()
+    if name in _TORCHVISION:
+        folder = default_data_dir() if data_dir is None else Path(data_dir)
+        return _load_torchvision(name, folder.expanduser())
+    known = ", ".join(["digits", *_TORCHVISION])
+    raise InputError(f"dataset={name!r}: expected one of {known}, or npz:PATH")
+
+
+def split(arrays: Arrays, config: TrainConfig, device: torch.device) -> Splits:
+    """Hold out the validation images and move everything to the device.
+
+    The split depends on ``val_fraction`` and ``split_seed`` alone and is stratified by class.
+
+    Raises:
+        InputError: the data are too few for a stratified split, or do not fit the options.
+    """
+    _check_channels(arrays, config)
+    n = len(arrays.y_train)
+    train, val = np.arange(n), np.arange(0)
+    if config.val_fraction > 0:
+        from sklearn.model_selection import train_test_split
+
+        try:
+            train, val = train_test_split(
+                np.arange(n),
+                test_size=config.val_fraction,
+                random_state=config.split_seed,
+                stratify=arrays.y_train,
+            )
+        except ValueError as error:
+            raise InputError(
+                f"val_fraction={config.val_fraction:g}: no stratified split of {n} images in "
+                f"{arrays.num_classes} classes ({str(error).rstrip('.')})"
+            ) from None
+    x, y = _tensor(arrays.x_train), _tensor(arrays.y_train)
+
+    def part(rows: _Array) -> tuple[Tensor, Tensor]:
+        index = torch.from_numpy(np.sort(rows))
+        return x[index].to(device), y[index].to(device)
+
+    test: tuple[Tensor, Tensor] | tuple[None, None] = (None, None)
+    if arrays.x_test is not None and arrays.y_test is not None:
+        test = (_tensor(arrays.x_test).to(device), _tensor(arrays.y_test).to(device))
+    return Splits(*part(train), *part(val), *test)
+
+
+def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Subtract channel means and divide by channel deviations; either may be empty."""
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    if mean:
+        x = x - x.new_tensor(mean).view(shape)
+    if std:
+        x = x / x.new_tensor(std).view(shape)
+    return x
+
+
+def augment(
+    x: Tensor,
+    kind: Literal["none", "flip_crop", "resized_crop_224"],
+    *,
+    training: bool,
+    generator: torch.Generator,
+) -> Tensor:
+    """Random crop and flip of each image, on its device; in evaluation only what is not random.
+
+    Args:
+        x: float images, shape (B, C, H, W).
+        kind: as ``TrainConfig.augment``.
+        training: whether to draw at random.
+        generator: source of randomness on the device of ``x``.
+
+    Returns:
+        Images of shape (B, C, H, W), or (B, C, 224, 224) for ``resized_crop_224``.
+    """
+    if kind == "resized_crop_224":
+        if not training:
+            return F.interpolate(x, size=224, mode="bilinear", align_corners=False)
+        return _resized_crop(x, 224, generator)
+    if kind == "flip_crop" and training:
+        return _padded_crop(_flip(x, generator), 4, generator)
+    return x
+
+
+def to_float(x: Tensor) -> Tensor:
+    """Images of bytes as floats in [0, 1]; floats as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def _flip(x: Tensor, generator: torch.Generator) -> Tensor:
+    heads = torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device) < 0.5
+    return torch.where(heads, x.flip(3), x)
+
+
+def _padded_crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+    """Each image shifted by up to ``pad`` pixels in both directions, with zeros coming in."""
+    batch, _, height, width = x.shape
+    padded = F.pad(x, (pad,) * 4)
+    shift = torch.randint(0, 2 * pad + 1, (2, batch, 1), generator=generator, device=x.device)
+    rows = shift[0] + torch.arange(height, device=x.device)
+    columns = shift[1] + torch.arange(width, device=x.device)
+    image = torch.arange(batch, device=x.device).view(-1, 1, 1)
+    # Indices around a slice put the channels last.
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _resized_crop(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Inception-style crops (Szegedy et al. 2015): 8-100% of the area, aspect 3/4-4/3, a flip.
+
+    A crop is a window of the unit square, so all images of the batch are sampled at once. A
+    side that would be longer than the image is cut to it, where torchvision draws again.
+    """
+    batch = len(x)
+    u = torch.rand(5, batch, generator=generator, device=x.device)
+    area = 0.08 + 0.92 * u[0]
+    aspect = torch.exp((2 * u[1] - 1) * float(np.log(4 / 3)))
+    width = (area * aspect).sqrt().clamp(max=1)
+    height = (area / aspect).sqrt().clamp(max=1)
+    # Centres in [-1, 1] coordinates, such that the window stays inside.
+    x0 = (2 * u[2] - 1) * (1 - width)
+    y0 = (2 * u[3] - 1) * (1 - height)
+    flip = torch.where(u[4] < 0.5, -1.0, 1.0)
+    zero = torch.zeros_like(width)
+    theta = torch.stack([width * flip, zero, x0, zero, height, y0], 1).view(batch, 2, 3)
+    grid = F.affine_grid(theta, [batch, x.shape[1], size, size], align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _check_channels(arrays: Arrays, config: TrainConfig) -> None:
+    shape = arrays.input_shape
+    for name in ("mean", "std"):
+        values = getattr(config, name)
+        if values and len(values) not in (1, shape[0]):
+            raise InputError(f"{name}={list(values)}: {config.dataset} has {shape[0]} channels")
+    if config.augment != "none" and len(shape) != 3:
+        raise InputError(
+            f"augment={config.augment!r}: needs images (C, H, W), but an input of "
+            f"{config.dataset} has shape {shape}"
+        )
+
+
+def _tensor(array: _Array) -> Tensor:
+    with warnings.catch_warnings():
+        # Arrays from Ray's object store are read-only, and nothing here writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _load_digits() -> Arrays:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = (digits.images / 16).astype(np.float32)[:, None]
+    y = digits.target.astype(np.int64)
+    return Arrays(x[:1500], y[:1500], x[1500:], y[1500:])
+
+
+def _load_npz(path: Path) -> Arrays:
+    where = f"dataset='npz:{path}'"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise InputError(f"{where}: there is no such file") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(
+            f"{where}: not a readable .npz file of plain arrays ({type(error).__name__})"
+        ) from None
+    if not {"x_train", "y_train"} <= found.keys():
+        raise InputError(f"{where}: needs x_train and y_train, but holds {', '.join(found)}")
+    if ("x_test" in found) != ("y_test" in found):
+        raise InputError(f"{where}: x_test and y_test come together or not at all")
+    parts = {"train": _checked(found["x_train"], found["y_train"], f"{where}, train")}
+    if "x_test" in found:
+        parts["test"] = _checked(found["x_test"], found["y_test"], f"{where}, test")
+        shapes = parts["train"][0].shape[1:], parts["test"][0].shape[1:]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"{where}: x_train holds {shapes[0]} and x_test {shapes[1]} inputs")
+    return Arrays(*parts["train"], *parts.get("test", (None, None)))
+
+
+def _checked(x: _Array, y: _Array, where: str) -> tuple[_Array, _Array]:
+    if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) == 0 or y.min() < 0:
+        raise InputError(f"{where}: labels must be integers from 0, shape (N,), not {_form(y)}")
+    if len(x) != len(y):
+        raise InputError(f"{where}: {len(x)} inputs but {len(y)} labels")
+    if x.dtype == np.uint8 and x.ndim in (3, 4):
+        x = x[:, None] if x.ndim == 3 else np.moveaxis(x, 3, 1)
+        return np.ascontiguousarray(x), y.astype(np.int64)
+    if x.dtype.kind == "f" and x.ndim >= 2:
+        if not np.isfinite(x).all():
+            raise InputError(f"{where}: inputs hold NaN or infinity")
+        return x.astype(np.float32), y.astype(np.int64)
+    raise InputError(
+        f"{where}: inputs must be uint8 images (N, H, W) or (N, H, W, C), or floats (N, ...), "
+        f"not {_form(x)}"
+    )
+
+
+def _form(array: _Array) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
+# Name -> torchvision class, and the files it reads, under the data folder.
+_TORCHVISION: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mnist": ("MNIST", ("MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",)),
+    "fashion_mnist": (
+        "FashionMNIST",
+        ("FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",),
+    ),
+    "svhn": ("SVHN", ("train_32x32.mat", "test_32x32.mat")),
+    "cifar10": ("CIFAR10", ("cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}",)),
+    "cifar100": ("CIFAR100", ("cifar-100-python/{train,test,meta}",)),
+}
+
+
+def _load_torchvision(name: str, folder: Path) -> Arrays:
+    from torchvision import datasets
+
+    class_name, files = _TORCHVISION[name]
+    make = getattr(datasets, class_name)
+
+    def read(root: Path, *, download: bool) -> list[Any]:
+        if name == "svhn":
+            return [make(root, split=part, download=download) for part in ("train", "test")]
+        return [make(root, train=part, download=download) for part in (True, False)]
+
+    expected = ", ".join(str(folder / file) for file in files)
+    try:
+        parts = read(folder, download=False)
+    except RuntimeError:  # torchvision's "not found or corrupted"
+        try:
+            with _staging(folder) as stage:
+                read(stage, download=True)
+            parts = read(folder, download=False)
+        except (OSError, RuntimeError):
+            raise InputError(
+                f"dataset={name!r}: not found and not downloadable from here; expected "
+                f"{expected} (--data-dir or RSAS_DATA_DIR names another folder)"
+            ) from None
+    except (OSError, ValueError, EOFError, KeyError, AssertionError) as error:
+        raise InputError(
+            f"dataset={name!r}: damaged files ({type(error).__name__}: {error}); expected "
+            f"{expected}"
+        ) from None
+    (x_train, y_train), (x_test, y_test) = (_images(part) for part in parts)
+    return Arrays(x_train, y_train, x_test, y_test)
+
+
+def _images(dataset: Any) -> tuple[_Array, _Array]:
+    """Images as uint8 (N, C, H, W) and labels of one of torchvision's data sets."""
+    x = np.asarray(dataset.data)
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.shape[3] == 3:  # CIFAR is channels-last, SVHN channels-first
+        x = np.moveaxis(x, 3, 1)
+    labels = dataset.labels if hasattr(dataset, "labels") else dataset.targets
+    return np.ascontiguousarray(x), np.asarray(labels).astype(np.int64)
+
+
+@contextlib.contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A folder to download into, moved into ``folder`` in the end.
+
+    A download that fails or is interrupted leaves nothing behind.
+    """
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=".download-", dir=folder))
+    try:
+        yield stage
+        shutil.copytree(stage, folder, dirs_exist_ok=True)
+    finally:
+        shutil.rmtree(stage)
+        for path in created:
+            with contextlib.suppress(OSError):  # not empty: the download is there
+                path.rmdir()

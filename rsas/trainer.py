@@ -1,0 +1,302 @@
+"""Train one network; knows nothing of Ray, Optuna or MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rsas import data, models
+from rsas.config import TrainConfig
+from rsas.errors import InputError, NonFiniteLoss
+from rsas.sparse import Position, ReinforcedPruning, Sparsifier, StaticPruning
+from rsas.sparse.schedules import interpolate
+
+__all__ = ["RunResult", "Trainer", "pruning_method", "resolve_device", "train"]
+
+_EVALUATION_BATCH = 256
+
+Row = dict[str, float]
+"""A row of the history: column -> number."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run."""
+
+    config: TrainConfig
+    history: pd.DataFrame  # a row an epoch, columns as Trainer.run_epoch returns
+    model: nn.Module  # with torch.nn.utils.prune masks, in eval mode
+    test_accuracy: (
+        float | None
+    )  # in [0, 1], measured once after training; None without a test split
+
+
+class Trainer:
+    """One training run, epoch by epoch; a pure function of its configuration and data.
+
+    Args:
+        config: what to train.
+        arrays: the data set; by default ``rsas.data.load(config.dataset)``.
+
+    Raises:
+        InputError: the configuration does not fit the data or this machine.
+    """
+
+    def __init__(self, config: TrainConfig, arrays: data.Arrays | None = None) -> None:
+        arrays = data.load(config.dataset) if arrays is None else arrays
+        self.config = config
+        self.device = resolve_device(config.device)
+        self._data = data.split(arrays, config, self.device)
+        # Three streams of random numbers, so that drawing masks does not change the batches:
+        # sparsity 0 then equals dense training bit for bit. Torch's own, which initialisation
+        # and dropout use, is swapped in while the run computes and out again afterwards.
+        self._batches = torch.Generator(self.device).manual_seed(config.seed)
+        self._draws = torch.Generator(self.device).manual_seed(config.seed)
+        self._rng = torch.Generator().manual_seed(config.seed).get_state()
+        self._cuda_rng: Tensor | None = None
+        self.history: list[Row] = []
+        with self._own_rng():
+            self.model = models.build(config, arrays.input_shape, arrays.num_classes)
+            self.model.to(self.device)
+        self._optimizer = _optimizer(config, self.model)
+        self._sparsifier = Sparsifier(
+            self.model,
+            self._optimizer,
+            pruning_method(config),
+            sparsity=config.sparsity,
+            generator=self._draws,
+        )
+
+    @property
+    def epoch(self) -> int:
+        """Number of epochs trained."""
+        return len(self.history)
+
+    def run_epoch(self) -> Row:
+        """Train one epoch and evaluate on the validation split.
+
+        Returns:
+            epoch (counted from 1), train_loss (mean over the epoch's images), val_loss,
+            val_accuracy in [0, 1], sparsity (measured share of prunable weights that are off),
+            sparsity/LAYER for each layer, and seconds. Without a validation split val_loss and
+            val_accuracy are NaN.
+
+        Raises:
+            NonFiniteLoss: the training loss became NaN or infinite.
+        """
+        start = time.perf_counter()
+        with self._own_rng():
+            train_loss = self._train_epoch()
+        val_loss, val_accuracy = self.evaluate(self._data.x_val, self._data.y_val)
+        overall, by_layer = self._sparsifier.sparsity()
+        row: Row = {
+            "epoch": self.epoch + 1,
+            "train_loss": train_loss,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "sparsity": overall,
+            **{f"sparsity/{name}": value for name, value in by_layer.items()},
+            "seconds": time.perf_counter() - start,
+        }
+        self.history.append(row)
+        return row
+
+    @torch.inference_mode()
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy in [0, 1], in eval mode without gradients.
+
+        Args:
+            x: inputs as in ``rsas.data.Splits``, shape (N, ...).
+            y: labels, shape (N,); both NaN where N is 0.
+        """
+        if len(y) == 0:
+            return float("nan"), float("nan")
+        self.model.eval()
+        size = max(_EVALUATION_BATCH, self.config.batch_size)
+        loss = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device, dtype=torch.long)
+        for images, labels in zip(x.split(size), y.split(size), strict=True):
+            outputs = self.model(self._inputs(images, training=False))
+            loss += F.cross_entropy(outputs, labels, reduction="sum")
+            correct += (outputs.argmax(1) == labels).sum()
+        return loss.item() / len(y), correct.item() / len(y)
+
+    def finish(self) -> RunResult:
+        """The result of the run: reads the test split, and hands the masks over to torch."""
+        test_accuracy = None
+        if self._data.x_test is not None and self._data.y_test is not None:
+            _, test_accuracy = self.evaluate(self._data.x_test, self._data.y_test)
+        self._sparsifier.attach()
+        self.model.eval()
+        history = pd.DataFrame(self.history).astype({"epoch": int})
+        return RunResult(self.config, history, self.model, test_accuracy)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything ``load_state_dict`` needs to go on bit for bit; plain types and tensors."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "sparsifier": self._sparsifier.state_dict(),
+            "history": self.history,
+            "rng": {
+                "batches": self._batches.get_state(),
+                "draws": self._draws.get_state(),
+                "torch": self._rng,
+                "cuda": self._cuda_rng,
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict()`` of a trainer with the same configuration and data."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._sparsifier.load_state_dict(state["sparsifier"])
+        self.history = list(state["history"])
+        # Generators take their state from the CPU, wherever the checkpoint was loaded to.
+        rng: dict[str, Any] = {k: v if v is None else v.cpu() for k, v in state["rng"].items()}
+        self._batches.set_state(rng["batches"])
+        self._draws.set_state(rng["draws"])
+        self._rng, self._cuda_rng = rng["torch"], rng["cuda"]
+
+    def _train_epoch(self) -> float:
+        config, x, y = self.config, self._data.x_train, self._data.y_train
+        self.model.train()
+        order = torch.randperm(len(y), generator=self._batches, device=self.device)
+        batches = order.split(config.batch_size)
+        total = config.epochs * len(batches)
+        # Losses stay on the device until the epoch is over, so that no step waits for a copy.
+        losses = torch.empty(len(batches), device=self.device)
+        for step, rows in enumerate(batches):
+            outputs = self.model(self._inputs(x[rows], training=True))
+            loss = F.cross_entropy(outputs, y[rows])
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            losses[step] = loss.detach()
+            self._sparsifier.observe(losses[step])
+            if config.lr_schedule == "cosine":
+                progress = (self.epoch * len(batches) + step) / total
+                for group in self._optimizer.param_groups:
+                    group["lr"] = interpolate("cosine", config.lr, 0.0, progress)
+            self._optimizer.step()
+            self._sparsifier.step(Position(self.epoch, step, config.epochs, len(batches)))
+        losses = losses.cpu()
+        if not losses.isfinite().all():
+            step = int((~losses.isfinite()).nonzero()[0])
+            raise NonFiniteLoss(
+                f"the training loss became {losses[step].item()} in epoch {self.epoch + 1}, "
+                f"step {step + 1} of {len(batches)}; try a smaller lr than {config.lr:g}"
+            )
+        sizes = torch.tensor([len(rows) for rows in batches], dtype=losses.dtype)
+        return float((losses * sizes).sum() / sizes.sum())
+
+    def _inputs(self, x: Tensor, *, training: bool) -> Tensor:
+        config = self.config
+        x = data.to_float(x)
+        x = data.augment(x, config.augment, training=training, generator=self._batches)
+        return data.normalize(x, config.mean, config.std)
+
+    @contextlib.contextmanager
+    def _own_rng(self) -> Iterator[None]:
+        """Torch's default generators in the state this run left them in."""
+        cuda = self.device.type == "cuda"
+        with torch.random.fork_rng([self.device] if cuda else []):
+            torch.set_rng_state(self._rng)
+            if cuda and self._cuda_rng is None:
+                torch.cuda.manual_seed(self.config.seed)
+            if cuda and self._cuda_rng is not None:
+                torch.cuda.set_rng_state(self._cuda_rng, self.device)
+            yield
+            self._rng = torch.get_rng_state()
+            if cuda:
+                self._cuda_rng = torch.cuda.get_rng_state(self.device)
+
+
+def train(
+    config: TrainConfig,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    on_epoch: Callable[[Row], None] | None = None,
+) -> RunResult:
+    """Train one network from beginning to end.
+
+    Args:
+        config: what to train.
+        data_dir: folder of the data sets; by default ``RSAS_DATA_DIR``.
+        on_epoch: called with each row of the history.
+
+    Raises:
+        InputError: the configuration does not fit the data or this machine.
+        NonFiniteLoss: the training loss became NaN or infinite.
+    """
+    trainer = Trainer(config, data.load(config.dataset, data_dir))
+    while trainer.epoch < config.epochs:
+        row = trainer.run_epoch()
+        if on_epoch is not None:
+            on_epoch(row)
+    return trainer.finish()
+
+
+def check(config: TrainConfig, arrays: data.Arrays) -> None:
+    """Build everything and pass two images through the model, without training.
+
+    Raises:
+        InputError: the configuration does not fit the data or this machine.
+    """
+    trainer = Trainer(config, arrays)
+    x = torch.from_numpy(arrays.x_train[:2])
+    y = torch.from_numpy(arrays.y_train[:2])
+    try:
+        trainer.evaluate(x.to(trainer.device), y.to(trainer.device))
+    except (RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"model={config.model!r} does not fit inputs of shape {arrays.input_shape} and "
+            f"{arrays.num_classes} classes of {config.dataset} ({reason})"
+        ) from error
+
+
+def pruning_method(config: TrainConfig) -> StaticPruning | None:
+    """The method a configuration names, with its options; None for dense training."""
+    if config.method == "dense":
+        return None
+    kind = {"static": StaticPruning, "reinforced": ReinforcedPruning}[config.method]
+    return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(kind)})
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` is cuda where there is one, else cpu.
+
+    Raises:
+        InputError: there is no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        count = torch.cuda.device_count()
+        have = "cpu" if count == 0 else f"cpu, cuda:0 to cuda:{count - 1}"
+        raise InputError(f"device={name!r}: this machine has {have}") from None
+    return device
+
+
+def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )

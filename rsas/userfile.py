@@ -1,0 +1,56 @@
+"""Functions of the user's own, by name: models, experiments."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rsas.errors import InputError
+
+__all__ = ["load_function"]
+
+
+def load_function(spec: str, what: str) -> Callable[..., Any]:
+    """The function named by ``module:function`` or ``path/to/file.py:function``.
+
+    The current folder, and the folder of the file, are searched for modules.
+
+    Args:
+        spec: the name.
+        what: what the function is, to begin an error message with, such as ``"model"``.
+
+    Raises:
+        InputError: the file, module or function is not there, or importing it failed.
+    """
+    place, _, name = spec.rpartition(":")
+    path = Path(place)
+    is_file = place.endswith(".py")
+    if is_file and not path.is_file():
+        raise InputError(f"{what} {spec!r}: there is no file {place!r}")
+    for folder in [Path.cwd()] + [path.resolve().parent] * is_file:
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    try:
+        module = _import_file(path) if is_file else importlib.import_module(place)
+    except InputError as error:  # raised by the file's own use of rsas
+        raise InputError(f"{what} {spec!r}: {error}") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{what} {spec!r}: cannot import {place!r} ({reason})") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise InputError(f"{what} {spec!r}: {place!r} has no function {name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
