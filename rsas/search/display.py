@@ -1,0 +1,163 @@
+"""What a running sweep shows: a live table on a terminal, a line a trial elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from rsas.analysis.pareto import front, hypervolume
+from rsas.records import Objective, TrialRecord, trial_id
+
+__all__ = ["SweepDisplay", "front_table"]
+
+_FRONT_ROWS = 12  # of the front while the sweep runs
+_BAR = 10
+
+
+class SweepDisplay:
+    """Follows a sweep on the console; a context manager.
+
+    Args:
+        console: where to show it.
+        name: of the sweep.
+        asked: trials that are to be complete.
+        epochs: of one trial, to tell how far it is.
+        objectives: of the sweep.
+        trials: what the book holds at the start.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        name: str,
+        asked: int,
+        epochs: int,
+        objectives: Sequence[Objective],
+        trials: Sequence[TrialRecord],
+    ) -> None:
+        self._console = console
+        self._name, self._asked, self._epochs = name, asked, epochs
+        self._objectives = objectives
+        self._trials = list(trials)
+        self._before = self._complete()
+        self._running: dict[int, dict[str, float]] = {}
+        self._epochs_trained = 0
+        self._began: float | None = None
+        self._live = Live(
+            console=console, get_renderable=self._render, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> SweepDisplay:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def begin(self, number: int) -> None:
+        """A trial was handed out."""
+        if self._began is None:
+            self._began = time.monotonic()
+        self._running[number] = {}
+
+    def row(self, number: int, row: dict[str, float]) -> None:
+        """A trial trained an epoch."""
+        self._running[number] = row
+        self._epochs_trained += 1
+
+    def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
+        """A trial ended; ``trials`` are all of the sweep now."""
+        self._running.pop(number, None)
+        self._trials = list(trials)
+        if self._console.is_terminal:
+            return
+        trial = next(t for t in trials if t.trial_id == trial_id(number))
+        told = trial.reason or ", ".join(f"{k} {v:.4f}" for k, v in trial.objectives.items())
+        self._console.print(f"{trial.trial_id} {trial.state}: {told} ({self._summary()})")
+
+    def _complete(self) -> int:
+        return sum(trial.state == "complete" for trial in self._trials)
+
+    def _summary(self) -> str:
+        parts = [f"{self._complete()} of {self._asked} trials done"]
+        if failed := sum(trial.state == "failed" for trial in self._trials):
+            parts.append(f"{failed} failed")
+        if self._running:
+            parts.append(f"{len(self._running)} running")
+        parts.append(f"hypervolume {hypervolume(self._trials, self._objectives):.4f}")
+        left = self._seconds_left()
+        if left is not None:
+            parts.append(f"about {_clock(left)} left")
+        return ", ".join(parts)
+
+    def _seconds_left(self) -> float | None:
+        """From the rate of epochs so far."""
+        if self._began is None or not self._epochs_trained:
+            return None
+        under_way = sum(row.get("epoch", 0) for row in self._running.values())
+        lacking = (self._asked - self._complete()) * self._epochs - under_way
+        return max(lacking, 0) * (time.monotonic() - self._began) / self._epochs_trained
+
+    def _render(self) -> Group:
+        done, running = self._complete(), list(self._running.items())
+        share = done + sum(row.get("epoch", 0) / self._epochs for _, row in running)
+        lines: list[Any] = [
+            Text.assemble((self._name, "bold"), ": ", self._summary()),
+            ProgressBar(total=self._asked, completed=share),
+        ]
+        for number, row in running:
+            told = f"epoch {row['epoch']:.0f}/{self._epochs}" if row else "starting"
+            values = "".join(f", {o.name} {row[o.name]:.4f}" for o in self._objectives if row)
+            lines.append(Text(f"  {trial_id(number)} {told}{values}", style="dim"))
+        if done:
+            members = front(self._trials, self._objectives)
+            lines.append(front_table(members[-_FRONT_ROWS:], self._objectives, "front so far"))
+        return Group(*lines)
+
+
+def front_table(
+    members: Sequence[TrialRecord], objectives: Sequence[Objective], title: str
+) -> Table:
+    """The members of a front, a row each, with a bar for the first objective."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("trial")
+    for objective in objectives:
+        table.add_column(objective.name, justify="right")
+    up = objectives[0]
+    table.add_column("", no_wrap=True, min_width=_BAR)
+    params = list(dict.fromkeys(name for trial in members for name in trial.params))
+    for name in params:
+        asked = any(name == objective.name for objective in objectives)
+        table.add_column(f"{name} asked" if asked else name, justify="right")
+    values = [trial.objectives[up.name] for trial in members]
+    low, high = min([up.worst, *values]), max([up.worst, *values])
+    for trial in members:
+        share = (trial.objectives[up.name] - low) / (high - low) if high > low else 0.0
+        table.add_row(
+            trial.trial_id,
+            *[f"{trial.objectives[objective.name]:.4f}" for objective in objectives],
+            Text("█" * round(_BAR * share), style="green"),
+            *[_short(trial.params.get(name)) for name in params],
+        )
+    return table
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

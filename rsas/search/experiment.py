@@ -1,0 +1,161 @@
+"""What a sweep is. Imports neither ray nor optuna, so that ``rsas train`` can read experiments."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rsas.config import TrainConfig, range_of, validate
+from rsas.errors import InputError
+from rsas.records import Objective
+from rsas.userfile import load_function
+
+__all__ = ["Budget", "Experiment", "Objective", "Resources", "Space", "load_experiment"]
+
+Space = Callable[[Any], dict[str, Any]]
+"""A search space: asks an ``optuna.Trial`` for values, returns TrainConfig fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """When a sweep is done.
+
+    Attributes:
+        trials: trials that are to be complete.
+        failures: failed trials after which the sweep gives up.
+    """
+
+    trials: int = field(default=64, metadata=range_of(1, 10**6))
+    failures: int = field(default=8, metadata=range_of(1, 10**6))
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one trial gets.
+
+    Attributes:
+        cpus: CPU cores; a trial computes with as many threads, at least one.
+        gpus: GPUs; 0.25 lets four trials share one.
+    """
+
+    cpus: float = field(default=1.0, metadata=range_of(0, 1024, open_low=True))
+    gpus: float = field(default=0.0, metadata=range_of(0, 64))
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A search over training runs.
+
+    Attributes:
+        name: letters, digits, ``_``, ``-`` and ``.``; the MLflow experiment's name, too.
+        base: the configuration whose fields the space changes.
+        space: the search space.
+        objectives: what is optimised, at least one.
+        budget: when the sweep is done.
+        resources: what one trial gets.
+        sampler: of Optuna: tpe, nsga2, gp (Gaussian process) or random.
+        seed: of the sampler; with one trial at a time the suggestions depend on it alone.
+        checkpoint_every: epochs between checkpoints of a trial; the last epoch has one always.
+        retries: how often a trial goes on from its checkpoint after an error before it failed.
+
+    Raises:
+        InputError: a value is not valid.
+    """
+
+    name: str
+    base: TrainConfig
+    space: Space
+    objectives: tuple[Objective, ...]
+    budget: Budget = Budget()
+    resources: Resources = Resources()
+    sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    seed: int = field(default=0, metadata=range_of(0, 2**32 - 1))
+    checkpoint_every: int = field(default=1, metadata=range_of(1, 10**6))
+    retries: int = field(default=2, metadata=range_of(0, 100))
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        validate(self, _PLAIN_FIELDS)
+        names = [objective.name for objective in self.objectives]
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"objectives={names}: expected at least one, each once")
+        if self.base.val_fraction == 0 and any(name.startswith("val_") for name in names):
+            raise InputError("val_fraction=0.0: objectives are measured on a validation split")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the space's code, which is named, as JSON types."""
+        return {
+            "name": self.name,
+            "base": self.base.to_dict(),
+            "space": f"{self.space.__module__}:{self.space.__qualname__}",
+            "objectives": [dataclasses.asdict(objective) for objective in self.objectives],
+            "budget": dataclasses.asdict(self.budget),
+            "resources": dataclasses.asdict(self.resources),
+            **{name: getattr(self, name) for name in _PLAIN_FIELDS},
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], space: Space) -> Experiment:
+        """The experiment of a ``to_dict()``, with the code of its space."""
+        return cls(
+            name=values["name"],
+            base=TrainConfig.from_dict(values["base"]),
+            space=space,
+            objectives=tuple(Objective(**objective) for objective in values["objectives"]),
+            budget=Budget(**values["budget"]),
+            resources=Resources(**values["resources"]),
+            **{name: values[name] for name in _PLAIN_FIELDS},
+        )
+
+
+_PLAIN_FIELDS = ("sampler", "seed", "checkpoint_every", "retries")
+
+
+def check_name(name: str) -> None:
+    """Names are used for folders: letters, digits, ``_ - .``, not beginning with a dot.
+
+    Raises:
+        InputError: it is not such a name.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII):
+        raise InputError(f"name {name!r}: expected up to 100 letters, digits, '_', '-' or '.'")
+
+
+def load_experiment(spec: str) -> tuple[Experiment, str]:
+    """The experiment a file defines, and the absolute name by which it is found again.
+
+    Args:
+        spec: ``file.py``, whose function ``experiment`` is called, or ``file.py:function``.
+
+    Raises:
+        InputError: there is no such file or function, or it does not return an Experiment.
+    """
+    place, colon, function = spec.rpartition(":")
+    if not colon or function.endswith(".py") or os.sep in function:
+        place, function = spec, "experiment"
+    if not place.endswith(".py"):
+        raise InputError(f"experiment {spec!r}: expected file.py or file.py:function")
+    source = f"{Path(place).resolve()}:{function}"
+    make = load_function(f"{place}:{function}", "experiment")
+    try:
+        experiment = make()
+    except InputError as error:
+        raise InputError(f"experiment {spec!r}: {error}") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"experiment {spec!r}: calling {function}() failed ({reason})") from error
+    if not isinstance(experiment, Experiment):
+        kind = type(experiment).__name__
+        raise InputError(f"experiment {spec!r}: {function}() returned {kind}, not an Experiment")
+    return experiment, source

@@ -1,0 +1,1 @@
+"""Search spaces: plain functions ``trial -> dict`` of TrainConfig fields."""
