@@ -1,0 +1,27 @@
+"""What ``make sweep`` runs: the paper's space on the digits data, which need no download."""
+
+from rsas.config import TrainConfig
+from rsas.search.experiment import Budget, Experiment, Objective
+from search_spaces.paper import paper
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        name="digits_quickstart",
+        base=TrainConfig(
+            dataset="digits",
+            model="mlp",
+            hidden=(300,),
+            epochs=30,
+            batch_size=50,
+            lr=0.05,
+            momentum=0.9,
+            update_interval=20,
+        ),
+        space=paper,
+        objectives=(
+            Objective("val_accuracy", "max", worst=0.1),
+            Objective("sparsity", "max", worst=0.0),
+        ),
+        budget=Budget(trials=24),
+    )
