@@ -1,0 +1,321 @@
+"""The command line: parses, then imports what the command needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rsas.errors import InputError, NonFiniteLoss
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rsas.search.workspace import Status, Workspace
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Search the sparsity-accuracy trade-off of reinforced sparse networks.",
+)
+
+_WorkspaceOption = Annotated[
+    Path,
+    typer.Option(
+        "--workspace", envvar="RSAS_WORKSPACE", help="Folder of sweeps and MLflow's files."
+    ),
+]
+_DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", envvar="RSAS_DATA_DIR", help="Folder of the data sets."),
+]
+_SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Change a field of the base TrainConfig."),
+]
+_FileArgument = Annotated[
+    str, typer.Argument(metavar="FILE.py[:FUNCTION]", help="Defines the experiment.")
+]
+_NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")]
+_JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, as the README describes it.")
+]
+_RUNS = Path("runs")
+
+
+@app.command()
+def train(
+    file: _FileArgument,
+    assignments: _SetOption = None,
+    data_dir: _DataDirOption = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture of accuracy over epochs (HTML).")
+    ] = None,
+) -> None:
+    """Train the base configuration of an experiment once, without Ray."""
+    from rsas.search.experiment import load_experiment
+
+    experiment, _ = load_experiment(file)
+    config = experiment.base.override(assignments or [])
+    if plot is not None and not plot.absolute().parent.is_dir():
+        raise InputError(f"--plot {str(plot)!r}: there is no folder {str(plot.parent)!r}")
+
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    import rsas
+
+    console = _console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs, {task.fields[told]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(experiment.name, total=config.epochs, told="starting")
+
+        def on_epoch(row: dict[str, float]) -> None:
+            told = f"val_accuracy {row['val_accuracy']:.4f}, sparsity {row['sparsity']:.4f}"
+            progress.update(task, advance=1, told=told)
+
+        run = rsas.train(config, data_dir=data_dir, on_epoch=on_epoch)
+    from rich.table import Table
+
+    last = run.history.iloc[-1]
+    table = Table(title=f"{experiment.name}, {config.method}", title_justify="left")
+    for name in ("epochs", "sparsity", "train_loss", "val_loss", "val_accuracy", "test_accuracy"):
+        table.add_column(name, justify="right")
+    table.add_column("seconds", justify="right")
+    test = "none" if run.test_accuracy is None else f"{run.test_accuracy:.4f}"
+    numbers = [
+        f"{last[name]:.4f}" for name in ("sparsity", "train_loss", "val_loss", "val_accuracy")
+    ]
+    table.add_row(f"{len(run.history)}", *numbers, test, f"{run.history['seconds'].sum():.1f}")
+    console.print(table)
+    if plot is not None:
+        from rsas.analysis.plots import accuracy_figure, to_html
+
+        plot.write_text(to_html(accuracy_figure(run.history, experiment.name)), encoding="utf-8")
+        console.print(f"picture: {plot}")
+
+
+@app.command()
+def sweep(
+    file: _FileArgument,
+    name: Annotated[
+        str | None, typer.Option(help="New name; by default one with the time.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials to be complete.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, gp or random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
+    assignments: _SetOption = None,
+    data_dir: _DataDirOption = None,
+    workspace: _WorkspaceOption = _RUNS,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server; by default a local file."),
+    ] = None,
+) -> None:
+    """Search: run the trials of an experiment and print the front."""
+    import dataclasses
+
+    from rsas.search.experiment import load_experiment
+
+    experiment, source = load_experiment(file)
+    changes: dict[str, Any] = {"base": experiment.base.override(assignments or [])}
+    if trials is not None:
+        changes["budget"] = dataclasses.replace(experiment.budget, trials=trials)
+    if sampler is not None:
+        changes["sampler"] = sampler
+    if seed is not None:
+        changes["seed"] = seed
+    experiment = dataclasses.replace(experiment, **changes)
+    name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    place = _workspace(workspace)
+    place.check_free(name)
+    place.check_writable()
+    console = _console()
+    console.print(f"sweep {name}: {experiment.budget.trials} trials, in {place.path / name}")
+
+    from rsas.search.sweep import launch
+
+    status = launch(
+        experiment,
+        source,
+        name=name,
+        assigned={text.partition("=")[0].strip() for text in assignments or []},
+        workspace=place,
+        console=console,
+        data_dir=data_dir,
+        tracking_uri=tracking_uri,
+    )
+    _conclude(status, workspace, console)
+
+
+@app.command()
+def resume(name: _NameArgument, workspace: _WorkspaceOption = _RUNS) -> None:
+    """Go on with a sweep that was interrupted."""
+    place = _workspace(workspace)
+    place.open(name)
+    console = _console()
+
+    from rsas.search.sweep import resume as resume_sweep
+
+    _conclude(resume_sweep(name, workspace=place, console=console), workspace, console)
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="By default, all.")] = None,
+    workspace: _WorkspaceOption = _RUNS,
+    as_json: _JsonOption = False,
+) -> None:
+    """What runs and what is done."""
+    place = _workspace(workspace)
+    folders = [place.open(name)] if name else [place.open(each) for each in place.names()]
+    found = [folder.status() for folder in folders]
+    if as_json:
+        told = [_status_json(each) for each in found]
+        print(json.dumps(told[0] if name else {"sweeps": told}, indent=2))
+        return
+    if not found:
+        print(f"no sweeps in {place.path}")
+        return
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("sweep")
+    table.add_column("state")
+    for column in ("complete", "running", "failed", "front", "hypervolume"):
+        table.add_column(column, justify="right")
+    for each in found:
+        counts = each.counts
+        table.add_row(
+            each.name,
+            each.state,
+            f"{counts['complete']} of {counts['asked']}",
+            f"{counts['running']}",
+            f"{counts['failed']}",
+            f"{len(each.front)}",
+            f"{each.hypervolume:.4f}",
+        )
+    _console().print(table)
+
+
+@app.command()
+def pareto(
+    name: _NameArgument, workspace: _WorkspaceOption = _RUNS, as_json: _JsonOption = False
+) -> None:
+    """The front of a sweep."""
+    found = _workspace(workspace).open(name).status()
+    if as_json:
+        print(json.dumps(_pareto_json(found), indent=2))
+        return
+    _print_front(found, _console())
+
+
+@app.command()
+def ui(
+    workspace: _WorkspaceOption = _RUNS,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+) -> None:
+    """Open the MLflow UI of a workspace; Ctrl-C ends it."""
+    database = _workspace(workspace).path / "mlflow.db"
+    if not database.is_file():
+        raise InputError(
+            f"workspace {str(database.parent)!r} holds no mlflow.db: no sweep was run here, or "
+            "its runs are on a tracking server"
+        )
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]
+    command += ["--host", host, "--port", str(port), "--workers", "1"]
+    print(f"MLflow UI at http://{host}:{port} (starts in some seconds)", flush=True)
+    os.execv(sys.executable, command)  # noqa: S606
+
+
+def main() -> None:
+    """Entry point of the ``rsas`` command."""
+    try:
+        app()
+    except InputError as error:
+        print(f"rsas: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except NonFiniteLoss as error:
+        print(f"rsas: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _workspace(path: Path) -> Workspace:
+    from rsas.search.workspace import Workspace
+
+    return Workspace(path)
+
+
+def _status_json(found: Status) -> dict[str, Any]:
+    return {
+        "name": found.name,
+        "state": found.state,
+        "counts": found.counts,
+        "front_size": len(found.front),
+        "hypervolume": found.hypervolume,
+    }
+
+
+def _pareto_json(found: Status) -> dict[str, Any]:
+    members = [
+        {"trial_id": t.trial_id, "params": t.params, "objectives": t.objectives}
+        for t in found.front
+    ]
+    return {**_status_json(found), "front": members}
+
+
+def _print_front(found: Status, console: Console) -> None:
+    from rsas.search.display import front_table
+
+    members = found.front
+    if not members:
+        console.print(f"{found.name}: no trial is complete yet")
+        return
+    done = found.counts["complete"]
+    console.print(front_table(members, found.objectives, f"{found.name}: front of {done} trials"))
+    console.print(f"{len(members)} members, hypervolume {found.hypervolume:.4f}")
+
+
+def _conclude(found: Status, workspace: Path, console: Console) -> None:
+    """The front and where to look, or how to go on; the exit code that goes with it."""
+    _print_front(found, console)
+    where = "" if workspace == _RUNS else f" --workspace {workspace}"
+    if found.state == "finished":
+        console.print(f"all trials and the front in MLflow: rsas ui{where}")
+        console.print(f"the front again: rsas pareto {found.name}{where}")
+        return
+    if found.state == "failed":
+        reasons = [trial.reason for trial in found.trials if trial.state == "failed"]
+        console.print(f"gave up: {len(reasons)} trials failed, the last one with: {reasons[-1]}")
+        raise typer.Exit(1)
+    console.print(f"interrupted; to go on: rsas resume {found.name}{where}")
+    raise typer.Exit(130)
