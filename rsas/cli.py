@@ -87,7 +87,9 @@ def train(
         TextColumn("epochs, {task.fields[told]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task(experiment.name, total=config.epochs, told="starting")
 
         def on_epoch(row: dict[str, float]) -> None:
@@ -100,7 +102,7 @@ def train(
     last = run.history.iloc[-1]
     table = Table(title=f"{experiment.name}, {config.method}", title_justify="left")
     for name in ("epochs", "sparsity", "train_loss", "val_loss", "val_accuracy", "test_accuracy"):
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("_", " "), justify="right")
     table.add_column("seconds", justify="right")
     test = "none" if run.test_accuracy is None else f"{run.test_accuracy:.4f}"
     numbers = [
@@ -151,10 +153,8 @@ def sweep(
     place.check_free(name)
     place.check_writable()
     console = _console()
-    console.print(f"sweep {name}: {experiment.budget.trials} trials, in {place.path / name}")
-
-    from rsas.search.sweep import launch
-
+    with console.status("loading libraries"):
+        from rsas.search.sweep import launch
     status = launch(
         experiment,
         source,
@@ -174,9 +174,8 @@ def resume(name: _NameArgument, workspace: _WorkspaceOption = _RUNS) -> None:
     place = _workspace(workspace)
     place.open(name)
     console = _console()
-
-    from rsas.search.sweep import resume as resume_sweep
-
+    with console.status("loading libraries"):
+        from rsas.search.sweep import resume as resume_sweep
     _conclude(resume_sweep(name, workspace=place, console=console), workspace, console)
 
 

@@ -222,14 +222,16 @@ def _convert(value: Any, kind: Any) -> tuple[Any, bool]:
 
 def _parse(text: str, kind: Any) -> Any:
     """The value a text means for a field of this type; nonsense is left for ``validate``."""
-    if kind is str or get_origin(kind) is Literal:
-        return text
-    if get_origin(kind) is tuple and not text.startswith("["):
-        text = f"[{text}]"
+    if kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
     try:
-        return json.loads(text.lower() if kind is bool else text)
+        if kind in (int, float):
+            return kind(text)
+        if get_origin(kind) is tuple:
+            return json.loads(text if text.startswith("[") else f"[{text}]")
     except ValueError:
-        return text
+        pass
+    return text
 
 
 def _expected(kind: Any, interval: tuple[float, float, bool] | None) -> str:

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from torch import Tensor
 from rsas.config import TrainConfig
 from rsas.errors import InputError
 
-__all__ = ["Arrays", "Splits", "augment", "default_data_dir", "load", "normalize", "split"]
+__all__ = ["Arrays", "Splits", "default_data_dir", "load", "split", "to_input"]
 
 _Array = npt.NDArray[Any]
 
@@ -140,46 +140,33 @@ def split(arrays: Arrays, config: TrainConfig, device: torch.device) -> Splits:
     return Splits(*part(train), *part(val), *test)
 
 
-def normalize(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Subtract channel means and divide by channel deviations; either may be empty."""
-    shape = (1, -1) + (1,) * (x.dim() - 2)
-    if mean:
-        x = x - x.new_tensor(mean).view(shape)
-    if std:
-        x = x / x.new_tensor(std).view(shape)
-    return x
-
-
-def augment(
-    x: Tensor,
-    kind: Literal["none", "flip_crop", "resized_crop_224"],
-    *,
-    training: bool,
-    generator: torch.Generator,
-) -> Tensor:
-    """Random crop and flip of each image, on its device; in evaluation only what is not random.
+def to_input(x: Tensor, config: TrainConfig, generator: torch.Generator | None = None) -> Tensor:
+    """What the model gets: floats, augmented and normalised, on the device of ``x``.
 
     Args:
-        x: float images, shape (B, C, H, W).
-        kind: as ``TrainConfig.augment``.
-        training: whether to draw at random.
-        generator: source of randomness on the device of ``x``.
+        x: a batch as in ``Arrays``; bytes become floats in [0, 1].
+        config: its ``augment``, ``mean`` and ``std``.
+        generator: source of the random crops and flips; without one, for evaluation, only what
+            is not random is done.
 
     Returns:
-        Images of shape (B, C, H, W), or (B, C, 224, 224) for ``resized_crop_224``.
+        Floats of the shape of ``x``, or (B, C, 224, 224) for ``resized_crop_224``.
     """
-    if kind == "resized_crop_224":
-        if not training:
-            return F.interpolate(x, size=224, mode="bilinear", align_corners=False)
-        return _resized_crop(x, 224, generator)
-    if kind == "flip_crop" and training:
-        return _padded_crop(_flip(x, generator), 4, generator)
+    if x.dtype == torch.uint8:
+        x = x.float() / 255
+    if config.augment == "resized_crop_224":
+        if generator is None:
+            x = F.interpolate(x, size=224, mode="bilinear", align_corners=False)
+        else:
+            x = _resized_crop(x, 224, generator)
+    elif config.augment == "flip_crop" and generator is not None:
+        x = _padded_crop(_flip(x, generator), 4, generator)
+    shape = (1, -1) + (1,) * (x.dim() - 2)
+    if config.mean:
+        x = x - x.new_tensor(config.mean).view(shape)
+    if config.std:
+        x = x / x.new_tensor(config.std).view(shape)
     return x
-
-
-def to_float(x: Tensor) -> Tensor:
-    """Images of bytes as floats in [0, 1]; floats as they are."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def _flip(x: Tensor, generator: torch.Generator) -> Tensor:

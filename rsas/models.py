@@ -46,7 +46,11 @@ def _build_users(name: str, input_shape: tuple[int, ...], num_classes: int) -> n
     function = load_function(name, "model")
     offered = {"input_shape": input_shape, "num_classes": num_classes}
     taken = inspect.signature(function).parameters
-    model = function(**{key: value for key, value in offered.items() if key in taken})
+    try:
+        model = function(**{key: value for key, value in offered.items() if key in taken})
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"model={name!r}: calling it failed ({reason})") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model={name!r}: returned {type(model).__name__}, not an nn.Module")
     return model

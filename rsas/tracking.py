@@ -64,19 +64,20 @@ def connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(" failed with ")[0]
         raise InputError(
-            f"tracking server {uri!r} does not answer ({type(error).__name__}: {reason}); start "
-            "it, or unset MLFLOW_TRACKING_URI to use a file in the workspace"
+            f"tracking server {uri!r} does not answer ({reason[:200]}); start it, or unset "
+            "MLFLOW_TRACKING_URI to use a file in the workspace"
         ) from None
     return client
 
 
 class Tracker:
-    """Mirrors one sweep.
+    """Mirrors one sweep, on a thread of its own that connects first and then catches up.
 
     Args:
-        client: from ``connect``.
+        uri: of the tracking server or the SQLite file.
+        trials: all trials the book holds so far, with their histories.
         sweep: name of the sweep, the tag ``rsas.sweep`` of its runs.
         experiment: name of the MLflow experiment.
         artifacts: where a new MLflow experiment keeps its artifacts; None is the server's choice.
@@ -86,7 +87,8 @@ class Tracker:
 
     def __init__(
         self,
-        client: MlflowClient,
+        uri: str,
+        trials: Sequence[TrialRecord],
         *,
         sweep: str,
         experiment: str,
@@ -94,32 +96,19 @@ class Tracker:
         objectives: Sequence[Objective],
         record: dict[str, Any],
     ) -> None:
-        self._client = client
+        self._uri = uri
         self._sweep = sweep
+        self._experiment_name = experiment
+        self._artifacts = artifacts
         self._objectives = objectives
-        self._experiment = _experiment_id(client, experiment, artifacts)
+        self._record = record
         self._runs: dict[str, _Mirrored] = {}  # by trial
         self._points = 0  # complete trials up to which the hypervolume is logged
         self._missed = False
-        self.parent = self._parent_run(record)
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._later(lambda: self._catch_up(trials))
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
-
-    def sync(self, trials: Sequence[TrialRecord]) -> None:
-        """Bring MLflow in line with the book: runs, points, states and the front.
-
-        Args:
-            trials: all trials of the sweep with their histories.
-        """
-        self._missed = False
-        self._find_runs()
-        for trial in trials:
-            self._ensure_run(trial)
-            self._log_rows(trial.trial_id, trial.rows)
-            if trial.state != "running":
-                self._end_run(trial)
-        self._log_front(trials)
 
     def begin(self, trial: TrialRecord) -> None:
         """A trial is handed out."""
@@ -149,11 +138,11 @@ class Tracker:
         self._thread.join()
         try:
             if self._missed:
-                self.sync(trials)
+                self._catch_up(trials)
             for trial in trials:
                 if trial.state == "running":
                     self._client.set_terminated(self._runs[trial.trial_id].run_id, "KILLED")
-            self._client.set_terminated(self.parent, "FINISHED" if finished else "KILLED")
+            self._client.set_terminated(self._parent, "FINISHED" if finished else "KILLED")
         except Exception:
             return False
         return True
@@ -176,28 +165,39 @@ class Tracker:
                     reason,
                 )
 
-    def _parent_run(self, record: dict[str, Any]) -> str:
+    def _catch_up(self, trials: Sequence[TrialRecord]) -> None:
+        """Bring MLflow in line with the book: runs, points, states and the front."""
+        self._client = connect(self._uri)
+        self._experiment = _experiment_id(self._client, self._experiment_name, self._artifacts)
+        self._parent = self._find_or_make_parent()
+        self._find_runs()
+        for trial in trials:
+            self._ensure_run(trial)
+            self._log_rows(trial.trial_id, trial.rows)
+            if trial.state != "running":
+                self._end_run(trial)
+        self._log_front(trials)
+
+    def _find_or_make_parent(self) -> str:
         found = self._search(f"tags.`rsas.sweep` = '{self._sweep}' AND tags.`rsas.kind` = 'sweep'")
         if found:
-            run: Run = found[0]
-            self._client.update_run(run.info.run_id, status="RUNNING")
-            return str(run.info.run_id)
+            parent = str(found[0].info.run_id)
+            self._client.update_run(parent, status="RUNNING")
+            return parent
         run = self._client.create_run(
             self._experiment,
             run_name=self._sweep,
             tags={"rsas.sweep": self._sweep, "rsas.kind": "sweep"},
         )
         parent = str(run.info.run_id)
-        params = {
-            **{k: v for k, v in record.items() if not isinstance(v, (dict, list))},
-            **{f"base.{k}": v for k, v in record["base"].items()},
-        }
-        self._log_params(parent, params)
-        self._client.log_dict(parent, record, "experiment.json")
+        plain = {k: v for k, v in self._record.items() if not isinstance(v, (dict, list))}
+        base = {f"base.{name}": value for name, value in self._record["base"].items()}
+        self._log_params(parent, plain | base)
+        self._client.log_dict(parent, self._record, "experiment.json")
         return parent
 
     def _find_runs(self) -> None:
-        for run in self._search(f"tags.`mlflow.parentRunId` = '{self.parent}'"):
+        for run in self._search(f"tags.`mlflow.parentRunId` = '{self._parent}'"):
             tags = run.data.tags
             self._runs[tags["rsas.trial_id"]] = _Mirrored(
                 run_id=run.info.run_id,
@@ -205,7 +205,7 @@ class Tracker:
                 epoch=run.data.metrics.get("epoch", 0),
                 member={"true": True, "false": False}.get(tags.get("rsas.pareto", "")),
             )
-        points = self._client.get_metric_history(self.parent, "front_size")
+        points = self._client.get_metric_history(self._parent, "front_size")
         self._points = max((point.step for point in points), default=0)
 
     def _ensure_run(self, trial: TrialRecord) -> None:
@@ -218,7 +218,7 @@ class Tracker:
             start_time=round(trial.started * 1000),
             run_name=trial.trial_id,
             tags={
-                "mlflow.parentRunId": self.parent,
+                "mlflow.parentRunId": self._parent,
                 "rsas.sweep": self._sweep,
                 "rsas.kind": "trial",
                 "rsas.trial_id": trial.trial_id,
@@ -287,7 +287,7 @@ class Tracker:
                 Metric("front_size", size, now, count),
                 Metric("hypervolume", volume, now, count),
             ]
-            self._client.log_batch(self.parent, metrics=metrics)
+            self._client.log_batch(self._parent, metrics=metrics)
             self._points = count
 
     def _log_front_files(
@@ -302,12 +302,12 @@ class Tracker:
             }
             for trial in members
         ]
-        self._client.log_dict(self.parent, {"front": entries}, "pareto/front.json")
+        self._client.log_dict(self._parent, {"front": entries}, "pareto/front.json")
         table = trials_frame(members).to_csv(index=False)
-        self._client.log_text(self.parent, table, "pareto/front.csv")
+        self._client.log_text(self._parent, table, "pareto/front.csv")
         title = f"{self._sweep}: front of {len(complete)} trials"
         page = to_html(front_figure(complete, self._objectives, title))
-        self._client.log_text(self.parent, page, "pareto/front.html")
+        self._client.log_text(self._parent, page, "pareto/front.html")
 
     def _search(self, condition: str) -> list[Run]:
         runs: list[Run] = []

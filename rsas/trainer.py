@@ -66,8 +66,7 @@ class Trainer:
         self._cuda_rng: Tensor | None = None
         self.history: list[Row] = []
         with self._own_rng():
-            self.model = models.build(config, arrays.input_shape, arrays.num_classes)
-            self.model.to(self.device)
+            self.model = _build(config, arrays, self.device)
         self._optimizer = _optimizer(config, self.model)
         self._sparsifier = Sparsifier(
             self.model,
@@ -126,7 +125,7 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device, dtype=torch.long)
         for images, labels in zip(x.split(size), y.split(size), strict=True):
-            outputs = self.model(self._inputs(images, training=False))
+            outputs = self.model(data.to_input(images, self.config))
             loss += F.cross_entropy(outputs, labels, reduction="sum")
             correct += (outputs.argmax(1) == labels).sum()
         return loss.item() / len(y), correct.item() / len(y)
@@ -177,7 +176,7 @@ class Trainer:
         # Losses stay on the device until the epoch is over, so that no step waits for a copy.
         losses = torch.empty(len(batches), device=self.device)
         for step, rows in enumerate(batches):
-            outputs = self.model(self._inputs(x[rows], training=True))
+            outputs = self.model(data.to_input(x[rows], config, self._batches))
             loss = F.cross_entropy(outputs, y[rows])
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -198,12 +197,6 @@ class Trainer:
             )
         sizes = torch.tensor([len(rows) for rows in batches], dtype=losses.dtype)
         return float((losses * sizes).sum() / sizes.sum())
-
-    def _inputs(self, x: Tensor, *, training: bool) -> Tensor:
-        config = self.config
-        x = data.to_float(x)
-        x = data.augment(x, config.augment, training=training, generator=self._batches)
-        return data.normalize(x, config.mean, config.std)
 
     @contextlib.contextmanager
     def _own_rng(self) -> Iterator[None]:
@@ -247,22 +240,15 @@ def train(
 
 
 def check(config: TrainConfig, arrays: data.Arrays) -> None:
-    """Build everything and pass two images through the model, without training.
+    """See that data, model and device fit together, without the cost of a Trainer.
 
     Raises:
-        InputError: the configuration does not fit the data or this machine.
+        InputError: they do not.
     """
-    trainer = Trainer(config, arrays)
-    x = torch.from_numpy(arrays.x_train[:2])
-    y = torch.from_numpy(arrays.y_train[:2])
-    try:
-        trainer.evaluate(x.to(trainer.device), y.to(trainer.device))
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"model={config.model!r} does not fit inputs of shape {arrays.input_shape} and "
-            f"{arrays.num_classes} classes of {config.dataset} ({reason})"
-        ) from error
+    device = resolve_device(config.device)
+    data.split(arrays, config, torch.device("cpu"))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        _build(config, arrays, device)
 
 
 def pruning_method(config: TrainConfig) -> StaticPruning | None:
@@ -289,6 +275,27 @@ def resolve_device(name: str) -> torch.device:
         have = "cpu" if count == 0 else f"cpu, cuda:0 to cuda:{count - 1}"
         raise InputError(f"device={name!r}: this machine has {have}") from None
     return device
+
+
+@torch.no_grad()
+def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn.Module:
+    """The model on its device, after two images have passed through it."""
+    model = models.build(config, arrays.input_shape, arrays.num_classes).to(device)
+    fault = ""
+    try:
+        images = torch.tensor(arrays.x_train[:2], device=device)
+        shape = tuple(model.eval()(data.to_input(images, config)).shape)
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}".splitlines()[0]
+    else:
+        if len(shape) != 2 or shape[1] < arrays.num_classes:
+            fault = f"its output for {len(images)} inputs has shape {shape}"
+    if fault:
+        raise InputError(
+            f"model={config.model!r} does not fit {config.dataset!r}, inputs of shape "
+            f"{arrays.input_shape} in {arrays.num_classes} classes: {fault}"
+        )
+    return model
 
 
 def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

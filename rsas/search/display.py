@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -107,21 +107,20 @@ class SweepDisplay:
         lacking = (self._asked - self._complete()) * self._epochs - under_way
         return max(lacking, 0) * (time.monotonic() - self._began) / self._epochs_trained
 
-    def _render(self) -> Group:
+    def _render(self) -> Table:
         done, running = self._complete(), list(self._running.items())
         share = done + sum(row.get("epoch", 0) / self._epochs for _, row in running)
-        lines: list[Any] = [
-            Text.assemble((self._name, "bold"), ": ", self._summary()),
-            ProgressBar(total=self._asked, completed=share),
-        ]
+        lines = Table.grid(expand=True)
+        lines.add_row(Text.assemble((self._name, "bold"), ": ", self._summary()))
+        lines.add_row(ProgressBar(total=self._asked, completed=share))
         for number, row in running:
             told = f"epoch {row['epoch']:.0f}/{self._epochs}" if row else "starting"
             values = "".join(f", {o.name} {row[o.name]:.4f}" for o in self._objectives if row)
-            lines.append(Text(f"  {trial_id(number)} {told}{values}", style="dim"))
+            lines.add_row(Text(f"  {trial_id(number)} {told}{values}", style="dim"))
         if done:
             members = front(self._trials, self._objectives)
-            lines.append(front_table(members[-_FRONT_ROWS:], self._objectives, "front so far"))
-        return Group(*lines)
+            lines.add_row(front_table(members[-_FRONT_ROWS:], self._objectives, "front so far"))
+        return lines
 
 
 def front_table(

@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,11 @@ def launch(
     for field in check_space(experiment).keys() & set(assigned):
         raise InputError(f"--set {field}: the space of {experiment.name!r} searches this field")
     folder_of_data = (data_dir or data.default_data_dir()).expanduser().absolute()
-    arrays = data.load(experiment.base.dataset, folder_of_data)
-    trainer.check(experiment.base, arrays)
-    if tracking_uri is not None:
-        tracking.connect(tracking_uri)
+    with console.status("reading the data"):
+        arrays = data.load(experiment.base.dataset, folder_of_data)
+        trainer.check(experiment.base, arrays)
+        if tracking_uri is not None:
+            tracking.connect(tracking_uri)
     with _cluster(experiment.resources, console) as slots:
         record = {
             "source": source,
@@ -85,6 +86,7 @@ def launch(
             "tracking_uri": tracking_uri or _sqlite_uri(workspace),
         }
         folder = workspace.create(name, record)
+        console.print(f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}")
         with folder.locked():
             return _run(folder, workspace, experiment, arrays, slots=slots, console=console)
 
@@ -107,15 +109,15 @@ def resume(name: str, *, workspace: Workspace, console: Console) -> Status:
         record = folder.record
         if status.state == "finished":
             # Nothing to run; MLflow may still lack what was logged while it was away.
-            tracker = _tracker(folder, workspace)
-            tracker.sync(folder.read_histories(status.trials))
+            tracker = _tracker(folder, workspace, folder.read_histories(status.trials))
             tracker.close(status.trials, finished=True)
             return status
         current, _ = load_experiment(record["source"])
         experiment = Experiment.from_dict(record["experiment"], current.space)
         check_space(experiment)
         arrays = data.load(experiment.base.dataset, record["data_dir"])
-        tracking.connect(record["tracking_uri"])
+        if record["tracking_uri"] != _sqlite_uri(workspace):
+            tracking.connect(record["tracking_uri"])
         with _cluster(experiment.resources, console) as slots:
             return _run(folder, workspace, experiment, arrays, slots=slots, console=console)
 
@@ -134,8 +136,7 @@ def _run(
     def trials() -> list[TrialRecord]:
         return book.trials(experiment.objectives)
 
-    tracker = _tracker(folder, workspace)
-    tracker.sync(folder.read_histories(trials()))
+    tracker = _tracker(folder, workspace, folder.read_histories(trials()))
     display = SweepDisplay(
         console,
         name=folder.name,
@@ -182,11 +183,14 @@ def _run(
     return status
 
 
-def _tracker(folder: SweepFolder, workspace: Workspace) -> tracking.Tracker:
+def _tracker(
+    folder: SweepFolder, workspace: Workspace, trials: Sequence[TrialRecord]
+) -> tracking.Tracker:
     record, uri = folder.record["experiment"], folder.record["tracking_uri"]
     beside = (workspace.path / "artifacts").as_uri() if uri == _sqlite_uri(workspace) else None
     return tracking.Tracker(
-        tracking.connect(uri),
+        uri,
+        trials,
         sweep=folder.name,
         experiment=record["name"],
         artifacts=beside,

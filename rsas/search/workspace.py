@@ -179,7 +179,7 @@ class Workspace:
         except OSError as error:
             raise InputError(
                 f"workspace {str(self.path)!r}: cannot write in {str(place)!r} "
-                f"({error.strerror}); --workspace or RSAS_WORKSPACE names another folder"
+                f"({error.strerror or error}); --workspace or RSAS_WORKSPACE names another folder"
             ) from None
 
     def check_free(self, name: str) -> None:
@@ -233,7 +233,13 @@ class Workspace:
         return SweepFolder(self.path / name)
 
     def names(self) -> list[str]:
-        """Names of the sweeps, oldest first."""
+        """Names of the sweeps, oldest first.
+
+        Raises:
+            InputError: the workspace is not a folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"workspace {str(self.path)!r} is not a folder")
         records = [
             path for path in self.path.glob("*/sweep.json") if not path.parent.name.startswith(".")
         ]
