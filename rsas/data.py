@@ -310,21 +310,22 @@ def _load_torchvision(name: str, folder: Path) -> Arrays:
     expected = ", ".join(str(folder / file) for file in files)
     try:
         parts = read(folder, download=False)
-    except RuntimeError:  # torchvision's "not found or corrupted"
+    except Exception as error:
+        # torchvision's words for files that are missing, or that fail their checksum.
+        if "not found" not in str(error):
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(
+                f"dataset={name!r}: damaged files ({reason}); expected {expected}"
+            ) from error
         try:
             with _staging(folder) as stage:
                 read(stage, download=True)
-            parts = read(folder, download=False)
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError) as offline:
             raise InputError(
                 f"dataset={name!r}: not found and not downloadable from here; expected "
                 f"{expected} (--data-dir or RSAS_DATA_DIR names another folder)"
-            ) from None
-    except (OSError, ValueError, EOFError, KeyError, AssertionError) as error:
-        raise InputError(
-            f"dataset={name!r}: damaged files ({type(error).__name__}: {error}); expected "
-            f"{expected}"
-        ) from None
+            ) from offline
+        parts = read(folder, download=False)
     (x_train, y_train), (x_test, y_test) = (_images(part) for part in parts)
     return Arrays(x_train, y_train, x_test, y_test)
 

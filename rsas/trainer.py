@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -60,10 +61,17 @@ class Trainer:
         # Three streams of random numbers, so that drawing masks does not change the batches:
         # sparsity 0 then equals dense training bit for bit. Torch's own, which initialisation
         # and dropout use, is swapped in while the run computes and out again afterwards.
-        self._batches = torch.Generator(self.device).manual_seed(config.seed)
-        self._draws = torch.Generator(self.device).manual_seed(config.seed)
-        self._rng = torch.Generator().manual_seed(config.seed).get_state()
-        self._cuda_rng: Tensor | None = None
+        # They need seeds of their own: masks drawn from the numbers that the weights were made
+        # of would switch off all large positive weights, and the network would be dead.
+        own, batches, draws = np.random.SeedSequence(config.seed).generate_state(3).tolist()
+        self._batches = torch.Generator(self.device).manual_seed(batches)
+        self._draws = torch.Generator(self.device).manual_seed(draws)
+        self._rng = torch.Generator().manual_seed(own).get_state()
+        self._cuda_rng = (
+            torch.Generator(self.device).manual_seed(own).get_state()
+            if self.device.type == "cuda"
+            else None
+        )
         self.history: list[Row] = []
         with self._own_rng():
             self.model = _build(config, arrays, self.device)
@@ -201,16 +209,13 @@ class Trainer:
     @contextlib.contextmanager
     def _own_rng(self) -> Iterator[None]:
         """Torch's default generators in the state this run left them in."""
-        cuda = self.device.type == "cuda"
-        with torch.random.fork_rng([self.device] if cuda else []):
+        with torch.random.fork_rng([self.device] if self._cuda_rng is not None else []):
             torch.set_rng_state(self._rng)
-            if cuda and self._cuda_rng is None:
-                torch.cuda.manual_seed(self.config.seed)
-            if cuda and self._cuda_rng is not None:
+            if self._cuda_rng is not None:
                 torch.cuda.set_rng_state(self._cuda_rng, self.device)
             yield
             self._rng = torch.get_rng_state()
-            if cuda:
+            if self._cuda_rng is not None:
                 self._cuda_rng = torch.cuda.get_rng_state(self.device)
 
 

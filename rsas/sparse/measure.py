@@ -62,9 +62,9 @@ class RewardWindow:
 
     def apply(self, measure: Tensor, mask: Tensor) -> None:
         """Update the measure values of the weights that were on during this window, in place."""
-        if self._update == "ema":
-            measure.mul_(torch.where(mask, (1 - self._rate) ** self._steps, 1.0))
-        measure.add_(mask * self._folded.to(measure.dtype))
+        kept = (1 - self._rate) ** self._steps if self._update == "ema" else 1.0
+        updated = measure * kept + self._folded.to(measure.dtype)
+        measure.copy_(torch.where(mask, updated, measure))
 
     def reset(self) -> None:
         """Begin the next window; the last loss is remembered."""

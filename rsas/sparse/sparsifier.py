@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from rsas.sparse import masks
+from rsas.sparse import distributions, masks
 from rsas.sparse.measure import RewardWindow
 from rsas.sparse.methods import Position, ReinforcedPruning, StaticPruning
 
@@ -65,7 +65,7 @@ class Sparsifier:
         if method is None:
             return
         for weight, (name, modules) in self._prunable.items():
-            keep = method.kept(weight.numel(), sparsity)
+            first = distributions.kept(weight.numel(), sparsity)
             learns = isinstance(method, ReinforcedPruning)
             latent = isinstance(method, ReinforcedPruning) and method.regrow == "latent"
             everywhere = torch.ones_like(weight, dtype=torch.bool)
@@ -73,8 +73,8 @@ class Sparsifier:
                 name=name,
                 modules=modules,
                 weight=weight,
-                mask=masks.draw(everywhere, keep, generator=generator),
-                keep=keep,
+                mask=masks.draw(everywhere, first, generator=generator),
+                keep=method.kept(weight.numel(), sparsity),
                 latent=weight.detach().clone() if latent else None,
                 measure=torch.zeros_like(weight) if learns else None,
             )

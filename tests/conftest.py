@@ -1,0 +1,43 @@
+"""What all tests share."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+# Property tests are reproducible, and slow machines are no failure.
+settings.register_profile("rsas", deadline=None, derandomize=True)
+settings.load_profile("rsas")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Golden figures were made with one thread, and trials are tested beside each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch, tmp_path_factory):
+    """Nothing of the caller's: no tracking server, workspace or cached data."""
+    for name in ("MLFLOW_TRACKING_URI", "RSAS_WORKSPACE", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """``npz:PATH`` of a small data set of three classes that a network can learn."""
+    rng = np.random.default_rng(0)
+
+    def make(count):
+        y = np.arange(count) % 3
+        x = rng.integers(0, 60, (count, 8, 8, 3))
+        for row, label in enumerate(y):
+            x[row, label * 2 : label * 2 + 3] += 150
+        return x.astype(np.uint8), y
+
+    x_train, y_train = make(120)
+    x_test, y_test = make(30)
+    path = tmp_path / "images.npz"
+    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return f"npz:{path}"

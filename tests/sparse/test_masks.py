@@ -1,0 +1,70 @@
+"""Selections of exactly k positions."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch.nn.utils import prune
+
+from rsas.sparse import masks
+
+shapes = st.lists(st.integers(1, 8), min_size=1, max_size=4)
+
+
+@given(shape=shapes, seed=st.integers(0, 2**32), data=st.data())
+def test_draw_takes_exactly_count_of_the_available(shape, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    available = torch.rand(shape, generator=generator) < 0.6
+    count = data.draw(st.integers(0, int(available.sum())))
+    mask = masks.draw(available, count, generator=generator)
+    assert mask.sum() == count
+    assert not (mask & ~available).any()
+
+
+def test_draw_is_uniform_over_subsets():
+    generator = torch.Generator().manual_seed(0)
+    available = torch.tensor([True, True, False, True, True])
+    counts: dict[tuple[int, ...], int] = {}
+    for _ in range(6000):
+        mask = masks.draw(available, 2, generator=generator)
+        subset = tuple(mask.nonzero().view(-1).tolist())
+        counts[subset] = counts.get(subset, 0) + 1
+    assert len(counts) == 6  # 4 over 2
+    assert chisquare(list(counts.values())).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("off", [0, 1, 700, 999, 1000])
+def test_draw_equals_random_unstructured_of_torch(off):
+    torch.manual_seed(3)
+    expected = prune.RandomUnstructured(amount=off).prune(torch.ones(10, 100)).bool()
+    after = torch.get_rng_state()
+    torch.manual_seed(3)
+    mask = masks.draw(torch.ones(10, 100, dtype=torch.bool), 1000 - off)
+    assert torch.equal(mask, expected)
+    assert torch.equal(torch.get_rng_state(), after)  # the draws after it agree, too
+
+
+@given(values=st.lists(st.sampled_from([-1.5, 0.0, 0.25, 7.0]), min_size=1), data=st.data())
+def test_top_takes_the_largest_and_exactly_count(values, data):
+    count = data.draw(st.integers(0, len(values)))
+    tensor = torch.tensor(values)
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    for mask in (
+        masks.top(tensor, count, generator=generator),
+        masks.top_by_position(tensor, count),
+    ):
+        assert mask.sum() == count
+        assert sorted(tensor[mask].tolist()) == sorted(values)[len(values) - count :]
+
+
+def test_top_breaks_ties_at_random():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.tensor([1.0, 5.0, 1.0, 1.0, 0.0])
+    total = np.zeros(5)
+    for _ in range(3000):
+        total += masks.top(values, 2, generator=generator).numpy()
+    assert total[1] == 3000
+    assert total[4] == 0
+    assert chisquare(total[[0, 2, 3]]).pvalue > 1e-3

@@ -1,0 +1,207 @@
+"""The published classes: traces of the published code, and its draws written out again."""
+
+import copy
+import hashlib
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.utils import prune
+
+from rsas import ReinforcedPruning
+from rsas.compat import Sparse_learn, Sparse_learn_v1
+from rsas.sparse import Position, Sparsifier
+
+TRACES = json.loads((Path(__file__).parent / "reference_traces.json").read_text())
+
+
+def digits(shape, batch=50):
+    bunch = load_digits()
+    x = torch.tensor(bunch.data / 16, dtype=torch.float32).view(-1, *shape)
+    y = torch.tensor(bunch.target)
+    batches = [(x[i : i + batch], y[i : i + batch]) for i in range(0, 1500, batch)]
+    return SimpleNamespace(train_loader=batches, test_loader=[(x[1500:], y[1500:])])
+
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 200), nn.ReLU(), nn.Linear(200, 10))
+
+
+def cnn():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+
+
+class Recorder(Sparse_learn):
+    """Notes the masks' densities whenever an epoch is evaluated."""
+
+    def __init__(self):
+        self.densities = []
+
+    def evaluate(self, model, test_loader, device):
+        masks = {n: round(b.mean().item(), 6) for n, b in model.named_buffers() if "mask" in n}
+        self.densities.append(masks)
+        return super().evaluate(model, test_loader, device)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "shape", "epochs", "sparsity"),
+    [
+        ("mlp_digits_s90_seed0", mlp, (64,), 8, 0.9),
+        ("cnn_digits_s80_seed1", cnn, (1, 8, 8), 6, 0.8),
+    ],
+)
+def test_equals_the_published_code(name, make, shape, epochs, sparsity):
+    trace, model, learner = TRACES[name], make(), Recorder()
+    history, measure = learner.fit_sparse(model, digits(shape), epochs, 0.1, "cpu", sparsity)
+
+    for row, expected in zip(history, trace["history"], strict=True):
+        assert row == pytest.approx(expected, abs=1e-4)
+    assert learner.densities == trace["mask_density_at_epoch_end"]
+    for mask_name, digest in trace["final_mask_sha256"].items():
+        mask = model.get_buffer(mask_name)
+        assert int(mask.sum()) == trace["final_mask_ones"][mask_name]
+        bytes_ = mask.to(torch.uint8).contiguous().numpy().tobytes()
+        assert hashlib.sha256(bytes_).hexdigest() == digest
+    assert measure.keys() == trace["measure_sum"].keys()
+    for weight_name, values in measure.items():
+        assert values.sum().item() == pytest.approx(trace["measure_sum"][weight_name], abs=1e-4)
+        largest = trace["measure_absmax"][weight_name]
+        assert values.abs().max().item() == pytest.approx(largest, abs=1e-6)
+
+
+def naive_fit(model, dataset, epochs, lr, sparsity, measured):
+    """The published algorithm as algorithm.md describes it, step by step over whole tensors."""
+    optimizer = torch.optim.SGD(model.parameters(), lr)
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            prune.random_unstructured(module, "weight", amount=sparsity)
+    names = [n for n, _ in model.named_parameters() if n.endswith("weight_orig") and measured(n)]
+    masks = {n: model.get_buffer(n.replace("orig", "mask")) for n in names}
+    value = {n: torch.zeros_like(masks[n]) for n in names}
+    previous = 0.0
+    for epoch in range(epochs):
+        for i, (x, y) in enumerate(dataset.train_loader):
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            for n in names:
+                value[n].add_(masks[n], alpha=0.01 * (loss.item() - previous))
+            previous = loss.item()
+            optimizer.step()
+            for n in names:
+                size = masks[n].numel()
+                k = math.floor(size * (1 - sparsity))
+                if epoch < epochs - 1 and i % 10 == 0:
+                    fresh = prune.RandomUnstructured(amount=size - k)
+                    mask = fresh.prune(torch.ones_like(masks[n])).view(-1)
+                    mask[
+                        torch.topk(value[n].view(-1), math.floor(k * (epoch / epochs))).indices
+                    ] = 1
+                elif epoch == epochs - 1 and i == 0:
+                    mask = torch.zeros(size)
+                    mask[torch.topk(value[n].view(-1), k).indices] = 1
+                else:
+                    continue
+                masks[n].copy_(mask.view_as(masks[n]))
+    return value
+
+
+class Residual(nn.Module):
+    """A block with names as in ResNet-18: what the second version passes over, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(6)
+        self.downsample = nn.Sequential(nn.Conv2d(1, 6, 1), nn.BatchNorm2d(6))
+        self.fc = nn.Linear(6 * 64, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.bn1(self.conv1(x)) + self.downsample(x))
+        return self.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("learner", "measured"),
+    [
+        (Sparse_learn(), lambda name: True),
+        (Sparse_learn_v1(), lambda name: "conv" in name or "fc" in name),
+    ],
+)
+def test_both_versions_equal_the_description(learner, measured):
+    data = digits((1, 8, 8), batch=70)
+    torch.manual_seed(4)
+    model = Residual()
+    twin = copy.deepcopy(model)
+    torch.manual_seed(5)
+    _, measure = learner.fit_sparse(model, data, 4, 0.1, "cpu", 0.7)
+    torch.manual_seed(5)
+    expected = naive_fit(twin, data, 4, 0.1, 0.7, measured)
+
+    assert measure.keys() == expected.keys()
+    for name in measure:
+        assert torch.equal(measure[name], expected[name])
+    buffers, twins = dict(model.named_buffers()), dict(twin.named_buffers())
+    for name in (n for n in buffers if n.endswith("weight_mask")):
+        assert torch.equal(buffers[name], twins[name])
+
+
+def test_second_version_leaves_other_layers_as_they_were_drawn():
+    torch.manual_seed(4)
+    model = Residual()
+    torch.manual_seed(5)
+    first = copy.deepcopy(model)
+    for module in first.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            prune.random_unstructured(module, "weight", amount=0.7)
+    torch.manual_seed(5)
+    _, measure = Sparse_learn_v1().fit_sparse(model, digits((1, 8, 8)), 6, 0.1, "cpu", 0.7)
+    assert set(measure) == {"conv1.weight_orig", "fc.weight_orig"}
+    assert torch.equal(model.downsample[0].weight_mask, first.downsample[0].weight_mask)
+    assert not torch.equal(model.fc.weight_mask, first.fc.weight_mask)
+
+
+def test_reference_point_of_the_method_is_the_published_algorithm():
+    """The same masks, by other means: weights masked in place, rewards folded by window."""
+    data = digits((64,))
+    published, model = mlp(), mlp()
+    torch.manual_seed(7)
+    Sparse_learn().fit_sparse(published, data, 4, 0.1, "cpu", 0.9)
+
+    torch.manual_seed(7)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparsifier = Sparsifier(
+        model,
+        optimizer,
+        ReinforcedPruning.reference(),
+        sparsity=0.9,
+        generator=torch.default_generator,
+    )
+    for epoch in range(4):
+        for step, (x, y) in enumerate(data.train_loader):
+            loss = nn.functional.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            sparsifier.observe(loss.detach())
+            optimizer.step()
+            sparsifier.step(Position(epoch, step, 4, len(data.train_loader)))
+    sparsifier.attach()
+    for ours, theirs in ((model[0], published[0]), (model[2], published[2])):
+        assert torch.equal(ours.weight_mask, theirs.weight_mask)
+        on = ours.weight_mask.bool()
+        assert torch.allclose(ours.weight[on], theirs.weight[on], atol=1e-5)

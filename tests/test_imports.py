@@ -1,0 +1,127 @@
+"""Who imports whom, and what is loaded when."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What each part of rsas may import of rsas, itself included; cli may import all.
+ALLOWED = {
+    "rsas.errors": set(),
+    "rsas.config": {"rsas.errors"},
+    "rsas.userfile": {"rsas.errors"},
+    "rsas.records": {"rsas.errors"},
+    "rsas.sparse": {"rsas.sparse"},
+    "rsas.compat": {"rsas.sparse"},
+    "rsas.data": {"rsas.config", "rsas.errors"},
+    "rsas.models": {"rsas.config", "rsas.errors", "rsas.userfile"},
+    "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
+    "rsas.analysis": {"rsas.analysis", "rsas.records"},
+    "rsas.tracking": {"rsas.analysis", "rsas.errors", "rsas.records"},
+    "rsas.search": {
+        "rsas",
+        "rsas.analysis",
+        "rsas.config",
+        "rsas.data",
+        "rsas.errors",
+        "rsas.records",
+        "rsas.search",
+        "rsas.trainer",
+        "rsas.userfile",
+    },
+}
+# Only these may import these libraries.
+KEPT_TO = {"ray": {"rsas.search"}, "optuna": {"rsas.search"}, "mlflow": {"rsas.tracking"}}
+
+
+def part(module):
+    """``rsas.sparse.masks`` -> ``rsas.sparse``."""
+    return ".".join(module.split(".")[:2])
+
+
+def modules():
+    for path in sorted((ROOT / "rsas").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name not in ("rsas", "rsas.cli"):
+            yield name, path
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()))
+def test_direction_of_imports(name, path):
+    for module in imported(path):
+        top = module.split(".")[0]
+        if top == "rsas":
+            assert part(module) in ALLOWED[part(name)], f"{name} imports {module}"
+        if top in KEPT_TO:
+            assert part(name) in KEPT_TO[top], f"{name} imports {module}"
+
+
+def test_only_the_launcher_joins_search_and_tracking():
+    users = [
+        name
+        for name, path in modules()
+        if any(
+            isinstance(node, ast.ImportFrom)
+            and node.module == "rsas"
+            and "tracking" in [alias.name for alias in node.names]
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    ]
+    assert users == ["rsas.search.sweep"]
+
+
+def loaded_by(statement):
+    """Top-level names of the modules a fresh interpreter has loaded after the statement."""
+    code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import rsas", {"ray", "optuna", "mlflow", "torch", "pandas"}),
+        (
+            "import rsas; rsas.train",
+            {"ray", "optuna", "mlflow", "torchvision", "plotly", "moocore"},
+        ),
+        ("import rsas.compat", {"ray", "optuna", "mlflow", "pandas"}),
+        ("import rsas.sparse", {"ray", "optuna", "mlflow", "pandas", "torchvision"}),
+        ("import rsas.analysis", {"ray", "optuna", "mlflow", "torch"}),
+        ("import rsas.search.experiment", {"ray", "optuna", "mlflow", "torch"}),
+        ("import rsas.search.workspace", {"ray", "optuna", "mlflow", "torch"}),
+        ("import rsas.cli", {"ray", "optuna", "mlflow", "torch", "pandas", "numpy"}),
+    ],
+)
+def test_what_an_import_does_not_load(statement, absent):
+    assert not loaded_by(statement) & absent
+
+
+BLOCK = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {'ray', 'optuna', 'mlflow', 'plotly', 'moocore', 'typer', 'rich'}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import rsas
+run = rsas.train(rsas.TrainConfig(epochs=1, hidden=(20,)))
+assert len(run.history) == 1
+"""
+
+
+def test_trains_with_only_torch_pandas_and_scikit_learn():
+    subprocess.run([sys.executable, "-c", BLOCK], check=True)

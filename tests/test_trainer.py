@@ -1,0 +1,310 @@
+"""Training one network."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import prune
+
+import rsas
+from rsas import InputError, NonFiniteLoss, ReinforcedPruning, TrainConfig, Trainer, data
+
+SMALL = TrainConfig(hidden=(40,), epochs=4, batch_size=50, momentum=0.9, lr=0.05, update_interval=7)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def run(config, arrays):
+    trainer = Trainer(config, arrays)
+    while trainer.epoch < config.epochs:
+        trainer.run_epoch()
+    return trainer
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def numbers(trainer):
+    """The history without the time it took."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
+
+
+def test_result_of_a_run():
+    rows = []
+    result = rsas.train(SMALL.replace(epochs=12, sparsity=0.6, update_interval=60), on_epoch=rows.append)
+    columns = ["epoch", "train_loss", "val_loss", "val_accuracy", "sparsity"]
+    assert list(result.history) == [*columns, "sparsity/fc1", "sparsity/fc2", "seconds"]
+    assert result.history["epoch"].tolist() == list(range(1, 13))
+    assert result.history.to_dict("records") == rows
+    assert result.history["sparsity"].eq(0.6).all()
+    assert result.history["train_loss"].iloc[-1] < result.history["train_loss"].iloc[0]
+    assert prune.is_pruned(result.model)
+    assert not result.model.training
+    # The accuracy it claims is that of the model it returns.
+    arrays = data.load("digits")
+    predicted = result.model(torch.tensor(arrays.x_test)).argmax(1).numpy()
+    assert result.test_accuracy == pytest.approx((predicted == arrays.y_test).mean())
+    assert result.test_accuracy > 0.6
+
+
+def test_same_config_same_run(digits):
+    first, again, other = (run(config, digits) for config in (SMALL, SMALL, SMALL.replace(seed=1)))
+    assert torch.equal(weights(first), weights(again))
+    assert numbers(first) == numbers(again)
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_first_mask_is_independent_of_the_weights(digits):
+    """The weights a random mask leaves on have mean 0 and the deviation of all."""
+    trainer = Trainer(TrainConfig(sparsity=0.5, seed=0), digits)
+    weight = trainer.model.fc1.weight.detach()
+    on = weight[weight != 0]  # 32,000, uniform in [-1/8, 1/8]
+    assert abs(on.mean().item()) < 4 * (0.125 / 3**0.5) / 32_000**0.5
+    assert on.std().item() == pytest.approx(0.125 / 3**0.5, rel=0.02)
+
+
+def test_a_run_leaves_torchs_generator_alone(digits):
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    run(SMALL.replace(epochs=1), digits)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", ["reinforced", "static"])
+@pytest.mark.parametrize("regrow", ["zero", "latent"])
+def test_sparsity_0_is_dense_training_bit_for_bit(method, regrow, digits):
+    dense = run(SMALL.replace(method="dense"), digits)
+    full = run(SMALL.replace(method=method, sparsity=0.0, regrow=regrow), digits)
+    assert torch.equal(weights(full), weights(dense))
+
+
+def test_sparsity_1_has_no_weights(digits):
+    trainer = run(SMALL.replace(sparsity=1.0, epochs=2), digits)
+    assert trainer.history[-1]["sparsity"] == 1.0
+    assert not trainer.model.fc1.weight.any()
+
+
+def test_batches_are_the_same_for_every_method(digits):
+    """Methods differ in their masks only, so differences between them are not batch noise."""
+    seen = {}
+    for method in ("dense", "static", "reinforced"):
+        trainer = Trainer(SMALL.replace(method=method), digits)
+        batches = seen.setdefault(method, [])
+        trainer.model.register_forward_pre_hook(lambda _m, x, to=batches: to.append(x[0].sum()))
+        trainer.run_epoch()
+    assert len(seen["dense"]) > 10
+    assert seen["dense"] == seen["static"] == seen["reinforced"]
+
+
+def test_measure_lr_acts(digits):
+    """In the default, masks follow from the rate; under accumulate they provably do not."""
+    config = SMALL.replace(epochs=8, update_interval=5)
+    masks = {
+        (update, rate): run(config.replace(measure_update=update, measure_lr=rate), digits)
+        .model.fc1.weight.ne(0)
+        .detach()
+        for update in ("ema", "accumulate")
+        for rate in (0.01, 0.37, 1.0)
+    }
+    assert not torch.equal(masks["ema", 0.01], masks["ema", 0.37])
+    assert not torch.equal(masks["ema", 0.37], masks["ema", 1.0])
+    assert torch.equal(masks["accumulate", 0.01], masks["accumulate", 0.37])
+    assert torch.equal(masks["accumulate", 0.37], masks["accumulate", 1.0])
+
+
+def test_published_method_overshoots_and_ends_at_its_sparsity(digits):
+    published = SMALL.replace(**ReinforcedPruning.reference().options(), momentum=0.0, epochs=5)
+    sparsity = [row["sparsity"] for row in run(published, digits).history]
+    # algorithm.md, fault 2: the density of epoch e is about (1-s)(1 + s e/E).
+    expected = [1 - 0.1 * (1 + 0.9 * e / 5) for e in range(4)]
+    assert sparsity[:4] == pytest.approx(expected, abs=0.01)
+    assert sparsity[4] == pytest.approx(0.9, abs=0.001)
+
+
+RESUME = [
+    SMALL,
+    SMALL.replace(optimizer="adam", lr=0.003, regrow="latent", lr_schedule="cosine"),
+    SMALL.replace(method="static"),
+    SMALL.replace(method="dense"),
+    SMALL.replace(**ReinforcedPruning.reference().options()),
+    SMALL.replace(augment="flip_crop", update_clock="epoch"),
+]
+
+CONTINUE = """
+import io, json, sys, torch
+torch.set_num_threads(1)
+from rsas import TrainConfig, Trainer
+config = TrainConfig.from_dict(json.loads(sys.argv[1]))
+trainer = Trainer(config)
+trainer.load_state_dict(torch.load(sys.argv[2], weights_only=True))
+while trainer.epoch < config.epochs:
+    trainer.run_epoch()
+torch.save(trainer.state_dict(), sys.argv[3])
+"""
+
+
+def plain(state):
+    """Tensors as lists, so that whole states compare; times left out."""
+    if isinstance(state, torch.Tensor):
+        return state.tolist()
+    if isinstance(state, dict):
+        return {k: plain(v) for k, v in state.items() if k != "seconds"}
+    return [plain(v) for v in state] if isinstance(state, (list, tuple)) else state
+
+
+@pytest.mark.parametrize("config", RESUME)
+@pytest.mark.parametrize("stop", [1, 3])
+def test_stopped_and_restored_it_equals_the_undisturbed_run(config, stop, digits):
+    whole = run(config, digits)
+    first = Trainer(config, digits)
+    for _ in range(stop):
+        first.run_epoch()
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    first.run_epoch()  # what happens to the first one later does not matter
+    file.seek(0)
+    second = Trainer(config, digits)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    while second.epoch < config.epochs:
+        second.run_epoch()
+    assert plain(second.state_dict()) == plain(whole.state_dict())
+
+
+def test_restored_in_a_new_process(digits, tmp_path):
+    import json
+
+    config = RESUME[1]
+    whole = run(config, digits)
+    first = Trainer(config, digits)
+    first.run_epoch()
+    torch.save(first.state_dict(), tmp_path / "first.pt")
+    arguments = [json.dumps(config.to_dict()), tmp_path / "first.pt", tmp_path / "last.pt"]
+    subprocess.run([sys.executable, "-c", CONTINUE, *arguments], check=True)
+    last = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert plain(last) == plain(whole.state_dict())
+
+
+def test_dropout_goes_on_from_its_own_generator(tmp_path, monkeypatch, digits):
+    (tmp_path / "dropping.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Dropout(), nn.Linear(30, 10))\n"
+    )
+    config = SMALL.replace(model=f"{tmp_path / 'dropping.py'}:net", epochs=2)
+    whole = run(config, digits)
+    first = Trainer(config, digits)
+    first.run_epoch()
+    torch.manual_seed(99)  # of somebody else, between the epochs
+    first.run_epoch()
+    assert torch.equal(weights(first), weights(whole))
+
+
+def test_validation_is_in_eval_mode_without_gradients(tmp_path, digits):
+    (tmp_path / "normed.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))\n"
+    )
+    trainer = Trainer(SMALL.replace(model=f"{tmp_path / 'normed.py'}:net"), digits)
+    modes = []
+    trainer.model.register_forward_hook(
+        lambda module, _i, out: modes.append((module.training, out.requires_grad))
+    )
+    x, y = torch.tensor(digits.x_test), torch.tensor(digits.y_test)
+    statistics = trainer.model[1].running_mean.clone()
+    loss, accuracy = trainer.evaluate(x, y)
+    assert set(modes) == {(False, False)}
+    assert torch.equal(trainer.model[1].running_mean, statistics)
+    # Means over all images, though they are evaluated in batches of unequal size.
+    with torch.no_grad():
+        outputs = trainer.model(x)
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(outputs, y).item(), rel=1e-5)
+    assert accuracy == pytest.approx((outputs.argmax(1) == y).float().mean().item())
+
+
+def test_train_loss_is_the_mean_over_images(digits):
+    """With a rate of almost 0 the network stays, and the mean can be computed apart."""
+    trainer = Trainer(
+        SMALL.replace(lr=1e-12, val_fraction=0.0, batch_size=64, method="static"), digits
+    )
+    row = trainer.run_epoch()
+    loss, _ = trainer.evaluate(torch.tensor(digits.x_train), torch.tensor(digits.y_train))
+    assert row["train_loss"] == pytest.approx(loss, rel=1e-4)
+    assert np.isnan(row["val_accuracy"])
+
+
+def test_cosine_schedule_ends_at_0(digits):
+    config = SMALL.replace(lr_schedule="cosine", epochs=3)
+    trainer = run(config, digits)
+    steps = 27  # 1350 training images in batches of 50
+    expected = config.lr * (1 + np.cos(np.pi * (3 * steps - 1) / (3 * steps))) / 2
+    assert trainer._optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_non_finite_loss_stops_and_names_epoch_and_step(tmp_path):
+    (tmp_path / "fragile.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        return super().forward(x) / (x.amax(1, keepdim=True) < 100)\n"
+        "def net():\n    return Net(4, 2)\n"
+    )
+    x = np.ones((100, 4))
+    x[70] = 1000.0  # this image makes the loss infinite or NaN
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=np.arange(100) % 2)
+    trainer = Trainer(
+        SMALL.replace(
+            dataset=f"npz:{tmp_path / 'x.npz'}",
+            model=f"{tmp_path / 'fragile.py'}:net",
+            batch_size=10,
+            val_fraction=0.0,
+            method="dense",
+        )
+    )
+    fatal = []
+    trainer.model.register_forward_pre_hook(lambda _m, x: fatal.append(bool((x[0] > 100).any())))
+    with pytest.raises(NonFiniteLoss, match=r"became (nan|inf) in epoch 1") as caught:
+        trainer.run_epoch()
+    assert f"step {fatal.index(True) + 1} of 10" in str(caught.value)
+    assert trainer.history == []
+
+
+def test_no_test_split_no_test_accuracy(tmp_path):
+    np.savez(tmp_path / "x.npz", x_train=np.random.rand(60, 5), y_train=np.arange(60) % 3)
+    result = rsas.train(SMALL.replace(dataset=f"npz:{tmp_path / 'x.npz'}", epochs=1))
+    assert result.test_accuracy is None
+
+
+def test_images_of_bytes(images):
+    config = SMALL.replace(dataset=images, epochs=15, sparsity=0.5, batch_size=20)
+    assert rsas.train(config).test_accuracy > 0.8
+    moved = rsas.train(config.replace(augment="flip_crop"))
+    assert moved.history["train_loss"].notna().all()
+    assert moved.history["train_loss"].iloc[0] != rsas.train(config).history["train_loss"].iloc[0]
+
+
+def test_model_that_does_not_fit_the_data(tmp_path, digits):
+    (tmp_path / "short.py").write_text(
+        "from torch import nn\n"
+        "def narrow():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))\n"
+        "def other():\n    return nn.Linear(7, 10)\n"
+    )
+    with pytest.raises(InputError, match=r"does not fit 'digits'.*has shape \(2, 5\)"):
+        Trainer(SMALL.replace(model=f"{tmp_path / 'short.py'}:narrow"), digits)
+    with pytest.raises(InputError, match=r"does not fit 'digits', inputs of shape \(1, 8, 8\)"):
+        Trainer(SMALL.replace(model=f"{tmp_path / 'short.py'}:other"), digits)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_missing_device():
+    with pytest.raises(InputError, match="device='cuda:3': this machine has cpu"):
+        Trainer(SMALL.replace(device="cuda:3"))
+    with pytest.raises(InputError, match="device='abacus'"):
+        Trainer(SMALL.replace(device="abacus"))
