@@ -48,6 +48,7 @@ class _Mirrored:
 
     run_id: str
     status: str = "RUNNING"
+    has_params: bool = False
     epoch: float = 0.0  # last one logged
     member: bool | None = None  # of the front, as tagged
 
@@ -179,21 +180,19 @@ class Tracker:
         self._log_front(trials)
 
     def _find_or_make_parent(self) -> str:
-        found = self._search(f"tags.`rsas.sweep` = '{self._sweep}' AND tags.`rsas.kind` = 'sweep'")
+        tags = {"rsas.sweep": self._sweep, "rsas.kind": "sweep"}
+        found = self._search(" AND ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items()))
         if found:
-            parent = str(found[0].info.run_id)
-            self._client.update_run(parent, status="RUNNING")
-            return parent
-        run = self._client.create_run(
-            self._experiment,
-            run_name=self._sweep,
-            tags={"rsas.sweep": self._sweep, "rsas.kind": "sweep"},
-        )
+            run = found[0]
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            run = self._client.create_run(self._experiment, run_name=self._sweep, tags=tags)
         parent = str(run.info.run_id)
-        plain = {k: v for k, v in self._record.items() if not isinstance(v, (dict, list))}
-        base = {f"base.{name}": value for name, value in self._record["base"].items()}
-        self._log_params(parent, plain | base)
-        self._client.log_dict(parent, self._record, "experiment.json")
+        if not run.data.params:
+            plain = {k: v for k, v in self._record.items() if not isinstance(v, (dict, list))}
+            base = {f"base.{name}": value for name, value in self._record["base"].items()}
+            self._client.log_dict(parent, self._record, "experiment.json")
+            self._log_params(parent, plain | base)
         return parent
 
     def _find_runs(self) -> None:
@@ -202,6 +201,7 @@ class Tracker:
             self._runs[tags["rsas.trial_id"]] = _Mirrored(
                 run_id=run.info.run_id,
                 status=run.info.status,
+                has_params=bool(run.data.params),
                 epoch=run.data.metrics.get("epoch", 0),
                 member={"true": True, "false": False}.get(tags.get("rsas.pareto", "")),
             )
@@ -209,23 +209,25 @@ class Tracker:
         self._points = max((point.step for point in points), default=0)
 
     def _ensure_run(self, trial: TrialRecord) -> None:
-        if trial.trial_id in self._runs:
-            if trial.state == "running":
-                self._set_status(self._runs[trial.trial_id], "RUNNING")
-            return
-        run = self._client.create_run(
-            self._experiment,
-            start_time=round(trial.started * 1000),
-            run_name=trial.trial_id,
-            tags={
-                "mlflow.parentRunId": self._parent,
-                "rsas.sweep": self._sweep,
-                "rsas.kind": "trial",
-                "rsas.trial_id": trial.trial_id,
-            },
-        )
-        self._runs[trial.trial_id] = _Mirrored(run_id=run.info.run_id)
-        self._log_params(run.info.run_id, trial.params)
+        run = self._runs.get(trial.trial_id)
+        if run is None:
+            made = self._client.create_run(
+                self._experiment,
+                start_time=round(trial.started * 1000),
+                run_name=trial.trial_id,
+                tags={
+                    "mlflow.parentRunId": self._parent,
+                    "rsas.sweep": self._sweep,
+                    "rsas.kind": "trial",
+                    "rsas.trial_id": trial.trial_id,
+                },
+            )
+            run = self._runs[trial.trial_id] = _Mirrored(run_id=made.info.run_id)
+        if not run.has_params and trial.params:
+            self._log_params(run.run_id, trial.params)
+            run.has_params = True
+        if trial.state == "running":
+            self._set_status(run, "RUNNING")
 
     def _set_status(self, run: _Mirrored, status: str) -> None:
         if run.status != status:

@@ -38,7 +38,9 @@ def numbers(trainer):
 
 def test_result_of_a_run():
     rows = []
-    result = rsas.train(SMALL.replace(epochs=12, sparsity=0.6, update_interval=60), on_epoch=rows.append)
+    result = rsas.train(
+        SMALL.replace(epochs=12, sparsity=0.6, update_interval=60), on_epoch=rows.append
+    )
     columns = ["epoch", "train_loss", "val_loss", "val_accuracy", "sparsity"]
     assert list(result.history) == [*columns, "sparsity/fc1", "sparsity/fc2", "seconds"]
     assert result.history["epoch"].tolist() == list(range(1, 13))
@@ -195,7 +197,8 @@ def test_dropout_goes_on_from_its_own_generator(tmp_path, monkeypatch, digits):
     (tmp_path / "dropping.py").write_text(
         "from torch import nn\n"
         "def net():\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Dropout(), nn.Linear(30, 10))\n"
+        "    hidden = nn.Linear(64, 30)\n"
+        "    return nn.Sequential(nn.Flatten(), hidden, nn.Dropout(), nn.Linear(30, 10))\n"
     )
     config = SMALL.replace(model=f"{tmp_path / 'dropping.py'}:net", epochs=2)
     whole = run(config, digits)
