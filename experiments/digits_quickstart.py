@@ -12,7 +12,7 @@ def experiment() -> Experiment:
             dataset="digits",
             model="mlp",
             hidden=(300,),
-            epochs=30,
+            epochs=40,
             batch_size=50,
             lr=0.05,
             momentum=0.9,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,17 +157,18 @@ def sweep(
     console = _console()
     with console.status("loading libraries"):
         from rsas.search.sweep import launch
-    status = launch(
-        experiment,
-        source,
-        name=name,
-        assigned={text.partition("=")[0].strip() for text in assignments or []},
-        workspace=place,
-        console=console,
-        data_dir=data_dir,
-        tracking_uri=tracking_uri,
-    )
-    _conclude(status, workspace, console)
+    with _resumable(place, name, console):
+        found = launch(
+            experiment,
+            source,
+            name=name,
+            assigned={text.partition("=")[0].strip() for text in assignments or []},
+            workspace=place,
+            console=console,
+            data_dir=data_dir,
+            tracking_uri=tracking_uri,
+        )
+        _conclude(found, place, console)
 
 
 @app.command()
@@ -176,7 +179,9 @@ def resume(name: _NameArgument, workspace: _WorkspaceOption = _RUNS) -> None:
     console = _console()
     with console.status("loading libraries"):
         from rsas.search.sweep import resume as resume_sweep
-    _conclude(resume_sweep(name, workspace=place, console=console), workspace, console)
+    with _resumable(place, name, console):
+        found = resume_sweep(name, workspace=place, console=console)
+        _conclude(found, place, console)
 
 
 @app.command()
@@ -258,8 +263,6 @@ def main() -> None:
     except NonFiniteLoss as error:
         print(f"rsas: error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _console() -> Console:
@@ -304,17 +307,31 @@ def _print_front(found: Status, console: Console) -> None:
     console.print(f"{len(members)} members, hypervolume {found.hypervolume:.4f}")
 
 
-def _conclude(found: Status, workspace: Path, console: Console) -> None:
+def _conclude(found: Status, place: Workspace, console: Console) -> None:
     """The front and where to look, or how to go on; the exit code that goes with it."""
     _print_front(found, console)
-    where = "" if workspace == _RUNS else f" --workspace {workspace}"
     if found.state == "finished":
-        console.print(f"all trials and the front in MLflow: rsas ui{where}")
-        console.print(f"the front again: rsas pareto {found.name}{where}")
-        return
-    if found.state == "failed":
+        console.print(f"all trials and the front in MLflow: rsas ui{_where(place)}")
+        console.print(f"the front again: rsas pareto {found.name}{_where(place)}")
+    elif found.state == "failed":
         reasons = [trial.reason for trial in found.trials if trial.state == "failed"]
         console.print(f"gave up: {len(reasons)} trials failed, the last one with: {reasons[-1]}")
         raise typer.Exit(1)
-    console.print(f"interrupted; to go on: rsas resume {found.name}{where}")
-    raise typer.Exit(130)
+    else:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _resumable(place: Workspace, name: str, console: Console) -> Iterator[None]:
+    """After Ctrl-C, however early, say how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if name in place.names():
+            console.print(f"interrupted; to go on: rsas resume {name}{_where(place)}")
+        raise
+
+
+def _where(place: Workspace) -> str:
+    """The option that finds the workspace again."""
+    return "" if place.path == _RUNS.absolute() else f" --workspace {place.path}"

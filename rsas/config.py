@@ -88,10 +88,10 @@ class TrainConfig:
     exploration: Literal["linear", "cosine", "constant"] = "cosine"
     exploration_start: float = field(default=0.3, metadata=range_of(0, 1))
     exploration_end: float = field(default=0.0, metadata=range_of(0, 1))
-    exploration_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
+    exploration_stop: float = field(default=0.5, metadata=range_of(0, 1, open_low=True))
     update_interval: int = field(default=100, metadata=range_of(1, 10**9))
     update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent"] = "zero"
+    regrow: Literal["zero", "latent"] = "latent"
 
     def __post_init__(self) -> None:
         validate(self)

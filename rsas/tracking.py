@@ -7,12 +7,14 @@ the sweep.
 
 from __future__ import annotations
 
+import contextlib
+import getpass
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +82,8 @@ class Tracker:
         uri: of the tracking server or the SQLite file.
         trials: all trials the book holds so far, with their histories.
         sweep: name of the sweep, the tag ``rsas.sweep`` of its runs.
+        sweep_id: identity of the sweep, by which its parent run is found on a server that has
+            sweeps of the same name from other workspaces.
         experiment: name of the MLflow experiment.
         artifacts: where a new MLflow experiment keeps its artifacts; None is the server's choice.
         objectives: of the sweep.
@@ -92,6 +96,7 @@ class Tracker:
         trials: Sequence[TrialRecord],
         *,
         sweep: str,
+        sweep_id: str,
         experiment: str,
         artifacts: str | None,
         objectives: Sequence[Objective],
@@ -99,6 +104,7 @@ class Tracker:
     ) -> None:
         self._uri = uri
         self._sweep = sweep
+        self._sweep_id = sweep_id
         self._experiment_name = experiment
         self._artifacts = artifacts
         self._objectives = objectives
@@ -180,13 +186,21 @@ class Tracker:
         self._log_front(trials)
 
     def _find_or_make_parent(self) -> str:
-        tags = {"rsas.sweep": self._sweep, "rsas.kind": "sweep"}
-        found = self._search(" AND ".join(f"tags.`{k}` = '{v}'" for k, v in tags.items()))
+        found = self._search(f"tags.`rsas.sweep_id` = '{self._sweep_id}'")
         if found:
             run = found[0]
             self._client.update_run(run.info.run_id, status="RUNNING")
         else:
-            run = self._client.create_run(self._experiment, run_name=self._sweep, tags=tags)
+            run = self._client.create_run(
+                self._experiment,
+                run_name=self._sweep,
+                tags={
+                    "rsas.sweep": self._sweep,
+                    "rsas.sweep_id": self._sweep_id,
+                    "rsas.kind": "sweep",
+                    **_author(),
+                },
+            )
         parent = str(run.info.run_id)
         if not run.data.params:
             plain = {k: v for k, v in self._record.items() if not isinstance(v, (dict, list))}
@@ -220,6 +234,7 @@ class Tracker:
                     "rsas.sweep": self._sweep,
                     "rsas.kind": "trial",
                     "rsas.trial_id": trial.trial_id,
+                    **_author(),
                 },
             )
             run = self._runs[trial.trial_id] = _Mirrored(run_id=made.info.run_id)
@@ -310,6 +325,10 @@ class Tracker:
         title = f"{self._sweep}: front of {len(complete)} trials"
         page = to_html(front_figure(complete, self._objectives, title))
         self._client.log_text(self._parent, page, "pareto/front.html")
+        # The description of the parent run, what its page shows first.
+        note = f"{title}. The picture is the artifact `pareto/front.html`.\n\n"
+        note += _markdown([{"trial": t.trial_id, **t.objectives} for t in members])
+        self._client.set_tag(self._parent, "mlflow.note.content", note)
 
     def _search(self, condition: str) -> list[Run]:
         runs: list[Run] = []
@@ -328,9 +347,31 @@ def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> st
     try:
         found = client.get_experiment_by_name(name)
         if found is None:
-            return str(client.create_experiment(name, artifact_location=artifacts))
+            # The UI then opens on runs and metrics, not on traces of language models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
     except MlflowException as error:
         raise InputError(f"MLflow experiment {name!r}: {str(error).splitlines()[0]}") from None
+
+
+def _author() -> dict[str, str]:
+    """Tags that MLflow's pages show as creator and source of a run."""
+    tags = {"mlflow.source.name": "rsas"}
+    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """A table of rows with the same keys."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |\n"
+
+    table = line(rows[0]) + line("---" for _ in rows[0])
+    for row in rows:
+        table += line(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values())
+    return table

@@ -29,6 +29,7 @@ def open_tracker(store, request):
             f"sqlite:///{store}/mlflow.db",
             trials,
             sweep=request.node.name,
+            sweep_id=request.node.name[::-1],
             experiment="tests",
             artifacts=(store / "artifacts").as_uri(),
             objectives=OBJECTIVES,

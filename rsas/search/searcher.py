@@ -48,6 +48,7 @@ class BookSearcher(Searcher):
         self._failed_before = book.ended()["failed"]
         self._orphans = deque(book.unfinished())
         self._running: dict[str, int] = {}  # Tune's id of a trial -> its number in the book
+        self._epochs: dict[int, int] = {}  # number -> epochs of a whole training
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         """Objectives are the book's; Tune's metric and mode are not used."""
@@ -67,8 +68,10 @@ class BookSearcher(Searcher):
             return None if self._running else str(Searcher.FINISHED)
         number = self._orphans.popleft() if self._orphans else self._book.begin()
         self._running[trial_id] = number
+        config = self._book.config(number)
+        self._epochs[number] = config.epochs
         self._on_begin(number)
-        return {"trial": name_of(number), "train": self._book.config(number).to_dict()}
+        return {"trial": name_of(number), "train": config.to_dict()}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tune has a result that is not a trial's last."""
@@ -86,6 +89,8 @@ class BookSearcher(Searcher):
         else:
             metrics = metrics_of(result)
             self._on_row(number, metrics)
+            if metrics["epoch"] < self._epochs[number]:
+                return  # Tune is ending; the book still has it as running, for a resume
             self._book.complete(number, metrics)
         self._on_end(number)
 

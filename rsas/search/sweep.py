@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def launch(
             tracking.connect(tracking_uri)
     with _cluster(experiment.resources, console) as slots:
         record = {
+            "id": uuid.uuid4().hex,
             "source": source,
             "experiment": experiment.to_dict(),
             "data_dir": str(folder_of_data),
@@ -192,6 +194,7 @@ def _tracker(
         uri,
         trials,
         sweep=folder.name,
+        sweep_id=folder.record["id"],
         experiment=record["name"],
         artifacts=beside,
         objectives=folder.objectives,

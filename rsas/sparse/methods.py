@@ -75,8 +75,8 @@ class ReinforcedPruning(StaticPruning):
         update_clock: ``training`` counts steps over the whole training; ``epoch`` counts them
             within each epoch, follows the schedule by epochs, and fixes the mask at the first
             step of the last epoch before the stop (published).
-        regrow: a weight that comes back on starts from ``zero`` or from its ``latent`` value,
-            the one it had when it was switched off (published).
+        regrow: a weight that comes back on starts from its ``latent`` value, the one it had when
+            it was switched off (published), or from ``zero``.
     """
 
     measure_lr: float = 0.1
@@ -87,10 +87,10 @@ class ReinforcedPruning(StaticPruning):
     exploration: Shape = "cosine"
     exploration_start: float = 0.3
     exploration_end: float = 0.0
-    exploration_stop: float = 0.75
+    exploration_stop: float = 0.5
     update_interval: int = 100
     update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent"] = "zero"
+    regrow: Literal["zero", "latent"] = "latent"
 
     @classmethod
     def reference(cls) -> Self:

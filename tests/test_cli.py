@@ -1,0 +1,172 @@
+"""The command line: bad input is one clear line, exit code 2, and nothing written."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rsas.cli import main
+
+QUICKSTART = "experiments/digits_quickstart.py"
+
+
+@pytest.fixture
+def rsas(monkeypatch, capsys, request, tmp_path):
+    """Run a command in this process; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(request.config.rootpath)
+    monkeypatch.setenv("RSAS_WORKSPACE", str(tmp_path / "runs"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rsas", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def broken(tmp_path, body):
+    path = tmp_path / "broken.py"
+    path.write_text(body)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "missing.py"], "there is no file 'missing.py'"),
+        (["sweep", "README.md"], "expected file.py or file.py:function"),
+        (["sweep", f"{QUICKSTART}:nothing"], "has no function 'nothing'"),
+        (["sweep", QUICKSTART, "--set", "sparcity=0.5"], "did you mean 'sparsity'?"),
+        (["sweep", QUICKSTART, "--set", "sparsity=1.5"], "sparsity=1.5: expected a number in"),
+        (["sweep", QUICKSTART, "--set", "sparsity"], "expected NAME=VALUE"),
+        (["sweep", QUICKSTART, "--set", "sparsity=0.5"], "searches this field"),
+        (["sweep", QUICKSTART, "--set", "dataset=mnist"], "expected {data}/MNIST/raw/"),
+        (["sweep", QUICKSTART, "--set", "dataset=cats"], "expected one of digits, mnist"),
+        (["sweep", QUICKSTART, "--set", "dataset=npz:none.npz"], "there is no such file"),
+        (["sweep", QUICKSTART, "--set", "model=nothing:net"], "cannot import 'nothing'"),
+        (["sweep", QUICKSTART, "--set", "val_fraction=0"], "on a validation split"),
+        (["sweep", QUICKSTART, "--trials", "0"], "trials=0: expected an integer in [1,"),
+        (["sweep", QUICKSTART, "--sampler", "grid"], "sampler='grid': expected one of tpe"),
+        (["sweep", QUICKSTART, "--name", "a b"], "name 'a b': expected up to 100 letters"),
+        (
+            ["sweep", QUICKSTART, "--tracking-uri", "http://127.0.0.1:9"],
+            "tracking server 'http://127.0.0.1:9' does not answer",
+        ),
+        (["sweep", QUICKSTART, "--workspace", "README.md"], "cannot write in"),
+        (["sweep", QUICKSTART, "--workspace", "/proc/runs"], "cannot write in '/proc'"),
+        (["resume", "unknown"], "no sweep 'unknown' in workspace"),
+        (["status", "unknown"], "no sweep 'unknown' in workspace"),
+        (["pareto", "unknown"], "no sweep 'unknown' in workspace"),
+        (["status", "--workspace", "README.md"], "is not a folder"),
+        (["ui"], "holds no mlflow.db"),
+        (["train", "missing.py"], "there is no file 'missing.py'"),
+        (["train", QUICKSTART, "--set", "epochs=many"], "epochs='many': expected an integer"),
+        (["train", QUICKSTART, "--set", "device=cuda:99"], "device='cuda:99': this machine has"),
+        (["train", QUICKSTART, "--plot", "none/a.html"], "there is no folder 'none'"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments, message, rsas, tmp_path, monkeypatch, request
+):
+    def no_internet(*_, **__):
+        raise OSError("unreachable")
+
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", no_internet)
+    monkeypatch.setenv("RSAS_DATA_DIR", str(tmp_path / "data"))
+    before = sorted(request.config.rootpath.iterdir())
+    code, _, err = rsas(*arguments)
+    assert code == 2
+    assert err.startswith("rsas: error: ")
+    assert err.count("\n") == 1
+    assert message.format(data=tmp_path / "data") in err
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(request.config.rootpath.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def experiment(:", "cannot import .*SyntaxError"),
+        ("import nothing_here", "ModuleNotFoundError: No module named 'nothing_here'"),
+        ("def experiment():\n    return 1 / 0", "calling experiment.. failed .ZeroDivisionError"),
+        ("def experiment():\n    return 3", "returned int, not an Experiment"),
+        (
+            "from rsas import TrainConfig\ndef experiment():\n    return TrainConfig(lr=-1)",
+            r"lr=-1: expected a number in \(0, 1000\]",
+        ),
+    ],
+)
+def test_experiment_files_that_cannot_be_used(body, message, rsas, tmp_path):
+    import re
+
+    code, _, err = rsas("train", broken(tmp_path, body))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert re.search(message, err)
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["sweep"], ["sweep", QUICKSTART, "--trials", "x"]])
+def test_usage_errors_have_exit_code_2(arguments, rsas):
+    code, _, err = rsas(*arguments)
+    assert code == 2
+    assert "Error: " in err
+
+
+def test_help_comes_at_once():
+    """In CPU time, which other processes on the machine do not stretch."""
+    times = []
+    for _ in range(3):
+        before = os.times()
+        command = [sys.executable, "-c", "from rsas.cli import main; main()", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        after = os.times()
+        user = after.children_user - before.children_user
+        times.append(user + after.children_system - before.children_system)
+    for command in ("train", "sweep", "resume", "status", "pareto", "ui"):
+        assert f"\n  {command} " in done.stdout
+    assert min(times) < 0.5
+
+
+def test_train_ends_with_a_table_and_a_picture(rsas, tmp_path):
+    picture = tmp_path / "accuracy.html"
+    code, out, _ = rsas("train", QUICKSTART, "--set", "epochs=3", "--plot", picture)
+    assert code == 0
+    assert "digits_quickstart, reinforced" in out
+    assert str(picture) in out
+    page = picture.read_text()
+    assert "validation accuracy" in page
+    assert "<script src=" not in page
+
+
+def test_train_without_test_split_says_none(rsas, tmp_path):
+    np.savez(tmp_path / "x.npz", x_train=np.random.rand(60, 5), y_train=np.arange(60) % 3)
+    code, out, _ = rsas(
+        "train", QUICKSTART, "--set", f"dataset=npz:{tmp_path / 'x.npz'}", "--set", "epochs=1"
+    )
+    assert code == 0
+    assert "none" in out
+
+
+def test_a_loss_that_is_lost_is_one_line_and_exit_code_1(rsas, tmp_path):
+    np.savez(tmp_path / "x.npz", x_train=np.full((60, 5), 3e38), y_train=np.arange(60) % 3)
+    data = f"dataset=npz:{tmp_path / 'x.npz'}"
+    code, _, err = rsas("train", QUICKSTART, "--set", data, "--set", "method=dense")
+    assert code == 1
+    assert err.startswith("rsas: error: the training loss became nan in epoch 1, step ")
+    assert err.count("\n") == 1
+
+
+def test_an_empty_workspace(rsas):
+    code, out, _ = rsas("status")
+    assert code == 0
+    assert "no sweeps in " in out
+    code, out, _ = rsas("status", "--json")
+    assert json.loads(out) == {"sweeps": []}
