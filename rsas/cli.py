@@ -249,7 +249,8 @@ def ui(
         )
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    print(f"MLflow UI at http://{host}:{port} (starts in some seconds)", flush=True)
+    print(f"MLflow's UI comes up at http://{host}:{port} in some seconds; runs are under", end=" ")
+    print("'Model training', the switch at its top left", flush=True)
     os.execv(sys.executable, command)  # noqa: S606
 
 

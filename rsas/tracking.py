@@ -111,6 +111,7 @@ class Tracker:
         self._record = record
         self._runs: dict[str, _Mirrored] = {}  # by trial
         self._points = 0  # complete trials up to which the hypervolume is logged
+        self._drawn = 0  # complete trials in the front's files, where this process wrote them
         self._missed = False
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._later(lambda: self._catch_up(trials))
@@ -146,6 +147,9 @@ class Tracker:
         try:
             if self._missed:
                 self._catch_up(trials)
+            complete = _in_order(trials)
+            if 0 < self._drawn < len(complete):  # dominated trials came after the last redraw
+                self._log_front_files(complete, front(complete, self._objectives))
             for trial in trials:
                 if trial.state == "running":
                     self._client.set_terminated(self._runs[trial.trial_id].run_id, "KILLED")
@@ -282,10 +286,7 @@ class Tracker:
 
     def _log_front(self, trials: Sequence[TrialRecord]) -> None:
         """The front's files, the tags of its members, and its size and hypervolume over time."""
-        complete = sorted(
-            (trial for trial in trials if trial.state == "complete"),
-            key=lambda trial: trial.finished or 0.0,
-        )
+        complete = _in_order(trials)
         members = front(complete, self._objectives)
         names = {trial.trial_id for trial in members}
         # Files before tags: tags that are right tell that the files are.
@@ -329,6 +330,7 @@ class Tracker:
         note = f"{title}. The picture is the artifact `pareto/front.html`.\n\n"
         note += _markdown([{"trial": t.trial_id, **t.objectives} for t in members])
         self._client.set_tag(self._parent, "mlflow.note.content", note)
+        self._drawn = len(complete)
 
     def _search(self, condition: str) -> list[Run]:
         runs: list[Run] = []
@@ -347,14 +349,18 @@ def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> st
     try:
         found = client.get_experiment_by_name(name)
         if found is None:
-            # The UI then opens on runs and metrics, not on traces of language models.
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            return str(client.create_experiment(name, artifact_location=artifacts, tags=kind))
+            return str(client.create_experiment(name, artifact_location=artifacts))
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
     except MlflowException as error:
         raise InputError(f"MLflow experiment {name!r}: {str(error).splitlines()[0]}") from None
+
+
+def _in_order(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials in the order they were finished."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    return sorted(complete, key=lambda trial: trial.finished or 0.0)
 
 
 def _author() -> dict[str, str]:

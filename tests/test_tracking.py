@@ -127,9 +127,22 @@ def test_a_sweep_is_mirrored_as_it_runs(store, open_tracker, request):
         done = end(tracked, number)
     assert tracked.close(done, finished=True)
     parent = check_whole(store, request.node.name, 4)
+    note = parent.data.tags["mlflow.note.content"]
+    assert "front of 4 trials" in note
+    assert "| t0003 | 0.9500 | 0.6000 |" in note
     assert parent.info.status == "FINISHED"
     assert parent.data.params["base.sparsity"] == "0.9"
     assert parent.data.params["sampler"] == "tpe"
+
+
+def test_the_last_picture_has_all_trials(store, open_tracker, request):
+    """The second trial is dominated: it changes no member, but belongs into the picture."""
+    tracked = open_tracker([])
+    for number in range(2):
+        done = end(tracked, number)
+    assert tracked.close(done, finished=True)
+    parent = check_whole(store, request.node.name, 2)
+    assert "front of 2 trials" in parent.data.tags["mlflow.note.content"]
 
 
 def test_a_resumed_sweep_goes_on_in_the_same_runs(store, open_tracker, request):
