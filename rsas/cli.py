@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -128,6 +129,10 @@ def sweep(
     trials: Annotated[int | None, typer.Option(help="Trials to be complete.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, gp or random.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="CPU cores of a trial.")] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs of a trial; 0.25 lets four share one.")
+    ] = None,
     assignments: _SetOption = None,
     data_dir: _DataDirOption = None,
     workspace: _WorkspaceOption = _RUNS,
@@ -149,6 +154,9 @@ def sweep(
         changes["sampler"] = sampler
     if seed is not None:
         changes["seed"] = seed
+    given = {"cpus": cpus, "gpus": gpus}
+    resources = {name: value for name, value in given.items() if value is not None}
+    changes["resources"] = dataclasses.replace(experiment.resources, **resources)
     experiment = dataclasses.replace(experiment, **changes)
     name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     place = _workspace(workspace)
@@ -312,8 +320,8 @@ def _conclude(found: Status, place: Workspace, console: Console) -> None:
     """The front and where to look, or how to go on; the exit code that goes with it."""
     _print_front(found, console)
     if found.state == "finished":
-        console.print(f"all trials and the front in MLflow: rsas ui{_where(place)}")
-        console.print(f"the front again: rsas pareto {found.name}{_where(place)}")
+        console.print(f"all trials and the front in MLflow: {_rsas()} ui{_where(place)}")
+        console.print(f"the front again: {_rsas()} pareto {found.name}{_where(place)}")
     elif found.state == "failed":
         reasons = [trial.reason for trial in found.trials if trial.state == "failed"]
         console.print(f"gave up: {len(reasons)} trials failed, the last one with: {reasons[-1]}")
@@ -329,8 +337,16 @@ def _resumable(place: Workspace, name: str, console: Console) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if name in place.names():
-            console.print(f"interrupted; to go on: rsas resume {name}{_where(place)}")
+            console.print(f"interrupted; to go on: {_rsas()} resume {name}{_where(place)}")
         raise
+
+
+def _rsas() -> str:
+    """This program as the user can type it: by its path where no environment is activated."""
+    program = Path(sys.argv[0])
+    if program.name != "rsas" or shutil.which("rsas"):
+        return "rsas"
+    return os.path.relpath(program)
 
 
 def _where(place: Workspace) -> str:

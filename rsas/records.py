@@ -51,7 +51,7 @@ class TrialRecord:
     started: float  # seconds since 1970
     finished: float | None
     reason: str = ""  # of a failure
-    rows: list[dict[str, float]] = field(default_factory=list)  # history, where it was read
+    rows: list[dict[str, float]] = field(default_factory=list)  # its history, where that was read
 
 
 def trial_id(number: int) -> str:

@@ -210,7 +210,7 @@ def _tuner(
         TrialTrainable,
         arrays=arrays,  # put into the object store once
         trials=folder.trials,
-        threads=max(1, math.floor(resources.cpus)),
+        resources=resources,
         checkpoint_every=experiment.checkpoint_every,
     )
     return tune.Tuner(

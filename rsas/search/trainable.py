@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rsas.config import TrainConfig
 from rsas.data import Arrays
 from rsas.errors import InputError, NonFiniteLoss
 from rsas.search.checkpoints import TrialFolder
+from rsas.search.experiment import Resources
 from rsas.trainer import Trainer
 
 __all__ = ["FAILED", "TrialTrainable"]
@@ -34,7 +36,7 @@ class TrialTrainable(tune.Trainable):
         *,
         arrays: Arrays,
         trials: Path,
-        threads: int,
+        resources: Resources,
         checkpoint_every: int,
     ) -> None:
         """Called once an actor by Tune.
@@ -43,11 +45,13 @@ class TrialTrainable(tune.Trainable):
             config: of the first trial.
             arrays: the data set, from Ray's object store.
             trials: the folder with the folders of all trials.
-            threads: that torch computes with.
+            resources: of the trial: as many threads as CPUs, and the CPU as device where the
+                configuration leaves the choice and no GPU is given.
             checkpoint_every: epochs between checkpoints.
         """
-        torch.set_num_threads(threads)
+        torch.set_num_threads(max(1, math.floor(resources.cpus)))
         self._arrays, self._trials, self._checkpoint_every = arrays, trials, checkpoint_every
+        self._has_gpu = resources.gpus > 0
         self._trainer: Trainer | None = None
         self._start(config)
 
@@ -72,6 +76,8 @@ class TrialTrainable(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         self._train = TrainConfig.from_dict(config["train"])
+        if self._train.device == "auto" and not self._has_gpu:
+            self._train = self._train.replace(device="cpu")
         self._folder = TrialFolder(self._trials / config["trial"])
         self._trainer = None
 

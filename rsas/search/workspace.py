@@ -11,15 +11,17 @@ WORKSPACE/NAME/lock                held by the process that runs the sweep
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from rsas.analysis.pareto import front, hypervolume
 from rsas.errors import InputError
@@ -93,9 +95,10 @@ class SweepFolder:
 
     def read_histories(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         """The trials, each with the rows of its history."""
-        for trial in trials:
-            trial.rows[:] = TrialFolder(self.trials / trial.trial_id).rows()
-        return list(trials)
+        return [
+            dataclasses.replace(trial, rows=TrialFolder(self.trials / trial.trial_id).rows())
+            for trial in trials
+        ]
 
     def status(self, *, mine: bool = False) -> Status:
         """What the book says, and whether somebody runs the sweep.
@@ -134,14 +137,12 @@ class SweepFolder:
             InputError: another process runs it.
         """
         with (self.path / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _lock(file):
                 file.seek(0)
                 raise InputError(
                     f"sweep {self.name!r} is being run by process {file.read() or '?'}; "
                     f"'rsas status {self.name}' follows it"
-                ) from None
+                )
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -244,3 +245,15 @@ class Workspace:
             path for path in self.path.glob("*/sweep.json") if not path.parent.name.startswith(".")
         ]
         return [path.parent.name for path in sorted(records, key=lambda p: p.stat().st_mtime)]
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file for this process alone; 'rsas status' may hold it for a moment."""
+    for _ in range(5):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return True
+    return False
