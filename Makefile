@@ -18,7 +18,7 @@ sweep: setup
 	$(BIN)/rsas sweep experiments/digits_quickstart.py $(if $(NAME),--name $(NAME))
 
 test: setup lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .
