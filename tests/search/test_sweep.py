@@ -19,7 +19,9 @@ from rsas.search.workspace import Workspace
 from rsas.trainer import Trainer
 
 RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
-CPUS = os.cpu_count()
+# More than half of the machine: one trial at a time, with fewer threads than cores, since other
+# tests run beside it.
+CPUS = os.cpu_count() / 2 + 0.5
 
 EXPERIMENT = f"""
 import dataclasses
@@ -156,7 +158,7 @@ def undisturbed(experiment, count, tmp_path):
     arrays = data.load(experiment.base.dataset)
     book = Book(tmp_path / "undisturbed", experiment)
     threads = torch.get_num_threads()
-    torch.set_num_threads(CPUS)
+    torch.set_num_threads(int(CPUS))
     for _ in range(count):
         number = book.begin()
         trainer = Trainer(book.config(number), arrays)
