@@ -69,8 +69,13 @@ def train(
 
     experiment, _ = load_experiment(file)
     config = experiment.base.override(assignments or [])
-    if plot is not None and not plot.absolute().parent.is_dir():
-        raise InputError(f"--plot {str(plot)!r}: there is no folder {str(plot.parent)!r}")
+    if plot is not None:
+        if not plot.absolute().parent.is_dir():
+            raise InputError(f"--plot {str(plot)!r}: there is no folder {str(plot.parent)!r}")
+        if plot.is_dir() or not os.access(
+            plot if plot.exists() else plot.absolute().parent, os.W_OK
+        ):
+            raise InputError(f"--plot {str(plot)!r}: cannot write there")
 
     from rich.progress import (
         BarColumn,
@@ -160,8 +165,8 @@ def sweep(
     experiment = dataclasses.replace(experiment, **changes)
     name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     place = _workspace(workspace)
-    place.check_free(name)
     place.check_writable()
+    place.check_free(name)
     console = _console()
     with console.status("loading libraries"):
         from rsas.search.sweep import launch
@@ -200,13 +205,19 @@ def status(
 ) -> None:
     """What runs and what is done."""
     place = _workspace(workspace)
-    folders = [place.open(name)] if name else [place.open(each) for each in place.names()]
-    found = [folder.status() for folder in folders]
+    found = []
+    for sweep_name in [name] if name else place.names():
+        try:
+            found.append(place.open(sweep_name).status())
+        except InputError as error:
+            if name:
+                raise
+            print(f"rsas: {error}", file=sys.stderr)  # the others are told all the same
     if as_json:
         told = [_status_json(each) for each in found]
         print(json.dumps(told[0] if name else {"sweeps": told}, indent=2))
         return
-    if not found:
+    if not found and not name:
         print(f"no sweeps in {place.path}")
         return
     from rich.table import Table

@@ -140,7 +140,7 @@ class _Layer:
     def __init__(self, name: str, weight: nn.Parameter, mask: Tensor) -> None:
         self.name = name
         self._mask = mask
-        self._measure = torch.zeros_like(weight, requires_grad=False)
+        self._measure = torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device)
         self._gather()
 
     def reward(self, amount: float) -> None:
@@ -156,5 +156,5 @@ class _Layer:
         return self._measure
 
     def _gather(self) -> None:
-        self._positions = self._mask.view(-1).nonzero().squeeze(1)
+        self._positions = self._mask.reshape(-1).nonzero().squeeze(1)
         self._active = self._measure.view(-1)[self._positions]

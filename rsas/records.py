@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ class Objective:
     def __post_init__(self) -> None:
         if self.name not in METRICS:
             raise InputError(f"objective {self.name!r}: expected one of {', '.join(METRICS)}")
+        if not isinstance(self.worst, (int, float)) or not math.isfinite(self.worst):
+            raise InputError(f"objective {self.name!r}: worst={self.worst!r} is not a number")
         if self.direction not in ("max", "min"):
             raise InputError(f"objective {self.name!r}: direction is max or min")
 

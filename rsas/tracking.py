@@ -50,7 +50,7 @@ class _Mirrored:
 
     run_id: str
     status: str = "RUNNING"
-    has_params: bool = False
+    params: int = 0  # how many are logged
     epoch: float = 0.0  # last one logged
     member: bool | None = None  # of the front, as tagged
 
@@ -111,7 +111,7 @@ class Tracker:
         self._record = record
         self._runs: dict[str, _Mirrored] = {}  # by trial
         self._points = 0  # complete trials up to which the hypervolume is logged
-        self._drawn = 0  # complete trials in the front's files, where this process wrote them
+        self._drawn = 0  # complete trials that the front's files show
         self._missed = False
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._later(lambda: self._catch_up(trials))
@@ -148,10 +148,10 @@ class Tracker:
             if self._missed:
                 self._catch_up(trials)
             complete = _in_order(trials)
-            if 0 < self._drawn < len(complete):  # dominated trials came after the last redraw
+            if self._drawn < len(complete):  # dominated trials came after the last redraw
                 self._log_front_files(complete, front(complete, self._objectives))
             for trial in trials:
-                if trial.state == "running":
+                if trial.state == "running" and trial.trial_id in self._runs:
                     self._client.set_terminated(self._runs[trial.trial_id].run_id, "KILLED")
             self._client.set_terminated(self._parent, "FINISHED" if finished else "KILLED")
         except Exception:
@@ -216,15 +216,19 @@ class Tracker:
     def _find_runs(self) -> None:
         for run in self._search(f"tags.`mlflow.parentRunId` = '{self._parent}'"):
             tags = run.data.tags
+            if "rsas.trial_id" not in tags:
+                continue  # somebody's own run under this parent
             self._runs[tags["rsas.trial_id"]] = _Mirrored(
                 run_id=run.info.run_id,
                 status=run.info.status,
-                has_params=bool(run.data.params),
+                params=len(run.data.params),
                 epoch=run.data.metrics.get("epoch", 0),
                 member={"true": True, "false": False}.get(tags.get("rsas.pareto", "")),
             )
         points = self._client.get_metric_history(self._parent, "front_size")
         self._points = max((point.step for point in points), default=0)
+        parent = self._client.get_run(self._parent)
+        self._drawn = int(parent.data.tags.get("rsas.front_trials", 0))
 
     def _ensure_run(self, trial: TrialRecord) -> None:
         run = self._runs.get(trial.trial_id)
@@ -242,9 +246,9 @@ class Tracker:
                 },
             )
             run = self._runs[trial.trial_id] = _Mirrored(run_id=made.info.run_id)
-        if not run.has_params and trial.params:
+        if run.params < len(trial.params):
             self._log_params(run.run_id, trial.params)
-            run.has_params = True
+            run.params = len(trial.params)
         if trial.state == "running":
             self._set_status(run, "RUNNING")
 
@@ -330,6 +334,7 @@ class Tracker:
         note = f"{title}. The picture is the artifact `pareto/front.html`.\n\n"
         note += _markdown([{"trial": t.trial_id, **t.objectives} for t in members])
         self._client.set_tag(self._parent, "mlflow.note.content", note)
+        self._client.set_tag(self._parent, "rsas.front_trials", str(len(complete)))
         self._drawn = len(complete)
 
     def _search(self, condition: str) -> list[Run]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from rsas import data, models
 from rsas.config import TrainConfig
 from rsas.errors import InputError, NonFiniteLoss
-from rsas.sparse import Position, ReinforcedPruning, Sparsifier, StaticPruning
+from rsas.sparse import Position, ReinforcedPruning, Sparsifier, StaticPruning, prunable
 from rsas.sparse.schedules import interpolate
 
 __all__ = ["RunResult", "Trainer", "pruning_method", "resolve_device", "train"]
@@ -99,12 +100,17 @@ class Trainer:
             val_accuracy are NaN.
 
         Raises:
-            NonFiniteLoss: the training loss became NaN or infinite.
+            NonFiniteLoss: the training or validation loss became NaN or infinite.
         """
         start = time.perf_counter()
         with self._own_rng():
             train_loss = self._train_epoch()
         val_loss, val_accuracy = self.evaluate(self._data.x_val, self._data.y_val)
+        if len(self._data.y_val) and not math.isfinite(val_loss):
+            raise NonFiniteLoss(
+                f"the validation loss became {val_loss} after epoch {self.epoch + 1}; try a "
+                f"smaller lr than {self.config.lr:g}"
+            )
         overall, by_layer = self._sparsifier.sparsity()
         row: Row = {
             "epoch": self.epoch + 1,
@@ -180,6 +186,8 @@ class Trainer:
         self.model.train()
         order = torch.randperm(len(y), generator=self._batches, device=self.device)
         batches = order.split(config.batch_size)
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches = batches[:-1]  # BatchNorm has no statistics of one image
         total = config.epochs * len(batches)
         # Losses stay on the device until the epoch is over, so that no step waits for a copy.
         losses = torch.empty(len(batches), device=self.device)
@@ -275,6 +283,8 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError
     except (RuntimeError, AssertionError):
         count = torch.cuda.device_count()
         have = "cpu" if count == 0 else f"cpu, cuda:0 to cuda:{count - 1}"
@@ -285,16 +295,22 @@ def resolve_device(name: str) -> torch.device:
 @torch.no_grad()
 def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn.Module:
     """The model on its device, after two images have passed through it."""
-    model = models.build(config, arrays.input_shape, arrays.num_classes).to(device)
     fault = ""
     try:
+        model = models.build(config, arrays.input_shape, arrays.num_classes).to(device)
         images = torch.tensor(arrays.x_train[:2], device=device)
         shape = tuple(model.eval()(data.to_input(images, config)).shape)
+    except InputError:
+        raise
     except Exception as error:
         fault = f"{type(error).__name__}: {error}".splitlines()[0]
     else:
         if len(shape) != 2 or shape[1] < arrays.num_classes:
             fault = f"its output for {len(images)} inputs has shape {shape}"
+        elif config.method != "dense" and not prunable(model):
+            fault = f"it has no Conv2d or Linear weight for method {config.method!r} to prune"
+        elif not any(True for _ in model.parameters()):
+            fault = "it has no parameters to train"
     if fault:
         raise InputError(
             f"model={config.model!r} does not fit {config.dataset!r}, inputs of shape "

@@ -39,7 +39,7 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
         module = _import_file(path) if is_file else importlib.import_module(place)
     except InputError as error:  # raised by the file's own use of rsas
         raise InputError(f"{what} {spec!r}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise InputError(f"{what} {spec!r}: cannot import {place!r} ({reason})") from error
     function = getattr(module, name, None)
@@ -49,8 +49,10 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"rsas_userfile_{path.stem}"  # may not hide a module of the file's name
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

@@ -161,6 +161,23 @@ def test_both_versions_equal_the_description(learner, measured):
         assert torch.equal(buffers[name], twins[name])
 
 
+@pytest.mark.parametrize("sparsity", [0.9, 0.95, 1.0])
+def test_layers_too_small_to_keep_a_weight(sparsity):
+    """Their masks are drawn all the same, so that the draws after them agree."""
+    data = digits((64,))
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(64, 2), nn.ReLU(), nn.Linear(2, 4), nn.Linear(4, 10))
+    twin = copy.deepcopy(model)
+    torch.manual_seed(5)
+    _, measure = Sparse_learn().fit_sparse(model, data, 4, 0.1, "cpu", sparsity)
+    after = torch.get_rng_state()
+    torch.manual_seed(5)
+    expected = naive_fit(twin, data, 4, 0.1, sparsity, lambda name: True)
+    assert torch.equal(torch.get_rng_state(), after)
+    for name in measure:
+        assert torch.equal(measure[name], expected[name])
+
+
 def test_second_version_leaves_other_layers_as_they_were_drawn():
     torch.manual_seed(4)
     model = Residual()

@@ -68,6 +68,18 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", [])
 
 
+def test_own_file_may_hold_dataclasses(tmp_path):
+    (tmp_path / "classes.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n"
+        "@dataclass\n"
+        "class Size:\n    width: int = 6\n"
+        "def net():\n    return nn.Linear(Size().width, 3)\n"
+    )
+    assert build(TrainConfig(model=f"{tmp_path / 'classes.py'}:net"), (6,), 3).in_features == 6
+
+
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize("place", ["own_models", "own_models.py"])
 def test_own_function_gets_what_it_names(place, monkeypatch):

@@ -188,6 +188,19 @@ def test_what_an_outage_swallowed_is_made_up_for(store, open_tracker, request, m
     check_whole(store, request.node.name, 3)
 
 
+def test_what_was_cut_off_is_completed(store, open_tracker, request):
+    """A parameter, and a picture, that a process did not come to log any more."""
+    partial = trial(0, epochs=0)
+    partial.params.pop("measure_lr")
+    first = open_tracker([partial])
+    assert first.close([partial], finished=False)
+    done = [trial(0, "complete"), trial(1, "complete")]
+    assert open_tracker(done[:1]).close(done[:1], finished=False)
+    assert open_tracker(done).close(done, finished=True)
+    parent = check_whole(store, request.node.name, 2)
+    assert "front of 2 trials" in parent.data.tags["mlflow.note.content"]
+
+
 def test_runs_that_were_deleted_are_made_again(store, open_tracker, request):
     done = [trial(n, "complete") for n in range(3)]
     assert open_tracker(done).close(done, finished=True)

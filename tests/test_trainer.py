@@ -1,5 +1,6 @@
 """Training one network."""
 
+import copy
 import io
 import subprocess
 import sys
@@ -243,6 +244,66 @@ def test_train_loss_is_the_mean_over_images(digits):
     assert np.isnan(row["val_accuracy"])
 
 
+def test_the_optimizer_is_the_one_asked_for(digits):
+    """An epoch of a linear model against torch's optimizer driven by hand."""
+    base = SMALL.replace(method="dense", hidden=(), momentum=0.0, batch_size=1350, epochs=1)
+    for changes, make in (
+        ({"lr": 0.1}, lambda p: torch.optim.SGD(p, lr=0.1)),
+        ({"momentum": 0.9, "epochs": 3}, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+        ({"weight_decay": 0.1}, lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.1)),
+        ({"optimizer": "adam", "lr": 0.01}, lambda p: torch.optim.Adam(p, lr=0.01)),
+        (
+            {"optimizer": "adam", "weight_decay": 0.5},
+            lambda p: torch.optim.Adam(p, lr=0.05, weight_decay=0.5),
+        ),
+    ):
+        config = base.replace(**changes)
+        trainer = Trainer(config, digits)
+        model = copy.deepcopy(trainer.model).train()
+        x, y = trainer._data.x_train, trainer._data.y_train
+        optimizer = make(model.parameters())
+        for _ in range(config.epochs):
+            trainer.run_epoch()
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        expected = torch.cat([p.detach().flatten() for p in model.parameters()])
+        assert torch.allclose(weights(trainer), expected, atol=1e-5), changes
+
+
+def test_validation_loss_that_is_lost_stops_the_run(tmp_path):
+    """Trained on finite images, evaluated on one that is not."""
+    np.savez(tmp_path / "x.npz", x_train=np.ones((40, 3)), y_train=np.arange(40) % 2)
+    config = SMALL.replace(dataset=f"npz:{tmp_path / 'x.npz'}", method="dense", hidden=())
+    trainer = Trainer(config)
+    trainer._data.x_val[0] = torch.inf
+    with pytest.raises(NonFiniteLoss, match="the validation loss became .* after epoch 1"):
+        trainer.run_epoch()
+
+
+def test_last_batch_of_one_image_is_left_out(tmp_path, digits):
+    (tmp_path / "normed1.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))\n"
+    )
+    model = f"{tmp_path / 'normed1.py'}:net"
+    trainer = Trainer(SMALL.replace(model=model, batch_size=19), digits)  # 1350 = 71 * 19 + 1
+    assert np.isfinite(trainer.run_epoch()["train_loss"])
+
+
+def test_a_model_without_weights_to_prune_is_refused(tmp_path, digits):
+    (tmp_path / "bare.py").write_text(
+        "from torch import nn\n"
+        "def normed():\n    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))\n"
+        "def nothing():\n    return nn.Flatten()\n"
+    )
+    with pytest.raises(InputError, match="no Conv2d or Linear weight for method 'reinforced'"):
+        Trainer(SMALL.replace(model=f"{tmp_path / 'bare.py'}:normed"), digits)
+    with pytest.raises(InputError, match="no parameters to train"):
+        Trainer(SMALL.replace(model=f"{tmp_path / 'bare.py'}:nothing", method="dense"), digits)
+
+
 def test_cosine_schedule_ends_at_0(digits):
     config = SMALL.replace(lr_schedule="cosine", epochs=3)
     trainer = run(config, digits)
@@ -309,5 +370,6 @@ def test_model_that_does_not_fit_the_data(tmp_path, digits):
 def test_missing_device():
     with pytest.raises(InputError, match="device='cuda:3': this machine has cpu"):
         Trainer(SMALL.replace(device="cuda:3"))
-    with pytest.raises(InputError, match="device='abacus'"):
-        Trainer(SMALL.replace(device="abacus"))
+    for name in ("abacus", "meta"):
+        with pytest.raises(InputError, match=f"device='{name}'"):
+            Trainer(SMALL.replace(device=name))

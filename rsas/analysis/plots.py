@@ -77,7 +77,10 @@ def to_html(figure: go.Figure) -> str:
 
 
 def _description(trial: TrialRecord) -> str:
-    values: dict[str, Any] = {**trial.objectives, **{f"{k}": v for k, v in trial.params.items()}}
+    values: dict[str, Any] = dict(trial.objectives)
+    for name, value in trial.params.items():
+        # The pruning rate asked for may differ from the sparsity measured.
+        values[f"{name} asked" if name in trial.objectives else name] = value
     lines = [f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in values.items()]
     return "<br>".join([f"<b>{trial.trial_id}</b>", *lines])
 

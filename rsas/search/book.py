@@ -5,7 +5,10 @@ Tune executes and MLflow mirrors; after an interruption the book says what is st
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rsas.config import TrainConfig
 from rsas.errors import InputError
 from rsas.records import Objective, State, TrialRecord, trial_id
-from rsas.search.experiment import Experiment, Space
+from rsas.search.experiment import Experiment, Space, name_of
 
 __all__ = ["Book", "check_space"]
 
@@ -46,22 +49,33 @@ class Book:
 
     Args:
         path: the journal file.
-        experiment: what is searched; with None the book can only be read.
+        experiment: what is searched; with None the book can only be read. Whoever writes is
+            alone (``SweepFolder.locked``).
+
+    Raises:
+        InputError: the file is damaged, or to be read and without a study.
     """
 
     def __init__(self, path: Path, experiment: Experiment | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._experiment = experiment
-        storage = JournalStorage(JournalFileBackend(str(path)))
-        if experiment is None:
-            self._study = optuna.load_study(study_name="sweep", storage=storage)
-        else:
-            self._study = optuna.create_study(
-                study_name="sweep",
-                storage=storage,
-                directions=[_direction(objective) for objective in experiment.objectives],
-                load_if_exists=True,
-            )
+        if experiment is not None:
+            _mend(path)
+        try:
+            storage = JournalStorage(JournalFileBackend(str(path)))
+            if experiment is None:
+                self._study = optuna.load_study(study_name="sweep", storage=storage)
+            else:
+                self._study = optuna.create_study(
+                    study_name="sweep",
+                    storage=storage,
+                    directions=[_direction(objective) for objective in experiment.objectives],
+                    load_if_exists=True,
+                )
+        except (ValueError, KeyError, OSError) as error:
+            raise InputError(
+                f"{path}: the book of the sweep cannot be read ({type(error).__name__}: {error})"
+            ) from error
 
     def trials(self, objectives: tuple[Objective, ...]) -> list[TrialRecord]:
         """All trials in the order they were begun."""
@@ -90,7 +104,8 @@ class Book:
         number = len(self._frozen())
         self._study.sampler = _sampler(experiment, number)
         trial = self._study.ask()
-        experiment.space(trial)
+        with contextlib.suppress(Exception):  # config() meets it again, and tells
+            experiment.space(trial)
         return trial.number
 
     def config(self, number: int) -> TrainConfig:
@@ -98,6 +113,9 @@ class Book:
 
         The space is asked again: it gets the values it got before, and new ones only where the
         process ended before it had all.
+
+        Raises:
+            Exception: whatever the space raises; InputError if its fields are not valid.
         """
         experiment = self._writable()
         self._study.sampler = _sampler(experiment, number)
@@ -131,19 +149,20 @@ def check_space(experiment: Experiment) -> dict[str, Any]:
     """Try the space on a throw-away study, before anything is written.
 
     Returns:
-        The fields it set in one of the tries.
+        The fields it set, those of all tries together.
 
     Raises:
         InputError: it raises, or sets an unknown field or a value that is not valid, or one
             that every trial of a sweep must share.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    name = f"space {experiment.space.__qualname__!r}"
+    name = f"space {name_of(experiment.space)!r}"
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=experiment.seed))
-    fields: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for _ in range(16):
+        trial = study.ask()
         try:
-            fields = experiment.space(study.ask())
+            fields = experiment.space(trial)
             experiment.base.replace(**fields)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
@@ -152,7 +171,25 @@ def check_space(experiment: Experiment) -> dict[str, Any]:
         shared = {"dataset", "val_fraction", "split_seed"} & fields.keys()
         if shared:
             raise InputError(f"{name}: {shared.pop()!r} is the same for all trials of a sweep")
-    return fields
+        for parameter in trial.params:
+            if not re.fullmatch(r"[\w .:/-]{1,250}", parameter):  # MLflow takes no others
+                raise InputError(f"{name}: parameter {parameter!r}: expected letters and digits")
+        found |= fields
+    return found
+
+
+def _mend(path: Path) -> None:
+    """Remove what a process that was killed while it wrote may have left.
+
+    A line that was cut off would be glued to the next one and make the whole file unreadable;
+    what it was to say did not happen. A lock would hold Optuna up for 30 seconds.
+    """
+    Path(f"{path}.lock").unlink(missing_ok=True)
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
 
 
 def _apply(space: Space, trial: Trial, base: TrainConfig) -> TrainConfig:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +46,7 @@ class TrialFolder:
         for path in self._checkpoints():
             try:
                 state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+            except Exception:  # torch raises many kinds for damaged files
                 path.replace(path.with_suffix(".damaged"))
             else:
                 return state
@@ -57,8 +56,10 @@ class TrialFolder:
         """Add a row of the history, and who computed it."""
         self._path.mkdir(parents=True, exist_ok=True)
         line = json.dumps({**row, "pid": os.getpid()})
-        with self._history.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self._history.open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            cut_off = not (file.read() or "\n").endswith("\n")  # by a kill; spoil no other line
+            file.write("\n" * cut_off + line + "\n")
 
     def rows(self) -> list[dict[str, float]]:
         """The history: one row an epoch, as last computed, without a line that was cut off."""
@@ -67,7 +68,7 @@ class TrialFolder:
             for line in self._history.read_text(encoding="utf-8").splitlines():
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except ValueError:  # cut off
                     continue
                 row.pop("pid", None)
                 rows[row["epoch"]] = row

@@ -103,7 +103,7 @@ class SweepDisplay:
         """From the rate of epochs so far."""
         if self._began is None or not self._epochs_trained:
             return None
-        under_way = sum(row.get("epoch", 0) for row in self._running.values())
+        under_way = sum(row.get("epoch", 0) for row in list(self._running.values()))
         lacking = (self._asked - self._complete()) * self._epochs - under_way
         return max(lacking, 0) * (time.monotonic() - self._began) / self._epochs_trained
 

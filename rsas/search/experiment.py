@@ -85,6 +85,14 @@ class Experiment:
     retries: int = field(default=2, metadata=range_of(0, 100))
 
     def __post_init__(self) -> None:
+        kinds = {"base": TrainConfig, "budget": Budget, "resources": Resources}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"{name}={getattr(self, name)!r}: expected a {kind.__name__}")
+        if not callable(self.space):
+            raise InputError(f"space={self.space!r}: expected a function of a trial")
+        if not all(isinstance(objective, Objective) for objective in self.objectives):
+            raise InputError("objectives: expected a tuple of Objective")
         check_name(self.name)
         validate(self, _PLAIN_FIELDS)
         names = [objective.name for objective in self.objectives]
@@ -98,7 +106,7 @@ class Experiment:
         return {
             "name": self.name,
             "base": self.base.to_dict(),
-            "space": f"{self.space.__module__}:{self.space.__qualname__}",
+            "space": name_of(self.space),
             "objectives": [dataclasses.asdict(objective) for objective in self.objectives],
             "budget": dataclasses.asdict(self.budget),
             "resources": dataclasses.asdict(self.resources),
@@ -120,6 +128,12 @@ class Experiment:
 
 
 _PLAIN_FIELDS = ("sampler", "seed", "checkpoint_every", "retries")
+
+
+def name_of(space: Space) -> str:
+    """``module:function`` of a space, to be read by people."""
+    function = getattr(space, "__qualname__", None)
+    return repr(space) if function is None else f"{space.__module__}:{function}"
 
 
 def check_name(name: str) -> None:

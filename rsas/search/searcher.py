@@ -67,8 +67,14 @@ class BookSearcher(Searcher):
         if lacking <= 0:
             return None if self._running else str(Searcher.FINISHED)
         number = self._orphans.popleft() if self._orphans else self._book.begin()
+        try:
+            config = self._book.config(number)
+        except Exception as error:  # of the space, which is the user's
+            self._on_begin(number)
+            self._book.fail(number, f"the search space: {type(error).__name__}: {error}")
+            self._on_end(number)
+            return self.suggest(trial_id)
         self._running[trial_id] = number
-        config = self._book.config(number)
         self._epochs[number] = config.epochs
         self._on_begin(number)
         return {"trial": name_of(number), "train": config.to_dict()}

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -69,8 +70,8 @@ def launch(
     Raises:
         InputError: something given cannot be used; nothing is left half-made.
     """
-    workspace.check_free(name)
     workspace.check_writable()
+    workspace.check_free(name)
     for field in check_space(experiment).keys() & set(assigned):
         raise InputError(f"--set {field}: the space of {experiment.name!r} searches this field")
     folder_of_data = (data_dir or data.default_data_dir()).expanduser().absolute()
@@ -79,13 +80,15 @@ def launch(
         trainer.check(experiment.base, arrays)
         if tracking_uri is not None:
             tracking.connect(tracking_uri)
-    with _cluster(experiment.resources, console) as slots:
+    path = _python_path(source)
+    with _cluster(experiment.resources, path, console) as slots:
         record = {
             "id": uuid.uuid4().hex,
             "source": source,
             "experiment": experiment.to_dict(),
             "data_dir": str(folder_of_data),
-            "tracking_uri": tracking_uri or _sqlite_uri(workspace),
+            "tracking_uri": tracking_uri,  # None: the workspace's own, wherever it is moved
+            "python_path": path,
         }
         folder = workspace.create(name, record)
         console.print(f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}")
@@ -108,19 +111,22 @@ def resume(name: str, *, workspace: Workspace, console: Console) -> Status:
     folder = workspace.open(name)
     with folder.locked():
         status = folder.status(mine=True)
-        record = folder.record
         if status.state == "finished":
             # Nothing to run; MLflow may still lack what was logged while it was away.
             tracker = _tracker(folder, workspace, folder.read_histories(status.trials))
             tracker.close(status.trials, finished=True)
             return status
+        record = folder.record
+        sys.path += [place for place in record["python_path"] if place not in sys.path]
         current, _ = load_experiment(record["source"])
         experiment = Experiment.from_dict(record["experiment"], current.space)
         check_space(experiment)
-        arrays = data.load(experiment.base.dataset, record["data_dir"])
-        if record["tracking_uri"] != _sqlite_uri(workspace):
-            tracking.connect(record["tracking_uri"])
-        with _cluster(experiment.resources, console) as slots:
+        with console.status("reading the data"):
+            arrays = data.load(experiment.base.dataset, record["data_dir"])
+            trainer.check(experiment.base, arrays)
+            if record["tracking_uri"] is not None:
+                tracking.connect(record["tracking_uri"])
+        with _cluster(experiment.resources, record["python_path"], console) as slots:
             return _run(folder, workspace, experiment, arrays, slots=slots, console=console)
 
 
@@ -176,27 +182,28 @@ def _run(
     )
     # Tune begins one trial after the other unless told how many may be on their way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
-    with display:
-        _tuner(folder, experiment, arrays, searcher).fit()
-    status = folder.status(mine=True)
-    ended = status.state != "interrupted"
-    if not tracker.close(folder.read_histories(trials()), finished=ended):
-        console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
+    try:
+        with display:
+            _tuner(folder, experiment, arrays, searcher).fit()
+    finally:
+        status = folder.status(mine=True)
+        ended = status.state != "interrupted"
+        if not tracker.close(folder.read_histories(status.trials), finished=ended):
+            console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
     return status
 
 
 def _tracker(
     folder: SweepFolder, workspace: Workspace, trials: Sequence[TrialRecord]
 ) -> tracking.Tracker:
-    record, uri = folder.record["experiment"], folder.record["tracking_uri"]
-    beside = (workspace.path / "artifacts").as_uri() if uri == _sqlite_uri(workspace) else None
+    record, server = folder.record["experiment"], folder.record["tracking_uri"]
     return tracking.Tracker(
-        uri,
+        server or f"sqlite:///{workspace.path / 'mlflow.db'}",
         trials,
         sweep=folder.name,
         sweep_id=folder.record["id"],
         experiment=record["name"],
-        artifacts=beside,
+        artifacts=None if server else (workspace.path / "artifacts").as_uri(),
         objectives=folder.objectives,
         record=record,
     )
@@ -238,7 +245,7 @@ def _name_of(trial: Any) -> str:
 
 
 @contextlib.contextmanager
-def _cluster(resources: Resources, console: Console) -> Iterator[int]:
+def _cluster(resources: Resources, python_path: Sequence[str], console: Console) -> Iterator[int]:
     """A Ray cluster on this machine; yields how many trials run at once.
 
     Raises:
@@ -250,8 +257,7 @@ def _cluster(resources: Resources, console: Console) -> Iterator[int]:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            # Models of the user's own are found where the command was given.
-            runtime_env={"env_vars": {"PYTHONPATH": _python_path()}},
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(python_path)}},
         )
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by us
     # Ray's handler would end the process at once; Tune ends in order on SIGINT.
@@ -272,10 +278,8 @@ def _cluster(resources: Resources, console: Console) -> Iterator[int]:
         ray.shutdown()
 
 
-def _python_path() -> str:
-    inherited = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(Path.cwd()), *([inherited] if inherited else [])])
-
-
-def _sqlite_uri(workspace: Workspace) -> str:
-    return f"sqlite:///{workspace.path / 'mlflow.db'}"
+def _python_path(source: str) -> list[str]:
+    """Where models of the user's own are found: here, and beside the experiment's file."""
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    beside = str(Path(source.rpartition(":")[0]).parent)
+    return [str(Path.cwd()), beside, *(place for place in inherited if place)]

@@ -27,7 +27,7 @@ from rsas.analysis.pareto import front, hypervolume
 from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
 from rsas.search.checkpoints import TrialFolder
-from rsas.search.experiment import check_name
+from rsas.search.experiment import Budget, check_name
 
 __all__ = ["Status", "SweepFolder", "Workspace"]
 
@@ -45,7 +45,6 @@ class Status:
     asked: int  # trials that are to be complete
     objectives: tuple[Objective, ...]
     trials: list[TrialRecord]
-    tracking_uri: str
 
     @property
     def counts(self) -> dict[str, int]:
@@ -83,15 +82,17 @@ class SweepFolder:
             self.record: dict[str, Any] = json.loads((path / "sweep.json").read_text("utf-8"))
             if self.record["schema"] != _SCHEMA:
                 raise InputError(f"sweep {self.name!r}: made by another version of rsas")
-        except (OSError, ValueError, KeyError) as error:
+            self.objectives = tuple(
+                Objective(**objective) for objective in self.record["experiment"]["objectives"]
+            )
+            self.budget = Budget(**self.record["experiment"]["budget"])
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"sweep {self.name!r}: {path / 'sweep.json'} cannot be read ({error})"
+                f"sweep {self.name!r}: {path / 'sweep.json'} cannot be read "
+                f"({type(error).__name__}: {error})"
             ) from None
-
-    @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """Of the experiment."""
-        return tuple(Objective(**o) for o in self.record["experiment"]["objectives"])
 
     def read_histories(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         """The trials, each with the rows of its history."""
@@ -108,23 +109,23 @@ class SweepFolder:
         """
         from rsas.search.book import Book
 
-        budget = self.record["experiment"]["budget"]
-        trials = Book(self.journal).trials(self.objectives) if self.journal.exists() else []
+        # Without a line in it, the process was killed before it had begun the book.
+        begun = self.journal.exists() and self.journal.stat().st_size > 0
+        trials = Book(self.journal).trials(self.objectives) if begun else []
         states = [trial.state for trial in trials]
         state: SweepState = "interrupted"
         if not mine and self._is_locked():
             state = "running"
-        elif states.count("complete") >= budget["trials"]:
+        elif states.count("complete") >= self.budget.trials:
             state = "finished"
-        elif states.count("failed") >= budget["failures"]:
+        elif states.count("failed") >= self.budget.failures and "running" not in states:
             state = "failed"
         return Status(
             name=self.name,
             state=state,
-            asked=budget["trials"],
+            asked=self.budget.trials,
             objectives=self.objectives,
             trials=trials,
-            tracking_uri=self.record["tracking_uri"],
         )
 
     @contextlib.contextmanager
@@ -136,7 +137,11 @@ class SweepFolder:
         Raises:
             InputError: another process runs it.
         """
-        with (self.path / "lock").open("a+") as file:
+        try:
+            file = (self.path / "lock").open("a+")
+        except OSError as error:
+            raise InputError(f"sweep {self.name!r}: cannot write there ({error})") from None
+        with file:
             if not _lock(file):
                 file.seek(0)
                 raise InputError(
@@ -152,10 +157,10 @@ class SweepFolder:
         try:
             with (self.path / "lock").open("r") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:  # never locked, or not ours to look at
+            return False
         return False
 
 
@@ -172,9 +177,9 @@ class Workspace:
             InputError: it is not possible.
         """
         place = self.path
-        while not place.exists() and place != place.parent:
-            place = place.parent
         try:
+            while not place.exists() and place != place.parent:
+                place = place.parent
             with tempfile.TemporaryFile(dir=place):
                 pass
         except OSError as error:
@@ -190,12 +195,11 @@ class Workspace:
             InputError: so it is.
         """
         check_name(name)
+        if name in ("mlflow.db", "artifacts"):
+            raise InputError(f"sweep name {name!r} is kept for MLflow's files; --name another")
         if (self.path / name).exists():
-            hint = (
-                f"'rsas resume {name}' goes on with it"
-                if (self.path / name / "sweep.json").exists()
-                else "it is not a sweep"
-            )
+            sweep = (self.path / name / "sweep.json").exists()
+            hint = f"'rsas resume {name}' goes on with it" if sweep else "it is not a sweep"
             raise InputError(
                 f"sweep name {name!r} is taken in workspace {str(self.path)!r}: {hint}; --name "
                 "gives another"
@@ -215,8 +219,10 @@ class Workspace:
             text = json.dumps({"schema": _SCHEMA, **record}, indent=2)
             (partial / "sweep.json").write_text(text + "\n", "utf-8")
             partial.rename(self.path / name)
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
             raise InputError(f"sweep {name!r}: cannot make its folder ({error})") from None
         return SweepFolder(self.path / name)
 
@@ -224,12 +230,13 @@ class Workspace:
         """The folder of a sweep that exists.
 
         Raises:
-            InputError: there is no sweep of this name.
+            InputError: there is no sweep of this name, or it cannot be read.
         """
-        if not (self.path / name / "sweep.json").is_file():
-            names = ", ".join(self.names()) or "none"
+        names = self.names()
+        if name not in names:
             raise InputError(
-                f"no sweep {name!r} in workspace {str(self.path)!r}; there is: {names}"
+                f"no sweep {name!r} in workspace {str(self.path)!r}; there is: "
+                f"{', '.join(names) or 'none'}"
             )
         return SweepFolder(self.path / name)
 
@@ -237,14 +244,22 @@ class Workspace:
         """Names of the sweeps, oldest first.
 
         Raises:
-            InputError: the workspace is not a folder.
+            InputError: the workspace is not a folder that can be read.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"workspace {str(self.path)!r} is not a folder")
-        records = [
-            path for path in self.path.glob("*/sweep.json") if not path.parent.name.startswith(".")
-        ]
-        return [path.parent.name for path in sorted(records, key=lambda p: p.stat().st_mtime)]
+        try:
+            if not self.path.exists():
+                return []
+            records = [
+                folder / "sweep.json"
+                for folder in self.path.iterdir()
+                if not folder.name.startswith(".") and (folder / "sweep.json").is_file()
+            ]
+            records.sort(key=lambda path: path.stat().st_mtime)
+        except NotADirectoryError:
+            raise InputError(f"workspace {str(self.path)!r} is not a folder") from None
+        except OSError as error:
+            raise InputError(f"workspace {str(self.path)!r} cannot be read ({error})") from None
+        return [path.parent.name for path in records]
 
 
 def _lock(file: IO[str]) -> bool:

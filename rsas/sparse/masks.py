@@ -22,7 +22,7 @@ def draw(available: Tensor, count: int, *, generator: torch.Generator | None = N
         Boolean mask of the shape of ``available``. O(n log n) time for n positions.
     """
     off = available.numel() - count
-    mask = torch.ones_like(available)
+    mask = torch.ones_like(available, memory_format=torch.contiguous_format)
     if off:
         # Above every draw: what is not available is switched off first.
         numbers = torch.rand(available.shape, generator=generator, device=available.device)
@@ -48,7 +48,7 @@ def top(values: Tensor, count: int, *, generator: torch.Generator | None = None)
     if count == 0:
         return torch.zeros_like(values, dtype=torch.bool)
     n = values.numel()
-    border = torch.kthvalue(values.view(-1), n - count + 1).values
+    border = torch.kthvalue(values.reshape(-1), n - count + 1).values
     above = values > border
     return above | draw(values == border, count - int(above.sum()), generator=generator)
 
@@ -58,6 +58,6 @@ def top_by_position(values: Tensor, count: int) -> Tensor:
 
     Deterministic, but among equal values it favours some positions: the published choice.
     """
-    mask = torch.zeros_like(values, dtype=torch.bool)
-    mask.view(-1)[torch.topk(values.view(-1), count, sorted=False).indices] = True
+    mask = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
+    mask.view(-1)[torch.topk(values.reshape(-1), count, sorted=False).indices] = True
     return mask

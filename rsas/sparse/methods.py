@@ -127,7 +127,8 @@ class ReinforcedPruning(StaticPruning):
         floor(k * epoch / epochs) comes out without a rounding error.
         """
         if self.update_clock == "epoch":
-            last = math.ceil(self.exploration_stop * at.epochs) - 1
+            # Rounded, as 0.07 * 100 is 7.000000000000001.
+            last = math.ceil(round(self.exploration_stop * at.epochs, 9)) - 1
             if at.epoch == last and at.step == 0:
                 return 1.0
             due = at.epoch < last and at.step % self.update_interval == 0
@@ -171,7 +172,7 @@ class ReinforcedPruning(StaticPruning):
                 return mask
             return mask | masks.draw(~mask, keep - best, generator=generator)
         mask = masks.top_by_position(measure, best)
-        if best == keep:
+        if exploited == 1.0:
             return mask
         everywhere = torch.ones_like(mask)
         return mask | masks.draw(everywhere, keep, generator=generator)

@@ -13,7 +13,7 @@ from rsas.sparse import distributions, masks
 from rsas.sparse.measure import RewardWindow
 from rsas.sparse.methods import Position, ReinforcedPruning, StaticPruning
 
-__all__ = ["PRUNABLE", "Sparsifier"]
+__all__ = ["PRUNABLE", "Sparsifier", "prunable"]
 
 PRUNABLE = (nn.Conv2d, nn.Linear)
 """Modules whose ``weight`` is pruned; biases and normalisation layers never are."""
@@ -59,7 +59,7 @@ class Sparsifier:
         self._optimizer = optimizer
         self._method = method
         self._generator = generator
-        self._prunable = _prunable(model)
+        self._prunable = prunable(model)
         self._layers: list[_Layer] = []
         self._window: RewardWindow | None = None
         if method is None:
@@ -176,7 +176,7 @@ class Sparsifier:
                 value.masked_fill_(positions, 0)
 
 
-def _prunable(model: nn.Module) -> dict[nn.Parameter, tuple[str, list[nn.Module]]]:
+def prunable(model: nn.Module) -> dict[nn.Parameter, tuple[str, list[nn.Module]]]:
     """Each prunable weight once, with the name of its first module and all its modules."""
     found: dict[nn.Parameter, tuple[str, list[nn.Module]]] = {}
     for name, module in model.named_modules():

@@ -105,6 +105,7 @@ def test_figure_shows_every_complete_trial():
     assert list(members.y) == [0.9, 0.8]
     assert list(others.x) == [0.4]
     assert "<b>t0001</b>" in members.text[1]
+    assert "sparsity = 0.9<br>sparsity asked = 0.5" in members.text[1]
 
 
 @pytest.mark.parametrize("arguments", [("accuracy", "max", 0.0), ("sparsity", "up", 0.0)])

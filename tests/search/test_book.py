@@ -117,6 +117,51 @@ def test_conditional_and_derived_fields(tmp_path):
     assert all(config.hidden[0] == config.hidden[1] for config in configs)
 
 
+def test_a_line_that_was_cut_off_did_not_happen(tmp_path):
+    path = tmp_path / "book"
+    before = Book(path, experiment())
+    before.complete(before.begin(), {"val_accuracy": 0.5, "sparsity": 0.9})
+    with path.open("a") as file:
+        file.write('{"op_code": 4, "worker')
+    assert Book(path).trials(OBJECTIVES) == before.trials(OBJECTIVES)
+    after = Book(path, experiment())
+    after.complete(after.begin(), {"val_accuracy": 0.6, "sparsity": 0.9})
+    assert [t.objectives["val_accuracy"] for t in Book(path).trials(OBJECTIVES)] == [0.5, 0.6]
+
+
+def test_a_lock_left_by_a_kill_does_not_hold_up(tmp_path):
+    import time
+
+    Book(tmp_path / "book", experiment())
+    (tmp_path / "book.lock").symlink_to(tmp_path / "book")
+    start = time.monotonic()
+    Book(tmp_path / "book", experiment()).begin()
+    assert time.monotonic() - start < 10  # Optuna would wait 30 seconds
+
+
+def test_a_damaged_book_is_named(tmp_path):
+    (tmp_path / "book").write_text("no journal\n{}\n")
+    for options in ((), (experiment(),)):
+        with pytest.raises(InputError, match="book: the book of the sweep cannot be read"):
+            Book(tmp_path / "book", *options)
+
+
+def test_fields_of_all_branches_are_found():
+    def space(trial):
+        name = trial.suggest_categorical("which", ["lr", "momentum"])
+        return {name: trial.suggest_float(name, 0.1, 0.5)}
+
+    assert set(check_space(experiment(space=space))) == {"lr", "momentum"}
+
+
+def test_names_that_mlflow_refuses_are_refused_before():
+    def space(trial):
+        return {"hidden": [trial.suggest_int("hidden[0]", 10, 20)]}
+
+    with pytest.raises(InputError, match=r"parameter 'hidden\[0\]'"):
+        check_space(experiment(space=space))
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -162,6 +207,8 @@ def test_experiment_round_trip():
         ({"objectives": OBJECTIVES[:1] * 2}, "each once"),
         ({"base": TrainConfig(val_fraction=0.0)}, "objectives are measured on a validation split"),
         ({"checkpoint_every": 0}, "checkpoint_every=0: expected an integer"),
+        ({"budget": 16}, "budget=16: expected a Budget"),
+        ({"space": 3}, "space=3: expected a function"),
     ],
 )
 def test_experiments_that_cannot_be(changes, message):

@@ -18,11 +18,11 @@ GOOD = {"epoch": 10, "val_accuracy": 0.8, "sparsity": 0.9, "time_total_s": 3.0, 
 class Desk:
     """A searcher with its book, and a log of what it told."""
 
-    def __init__(self, path, *, trials=3, failures=2, slots=2):
+    def __init__(self, path, *, trials=3, failures=2, slots=2, space=paper):
         experiment = Experiment(
             name="test",
             base=TrainConfig(),
-            space=paper,
+            space=space,
             objectives=OBJECTIVES,
             budget=Budget(trials=trials, failures=failures),
         )
@@ -107,3 +107,16 @@ def test_a_trial_that_was_cut_short_is_not_told_as_complete(desk):
     desk.searcher.on_trial_complete("a", {**GOOD, "epoch": 4})
     assert desk.states() == ["running"]  # a resumed sweep goes on with it
     assert ("end", 0) not in desk.log
+
+
+def test_a_space_that_raises_fails_the_trial_and_not_the_sweep(tmp_path):
+    def rarely(trial):
+        if trial.number == 1:
+            raise KeyError("width")
+        return {"sparsity": trial.suggest_float("sparsity", 0.1, 0.9)}
+
+    desk = Desk(tmp_path / "book", space=rarely)
+    assert desk.searcher.suggest("a")["trial"] == "t0000"
+    assert desk.searcher.suggest("b")["trial"] == "t0002"
+    assert desk.states() == ["running", "failed", "running"]
+    assert desk.book.trials(OBJECTIVES)[1].reason == "the search space: KeyError: 'width'"

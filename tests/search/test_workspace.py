@@ -63,7 +63,7 @@ def test_names_that_are_no_folders(workspace, name):
         workspace.check_free(name)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", json.dumps({"schema": 99})])
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"schema": 1}', json.dumps({"schema": 99})])
 def test_a_record_that_cannot_be_read(workspace, folder, text):
     (folder.path / "sweep.json").write_text(text)
     with pytest.raises(InputError, match="sweep 'first': "):
@@ -76,6 +76,36 @@ def test_a_workspace_that_is_a_file(tmp_path):
         Workspace(tmp_path / "file").check_writable()
     with pytest.raises(InputError, match="is not a folder"):
         Workspace(tmp_path / "file").names()
+
+
+def test_names_kept_for_mlflow(workspace):
+    for name in ("mlflow.db", "artifacts"):
+        with pytest.raises(InputError, match="kept for MLflow"):
+            workspace.check_free(name)
+
+
+def test_a_workspace_of_somebody_else(workspace, folder, monkeypatch):
+    """As root every folder is open, so the refusal of the system is imitated."""
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.exists", refuse)
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    for action in (
+        workspace.check_writable,
+        workspace.names,
+        lambda: workspace.open("first"),
+        lambda: folder.locked().__enter__(),
+    ):
+        with pytest.raises(InputError, match="Permission denied"):
+            action()
+
+
+def test_a_sweep_killed_before_its_book_was_begun(workspace, folder):
+    assert folder.status().trials == []
+    folder.journal.touch()
+    assert folder.status().state == "interrupted"
 
 
 def test_checking_leaves_nothing(workspace):
@@ -116,5 +146,7 @@ def test_state_follows_the_lock_and_the_book(workspace, folder):
     assert status.hypervolume == pytest.approx(0.4 * 0.5)
     book.fail(book.begin(), "out of memory")
     assert folder.status().state == "failed"
-    book.complete(book.begin(), {"val_accuracy": 0.5, "sparsity": 0.6})
+    book.begin()
+    assert folder.status().state == "interrupted"  # resumed since, and interrupted
+    book.complete(3, {"val_accuracy": 0.5, "sparsity": 0.6})
     assert folder.status().state == "finished"

@@ -50,6 +50,12 @@ def test_a_training_shorter_than_the_interval_ends_with_the_best():
     assert plan(ReinforcedPruning(update_interval=100), epochs=2, steps=10) == {9: 1.0}
 
 
+def test_the_last_epoch_before_the_stop_is_not_off_by_rounding():
+    method = dataclasses.replace(ReinforcedPruning.reference(), exploration_stop=0.07)
+    assert 0.07 * 100 > 7
+    assert max(plan(method, 100, 1)) == 6  # counted from 0: the seventh epoch
+
+
 def test_static_never_redraws():
     assert plan(StaticPruning(), 3, 20) == {}
 

@@ -170,6 +170,13 @@ def test_attached_masks_are_ordinary_ones_of_torch():
     assert torch.equal(model(x), before)
 
 
+def test_channels_last():
+    model = network().to(memory_format=torch.channels_last)
+    for regrow in ("zero", "latent"):
+        train(model, ReinforcedPruning(update_interval=2, regrow=regrow), sparsity=0.5)
+    assert (model[0].weight != 0).sum() <= 18
+
+
 def test_a_shared_weight_has_one_mask():
     layer = nn.Linear(6, 6)
     twin = nn.Linear(6, 6)
