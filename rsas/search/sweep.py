@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -26,6 +27,7 @@ from ray import tune
 from rich.console import Console
 
 from rsas import data, tracking, trainer
+from rsas.config import TrainConfig
 from rsas.errors import InputError
 from rsas.records import TrialRecord, trial_id
 from rsas.search.book import Book, check_space
@@ -72,6 +74,7 @@ def launch(
     """
     workspace.check_writable()
     workspace.check_free(name)
+    experiment = dataclasses.replace(experiment, base=_anchored(experiment.base))
     for field in check_space(experiment).keys() & set(assigned):
         raise InputError(f"--set {field}: the space of {experiment.name!r} searches this field")
     folder_of_data = (data_dir or data.default_data_dir()).expanduser().absolute()
@@ -113,8 +116,8 @@ def resume(name: str, *, workspace: Workspace, console: Console) -> Status:
         status = folder.status(mine=True)
         if status.state == "finished":
             # Nothing to run; MLflow may still lack what was logged while it was away.
-            tracker = _tracker(folder, workspace, folder.read_histories(status.trials))
-            tracker.close(status.trials, finished=True)
+            trials = folder.read_histories(status.trials)
+            _tracker(folder, workspace, trials).close(trials, finished=True)
             return status
         record = folder.record
         sys.path += [place for place in record["python_path"] if place not in sys.path]
@@ -276,6 +279,17 @@ def _cluster(resources: Resources, python_path: Sequence[str], console: Console)
         yield slots
     finally:
         ray.shutdown()
+
+
+def _anchored(config: TrainConfig) -> TrainConfig:
+    """The configuration with absolute paths, for a resume that is given elsewhere."""
+    kind, _, path = config.dataset.partition(":")
+    if kind == "npz":
+        config = config.replace(dataset=f"npz:{Path(path).expanduser().absolute()}")
+    place, _, function = config.model.rpartition(":")
+    if place.endswith(".py"):
+        config = config.replace(model=f"{Path(place).absolute()}:{function}")
+    return config
 
 
 def _python_path(source: str) -> list[str]:

@@ -263,3 +263,12 @@ def test_failures_are_retried_told_and_take_no_place(place):
     assert [status[trial_id(number)] for number in range(5)] == expected
     reasons = {run.data.tags.get("rsas.reason") for run in runs}
     assert "RuntimeError: no luck" in reasons
+
+
+def test_resources_that_the_machine_lacks(place, tmp_path):
+    arguments = ["sweep", "tiny.py", "--cpus", "1000", "--workspace", str(tmp_path / "runs")]
+    done = subprocess.run([*RSAS, *arguments], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rsas: error: resources: a trial needs 1000 CPUs and 0 GPUs")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,83 @@
+"""What a running sweep shows."""
+
+import io
+
+from rich.console import Console
+
+from rsas.records import Objective, TrialRecord
+from rsas.search.display import SweepDisplay, front_table
+
+OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
+
+
+def trial(number, accuracy, sparsity, state="complete", reason=""):
+    return TrialRecord(
+        trial_id=f"t{number:04d}",
+        state=state,
+        params={"sparsity": sparsity + 0.01, "measure_lr": 0.1},
+        objectives={"val_accuracy": accuracy, "sparsity": sparsity} if state == "complete" else {},
+        started=0.0,
+        finished=1.0,
+        reason=reason,
+    )
+
+
+def display(*, terminal, trials=()):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+    return SweepDisplay(
+        console,
+        name="first",
+        asked=4,
+        epochs=10,
+        objectives=OBJECTIVES,
+        trials=list(trials),
+    ), console
+
+
+def shown(renderable):
+    console = Console(file=io.StringIO(), width=100, color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_live_table_has_progress_running_trials_and_the_front():
+    live, _ = display(terminal=True, trials=[trial(0, 0.9, 0.5), trial(1, 0.8, 0.4)])
+    live.begin(2)
+    live.begin(3)
+    live.row(2, {"epoch": 5.0, "val_accuracy": 0.61, "sparsity": 0.7})
+    text = shown(live._render())
+    assert "first: 2 of 4 trials done, 2 running, hypervolume 0.4000, about 0:00 left" in text
+    assert "t0002 epoch 5/10, val_accuracy 0.6100, sparsity 0.7000" in text
+    assert "t0003 starting" in text
+    assert "│ t0000 │       0.9000 │   0.5000 │" in text
+    assert "│ t0001" not in text  # dominated
+
+
+def test_time_left_follows_the_rate_of_epochs(monkeypatch):
+    now = iter([100.0, 130.0])
+    monkeypatch.setattr("rsas.search.display.time.monotonic", lambda: next(now))
+    live, _ = display(terminal=True, trials=[trial(0, 0.9, 0.5)])
+    live.begin(1)
+    for epoch in (1.0, 2.0, 3.0):
+        live.row(1, {"epoch": epoch, "val_accuracy": 0.5, "sparsity": 0.5})
+    # Three epochs in 30 seconds; three trials of ten lack, less three epochs: 27 at 10 seconds.
+    assert live._seconds_left() == 270
+
+
+def test_elsewhere_than_on_a_terminal_a_line_a_trial():
+    live, console = display(terminal=False)
+    with live:
+        live.begin(0)
+        live.end(0, [trial(0, 0.9, 0.5)])
+        live.begin(1)
+        live.end(1, [trial(0, 0.9, 0.5), trial(1, 0, 0, "failed", "out of memory")])
+    first, second = console.file.getvalue().splitlines()
+    assert first.startswith("t0000 complete: val_accuracy 0.9000, sparsity 0.5000 (1 of 4")
+    assert second.startswith("t0001 failed: out of memory (1 of 4 trials done, 1 failed")
+
+
+def test_front_table_tells_asked_from_measured_sparsity():
+    text = shown(front_table([trial(0, 0.55, 0.5), trial(1, 1.0, 0.4)], OBJECTIVES, "a front"))
+    assert "sparsity asked" in text
+    assert "│ t0000 │       0.5500 │   0.5000 │ █████      │           0.51 │" in text
+    assert "██████████" in text
