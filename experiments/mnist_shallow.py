@@ -4,13 +4,11 @@
 as it was published, in which only the pruning rate can be searched.
 """
 
-import dataclasses
-
-import rsas
-from rsas.search.experiment import Budget, Experiment, Objective, Resources
+from rsas.config import TrainConfig
+from rsas.search.experiment import Budget, Experiment, Objective, as_published
 from search_spaces.paper import paper, pruning_rate
 
-BASE = rsas.TrainConfig(
+BASE = TrainConfig(
     dataset="mnist",
     model="mlp",
     hidden=(1000,),
@@ -31,14 +29,8 @@ def experiment() -> Experiment:
             Objective("sparsity", "max", worst=0.0),
         ),
         budget=Budget(trials=64),
-        resources=Resources(cpus=1),
     )
 
 
 def published() -> Experiment:
-    return dataclasses.replace(
-        experiment(),
-        name="mnist_shallow_published",
-        base=BASE.replace(**rsas.ReinforcedPruning.reference().options()),
-        space=pruning_rate,
-    )
+    return as_published(experiment(), pruning_rate)

@@ -4,13 +4,11 @@
 as it was published, in which only the pruning rate can be searched.
 """
 
-import dataclasses
-
-import rsas
-from rsas.search.experiment import Budget, Experiment, Objective, Resources
+from rsas.config import TrainConfig
+from rsas.search.experiment import Budget, Experiment, Objective, Resources, as_published
 from search_spaces.paper import paper, pruning_rate
 
-BASE = rsas.TrainConfig(
+BASE = TrainConfig(
     dataset="cifar100",
     model="vgg16",
     epochs=500,
@@ -38,9 +36,4 @@ def experiment() -> Experiment:
 
 
 def published() -> Experiment:
-    return dataclasses.replace(
-        experiment(),
-        name="vgg16_cifar100_published",
-        base=BASE.replace(**rsas.ReinforcedPruning.reference().options()),
-        space=pruning_rate,
-    )
+    return as_published(experiment(), pruning_rate)

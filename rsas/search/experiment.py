@@ -15,7 +15,15 @@ from rsas.errors import InputError
 from rsas.records import Objective
 from rsas.userfile import load_function
 
-__all__ = ["Budget", "Experiment", "Objective", "Resources", "Space", "load_experiment"]
+__all__ = [
+    "Budget",
+    "Experiment",
+    "Objective",
+    "Resources",
+    "Space",
+    "as_published",
+    "load_experiment",
+]
 
 Space = Callable[[Any], dict[str, Any]]
 """A search space: asks an ``optuna.Trial`` for values, returns TrainConfig fields."""
@@ -128,6 +136,23 @@ class Experiment:
 
 
 _PLAIN_FIELDS = ("sampler", "seed", "checkpoint_every", "retries")
+
+
+def as_published(experiment: Experiment, space: Space) -> Experiment:
+    """The same preset trained by the published algorithm, faults included.
+
+    Args:
+        experiment: the preset.
+        space: what is searched instead; the published measure-learning-rate does not act.
+    """
+    import rsas  # the method brings torch, which reading an experiment does not need
+
+    return dataclasses.replace(
+        experiment,
+        name=f"{experiment.name}_published",
+        base=experiment.base.replace(**rsas.ReinforcedPruning.reference().options()),
+        space=space,
+    )
 
 
 def name_of(space: Space) -> str:

@@ -108,6 +108,22 @@ def test_a_sweep_killed_before_its_book_was_begun(workspace, folder):
     assert folder.status().state == "interrupted"
 
 
+def test_a_moved_workspace_takes_its_mlflow_along(workspace, folder, monkeypatch):
+    from rsas.search import sweep
+
+    record = json.loads((folder.path / "sweep.json").read_text())
+    record |= {"tracking_uri": None, "id": "x"}
+    (folder.path / "sweep.json").write_text(json.dumps(record))
+    moved = workspace.path.rename(workspace.path.with_name("moved"))
+    seen = {}
+    monkeypatch.setattr(
+        "rsas.tracking.Tracker", lambda uri, trials, **options: seen.update(options, uri=uri)
+    )
+    sweep._tracker(Workspace(moved).open("first"), Workspace(moved), [])
+    assert seen["uri"] == f"sqlite:///{moved}/mlflow.db"
+    assert seen["artifacts"] == (moved / "artifacts").as_uri()
+
+
 def test_checking_leaves_nothing(workspace):
     workspace.check_writable()
     workspace.check_free("first")
