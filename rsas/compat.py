@@ -18,6 +18,7 @@ from torch.nn.utils import prune
 
 from rsas.sparse import ReinforcedPruning
 from rsas.sparse.distributions import kept_published
+from rsas.sparse.reinforced import overshooting_mask
 
 __all__ = ["LoaderPair", "Sparse_learn", "Sparse_learn_v1"]
 
@@ -89,7 +90,7 @@ class Sparse_learn:
                 if step == 0 if last else step % method.update_interval == 0:
                     exploited = 1.0 if last else epoch / epochs
                     for layer in layers:
-                        layer.redraw(method, sparsity_value, exploited)
+                        layer.redraw(sparsity_value, exploited)
             test_loss, accuracy = self.evaluate(model, dataset.test_loader, device)
             history.append([epoch, loss_value, test_loss.item(), accuracy])
             print(
@@ -146,9 +147,9 @@ class _Layer:
     def reward(self, amount: float) -> None:
         self._active.add_(amount)
 
-    def redraw(self, method: ReinforcedPruning, sparsity: float, exploited: float) -> None:
+    def redraw(self, sparsity: float, exploited: float) -> None:
         keep = kept_published(self._mask.numel(), sparsity)
-        self._mask.copy_(method.next_mask(self.measure(), keep, exploited))
+        self._mask.copy_(overshooting_mask(self.measure(), keep, exploited))
         self._gather()
 
     def measure(self) -> Tensor:

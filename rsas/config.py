@@ -76,20 +76,45 @@ class TrainConfig:
     device: str = "auto"
     """auto (cuda where there is one), cpu, cuda, cuda:N or mps."""
 
-    # Pruning; the options of the method are described in rsas.sparse.methods
-    method: Literal["reinforced", "static", "dense"] = "reinforced"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: forward and backward pass under torch.autocast; weights and masks stay float32."""
+
+    # Pruning; the options of the methods are described in rsas.sparse
+    method: Literal[
+        "reinforced", "dense", "static", "noise", "set", "rigl", "gmp", "small_dense"
+    ] = "reinforced"
+    """small_dense trains a narrower dense network with as many weights as the sparse one keeps."""
     sparsity: float = field(default=0.9, metadata=range_of(0, 1))
-    """Pruning rate: share of every Conv/Linear weight tensor that is off."""
+    """Pruning rate: share of the weights of the chosen Conv/Linear layers that is off."""
+    distribution: Literal["uniform", "erk", "map"] = "uniform"
+    """How the weights that stay are shared out among layers (rsas.sparse.layers.Target)."""
+    layer_densities: tuple[tuple[str, float], ...] = ()
+    """Relative densities for ``map``: a mapping of layer name patterns to numbers above 0."""
+    include: tuple[str, ...] = ("*",)
+    """Patterns of the names of layers to prune."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of the names of layers that stay dense, among those included."""
+    update_interval: int = field(default=100, metadata=range_of(1, 10**9))
+    """Training steps between redraws of the masks."""
+    # set, rigl, gmp
+    update_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
+    drop_fraction: float = field(default=0.3, metadata=range_of(0, 1))
+    # reinforced; noise where nothing is learned
     measure_lr: float = field(default=0.1, metadata=range_of(0, 1, open_low=True))
     measure_update: Literal["ema", "accumulate"] = "ema"
+    credit: Literal["global", "per_weight"] = "global"
+    attribution: Literal["loss_change", "saliency"] = "saliency"
+    credit_steps: int = field(default=10, metadata=range_of(1, 10**9))
     reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
+    reward_baseline: Literal["none", "mean"] = "none"
+    paired: bool = False
     count_first_loss: bool = False
     budget: Literal["exact", "overshoot"] = "exact"
     exploration: Literal["linear", "cosine", "constant"] = "cosine"
     exploration_start: float = field(default=0.3, metadata=range_of(0, 1))
     exploration_end: float = field(default=0.0, metadata=range_of(0, 1))
     exploration_stop: float = field(default=0.5, metadata=range_of(0, 1, open_low=True))
-    update_interval: int = field(default=100, metadata=range_of(1, 10**9))
+    exploration_draw: Literal["uniform", "gradient"] = "uniform"
     update_clock: Literal["training", "epoch"] = "training"
     regrow: Literal["zero", "latent"] = "latent"
 
@@ -101,6 +126,14 @@ class TrainConfig:
             raise InputError(f"std={list(self.std)}: every value must be above 0")
         if self.stem != "imagenet" and self.model != "resnet18":
             raise InputError(f"stem={self.stem!r}: only resnet18 has it, not model={self.model!r}")
+        if any(not density > 0 for _, density in self.layer_densities):
+            raise InputError(
+                f"layer_densities={dict(self.layer_densities)}: every density must be above 0"
+            )
+        if self.distribution == "map" and not self.layer_densities:
+            raise InputError(
+                "distribution='map': needs layer_densities, such as {'fc1': 0.1, '*': 1}"
+            )
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -109,10 +142,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON types; ``from_dict`` takes it back."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
-        }
+        return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -194,6 +224,10 @@ def _types(cls: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
 def _require_field(cls: type, name: str) -> None:
     names = [f.name for f in dataclasses.fields(cls)]
     if name not in names:
@@ -207,9 +241,15 @@ def _convert(value: Any, kind: Any) -> tuple[Any, bool]:
     if get_origin(kind) is Literal:
         return value, value in get_args(kind)
     if get_origin(kind) is tuple:
+        if kind == _PAIRS and isinstance(value, Mapping):
+            value = list(value.items())
         if not isinstance(value, (list, tuple)):
             return value, False
-        items = [_convert(item, get_args(kind)[0]) for item in value]
+        first, *rest = get_args(kind)
+        kinds = [first] * len(value) if rest == [...] else [first, *rest]
+        if len(kinds) != len(value):
+            return value, False
+        items = [_convert(item, kind) for item, kind in zip(value, kinds, strict=True)]
         return tuple(item for item, _ in items), all(ok for _, ok in items)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value), True
@@ -227,8 +267,10 @@ def _parse(text: str, kind: Any) -> Any:
     try:
         if kind in (int, float):
             return kind(text)
+        if kind == _TEXTS and not text.startswith("["):
+            return [part.strip() for part in text.split(",") if part.strip()]
         if get_origin(kind) is tuple:
-            return json.loads(text if text.startswith("[") else f"[{text}]")
+            return json.loads(text if text[:1] in "[{" and text else f"[{text}]")
     except ValueError:
         pass
     return text
@@ -237,8 +279,10 @@ def _parse(text: str, kind: Any) -> Any:
 def _expected(kind: Any, interval: tuple[float, float, bool] | None) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
+    if kind == _PAIRS:
+        return """a mapping of texts to numbers, such as {"fc1": 0.1, "*": 1}"""
     if get_origin(kind) is tuple:
-        return f"a list of {_NOUN[get_args(kind)[0]]}s, such as 300,100"
+        return f"a list of {_NOUN[get_args(kind)[0]]}s, such as {_EXAMPLE[get_args(kind)[0]]}"
     if interval is None:
         return f"a {_NOUN[kind]}"
     low, high, open_low = interval
@@ -246,6 +290,11 @@ def _expected(kind: Any, interval: tuple[float, float, bool] | None) -> str:
     return f"{article} {_NOUN[kind]} in {'(' if open_low else '['}{low:g}, {high:g}]"
 
 
+_TEXTS = tuple[str, ...]
+_PAIRS = tuple[tuple[str, float], ...]
 _NOUN: types.MappingProxyType[type, str] = types.MappingProxyType(
     {int: "integer", float: "number", str: "text", bool: "true or false value"}
+)
+_EXAMPLE: types.MappingProxyType[type, str] = types.MappingProxyType(
+    {int: "300,100", float: "0.5,0.25", str: "fc1,features.*"}
 )

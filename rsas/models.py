@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -16,36 +17,57 @@ from rsas.userfile import load_function
 __all__ = ["build"]
 
 
-def build(config: TrainConfig, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def build(
+    config: TrainConfig, input_shape: tuple[int, ...], num_classes: int, *, width: float = 1.0
+) -> nn.Module:
     """The model of a configuration, initialised from torch's default random generator.
 
     Args:
         config: its ``model`` is ``mlp``, ``resnet18``, ``vgg16``, or ``module:function`` (or
-            ``file.py:function``). Such a function is called with those of ``input_shape`` and
-            ``num_classes`` that it names as parameters, and returns an ``nn.Module``.
+            ``file.py:function``). Such a function is called with those of ``input_shape``,
+            ``num_classes`` and ``width_multiplier`` that it names as parameters, and returns an
+            ``nn.Module``.
         input_shape: of one input, (C, H, W) for images.
         num_classes: width of the output.
+        width: factor of the widths of all hidden layers, above 0; each stays at least 1.
 
     Raises:
         InputError: there is no such model, or it does not fit the input.
     """
     if ":" in config.model:
-        return _build_users(config.model, input_shape, num_classes)
+        return _build_users(config, input_shape, num_classes, width)
     if config.model == "mlp":
-        return _mlp(prod(input_shape), config.hidden, num_classes)
+        hidden = [_scaled(wide, width) for wide in config.hidden]
+        return _mlp(prod(input_shape), hidden, num_classes)
     if config.model in ("resnet18", "vgg16"):
         if len(input_shape) != 3:
             raise InputError(f"model={config.model!r}: needs images (C, H, W), not {input_shape}")
         if config.model == "resnet18":
-            return _resnet18(config.stem, input_shape[0], num_classes)
-        return _vgg16(input_shape[0], num_classes)
+            model = _resnet18(config.stem, input_shape[0], num_classes)
+        else:
+            model = _vgg16(input_shape[0], num_classes)
+        if width != 1.0:
+            _narrow(model, width, input_shape[0], num_classes)
+        return model
     raise InputError(f"model={config.model!r}: expected mlp, resnet18, vgg16 or module:function")
 
 
-def _build_users(name: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def _build_users(
+    config: TrainConfig, input_shape: tuple[int, ...], num_classes: int, width: float
+) -> nn.Module:
+    name = config.model
     function = load_function(name, "model")
-    offered = {"input_shape": input_shape, "num_classes": num_classes}
+    offered = {
+        "input_shape": input_shape,
+        "num_classes": num_classes,
+        "width_multiplier": width,
+    }
     taken = inspect.signature(function).parameters
+    if config.method == "small_dense" and "width_multiplier" not in taken:
+        raise InputError(
+            f"method='small_dense': model={name!r} has to take width_multiplier, a factor of the "
+            "widths of its hidden layers"
+        )
     try:
         model = function(**{key: value for key, value in offered.items() if key in taken})
     except Exception as error:
@@ -56,7 +78,11 @@ def _build_users(name: str, input_shape: tuple[int, ...], num_classes: int) -> n
     return model
 
 
-def _mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Module:
+def _scaled(wide: int, width: float) -> int:
+    return max(1, round(wide * width))
+
+
+def _mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Module:
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number, (wide, narrow) in enumerate(pairwise((inputs, *hidden)), start=1):
         layers[f"fc{number}"] = nn.Linear(wide, narrow)
@@ -84,3 +110,35 @@ def _vgg16(channels: int, outputs: int) -> nn.Module:
     if channels != 3:
         model.set_submodule("features.0", nn.Conv2d(channels, 64, 3, padding=1))
     return model
+
+
+def _narrow(model: nn.Module, width: float, channels: int, outputs: int) -> None:
+    """Put narrower layers, new and initialised as torchvision does, into its ResNet or VGG."""
+    last = 0  # channels the layer before had when it was wide
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for name, wide in list(model.named_modules()):
+        if isinstance(wide, nn.Conv2d):
+            conv = nn.Conv2d(
+                channels if last == 0 else _scaled(wide.in_channels, width),
+                _scaled(wide.out_channels, width),
+                wide.kernel_size,  # type: ignore[arg-type]
+                wide.stride,  # type: ignore[arg-type]
+                wide.padding,  # type: ignore[arg-type]
+                bias=wide.bias is not None,
+            )
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+            model.set_submodule(name, conv)
+            last = wide.out_channels
+        elif isinstance(wide, nn.BatchNorm2d):
+            model.set_submodule(name, nn.BatchNorm2d(_scaled(wide.num_features, width)))
+        elif isinstance(wide, nn.Linear):
+            pixels = wide.in_features // last
+            narrow = outputs if name == linears[-1] else _scaled(wide.out_features, width)
+            linear = nn.Linear(_scaled(last, width) * pixels, narrow)
+            if len(linears) > 1:  # VGG
+                nn.init.normal_(linear.weight, 0, 0.01)
+                nn.init.zeros_(linear.bias)
+            model.set_submodule(name, linear)
+            last = wide.out_features

@@ -7,6 +7,7 @@ import dataclasses
 import math
 import os
 import time
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsas import data, models
+from rsas import data, models, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import InputError, NonFiniteLoss
-from rsas.sparse import Position, ReinforcedPruning, Sparsifier, StaticPruning, prunable
+from rsas.sparse import (
+    GradualPruning,
+    NoisePruning,
+    Position,
+    ReinforcedPruning,
+    RigLPruning,
+    SetPruning,
+    Sparsifier,
+    StaticPruning,
+    Target,
+    prunable,
+)
 from rsas.sparse.schedules import interpolate
 
 __all__ = ["RunResult", "Trainer", "pruning_method", "resolve_device", "train"]
@@ -74,6 +86,11 @@ class Trainer:
             else None
         )
         self.history: list[Row] = []
+        self._full_sizes = (
+            small_dense.layer_sizes(config, arrays.input_shape, arrays.num_classes)
+            if config.method == "small_dense"
+            else None
+        )
         with self._own_rng():
             self.model = _build(config, arrays, self.device)
         self._optimizer = _optimizer(config, self.model)
@@ -81,7 +98,7 @@ class Trainer:
             self.model,
             self._optimizer,
             pruning_method(config),
-            sparsity=config.sparsity,
+            _target(config),
             generator=self._draws,
         )
 
@@ -95,8 +112,9 @@ class Trainer:
 
         Returns:
             epoch (counted from 1), train_loss (mean over the epoch's images), val_loss,
-            val_accuracy in [0, 1], sparsity (measured share of prunable weights that are off),
-            sparsity/LAYER for each layer, and seconds. Without a validation split val_loss and
+            val_accuracy in [0, 1], sparsity (measured share of Conv and Linear weights that
+            are off, or that a small_dense network lacks), sparsity/LAYER for each layer, and
+            seconds. Without a validation split val_loss and
             val_accuracy are NaN.
 
         Raises:
@@ -111,7 +129,7 @@ class Trainer:
                 f"the validation loss became {val_loss} after epoch {self.epoch + 1}; try a "
                 f"smaller lr than {self.config.lr:g}"
             )
-        overall, by_layer = self._sparsifier.sparsity()
+        overall, by_layer = self._sparsity()
         row: Row = {
             "epoch": self.epoch + 1,
             "train_loss": train_loss,
@@ -139,7 +157,7 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device, dtype=torch.long)
         for images, labels in zip(x.split(size), y.split(size), strict=True):
-            outputs = self.model(data.to_input(images, self.config))
+            outputs = self._outputs(data.to_input(images, self.config))
             loss += F.cross_entropy(outputs, labels, reduction="sum")
             correct += (outputs.argmax(1) == labels).sum()
         return loss.item() / len(y), correct.item() / len(y)
@@ -181,6 +199,14 @@ class Trainer:
         self._draws.set_state(rng["draws"])
         self._rng, self._cuda_rng = rng["torch"], rng["cuda"]
 
+    def _sparsity(self) -> tuple[float, dict[str, float]]:
+        if self._full_sizes is None:
+            return self._sparsifier.sparsity()
+        full = self._full_sizes
+        sizes = {name: weight.numel() for weight, (name, _) in prunable(self.model).items()}
+        by_layer = {name: 1 - sizes[name] / full[name] for name in full}
+        return 1 - sum(sizes.values()) / sum(full.values()), by_layer
+
     def _train_epoch(self) -> float:
         config, x, y = self.config, self._data.x_train, self._data.y_train
         self.model.train()
@@ -192,18 +218,20 @@ class Trainer:
         # Losses stay on the device until the epoch is over, so that no step waits for a copy.
         losses = torch.empty(len(batches), device=self.device)
         for step, rows in enumerate(batches):
-            outputs = self.model(data.to_input(x[rows], config, self._batches))
-            loss = F.cross_entropy(outputs, y[rows])
+            at = Position(self.epoch, step, config.epochs, len(batches))
+            inputs, labels = data.to_input(x[rows], config, self._batches), y[rows]
+            again = self._repeatable(inputs, labels) if config.paired else None
+            loss = self._loss(inputs, labels)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             losses[step] = loss.detach()
-            self._sparsifier.observe(losses[step])
+            self._sparsifier.observe(at, losses[step])
             if config.lr_schedule == "cosine":
                 progress = (self.epoch * len(batches) + step) / total
                 for group in self._optimizer.param_groups:
                     group["lr"] = interpolate("cosine", config.lr, 0.0, progress)
             self._optimizer.step()
-            self._sparsifier.step(Position(self.epoch, step, config.epochs, len(batches)))
+            self._sparsifier.step(at, again)
         losses = losses.cpu()
         if not losses.isfinite().all():
             step = int((~losses.isfinite()).nonzero()[0])
@@ -213,6 +241,37 @@ class Trainer:
             )
         sizes = torch.tensor([len(rows) for rows in batches], dtype=losses.dtype)
         return float((losses * sizes).sum() / sizes.sum())
+
+    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self._outputs(inputs), labels)
+
+    def _outputs(self, inputs: Tensor) -> Tensor:
+        """Of the model, float32, computed in the precision asked for."""
+        reduced = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
+            outputs: Tensor = self.model(inputs)
+        return outputs.float()
+
+    def _repeatable(self, inputs: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+        """Computes the loss of a batch again, with dropout as in the pass that comes next.
+
+        Leaves no trace: statistics of BatchNorm are put back.
+        """
+        rng = torch.get_rng_state()
+        cuda_rng = None if self._cuda_rng is None else torch.cuda.get_rng_state(self.device)
+
+        def again() -> Tensor:
+            buffers = [buffer.clone() for buffer in self.model.buffers()]
+            with torch.random.fork_rng([self.device] if cuda_rng is not None else []):
+                torch.set_rng_state(rng)
+                if cuda_rng is not None:
+                    torch.cuda.set_rng_state(cuda_rng, self.device)
+                loss = self._loss(inputs, labels)
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+            return loss
+
+        return again
 
     @contextlib.contextmanager
     def _own_rng(self) -> Iterator[None]:
@@ -264,12 +323,31 @@ def check(config: TrainConfig, arrays: data.Arrays) -> None:
         _build(config, arrays, device)
 
 
+_METHODS: types.MappingProxyType[str, type[StaticPruning]] = types.MappingProxyType(
+    {
+        "static": StaticPruning,
+        "set": SetPruning,
+        "rigl": RigLPruning,
+        "gmp": GradualPruning,
+        "reinforced": ReinforcedPruning,
+        "noise": NoisePruning,
+    }
+)
+
+
 def pruning_method(config: TrainConfig) -> StaticPruning | None:
     """The method a configuration names, with its options; None for dense training."""
-    if config.method == "dense":
-        return None
-    kind = {"static": StaticPruning, "reinforced": ReinforcedPruning}[config.method]
-    return kind(**{f.name: getattr(config, f.name) for f in dataclasses.fields(kind)})
+    kind = _METHODS.get(config.method)
+    return None if kind is None else kind(**_options(config, kind))
+
+
+def _target(config: TrainConfig) -> Target:
+    options = _options(config, Target)
+    return Target(**options | {"layer_densities": dict(config.layer_densities)})
+
+
+def _options(config: TrainConfig, kind: type[StaticPruning | Target]) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(kind)}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -297,7 +375,11 @@ def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn
     """The model on its device, after two images have passed through it."""
     fault = ""
     try:
-        model = models.build(config, arrays.input_shape, arrays.num_classes).to(device)
+        shapes = arrays.input_shape, arrays.num_classes
+        width = 1.0
+        if config.method == "small_dense":
+            width = small_dense.matching_width(config, _target(config), *shapes)
+        model = models.build(config, *shapes, width=width).to(device)
         images = torch.tensor(arrays.x_train[:2], device=device)
         shape = tuple(model.eval()(data.to_input(images, config)).shape)
     except InputError:
@@ -307,8 +389,8 @@ def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn
     else:
         if len(shape) != 2 or shape[1] < arrays.num_classes:
             fault = f"its output for {len(images)} inputs has shape {shape}"
-        elif config.method != "dense" and not prunable(model):
-            fault = f"it has no Conv2d or Linear weight for method {config.method!r} to prune"
+        elif config.method != "dense" and not _target(config).kept(model):
+            fault = f"it has no Conv or Linear weight for method {config.method!r} to prune"
         elif not any(True for _ in model.parameters()):
             fault = "it has no parameters to train"
     if fault:

@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 
 from rsas import ReinforcedPruning
 from rsas.compat import Sparse_learn, Sparse_learn_v1
-from rsas.sparse import Position, Sparsifier
+from rsas.sparse import Position, Sparsifier, Target
 
 TRACES = json.loads((Path(__file__).parent / "reference_traces.json").read_text())
 
@@ -206,17 +206,18 @@ def test_reference_point_of_the_method_is_the_published_algorithm():
         model,
         optimizer,
         ReinforcedPruning.reference(),
-        sparsity=0.9,
+        Target(sparsity=0.9),
         generator=torch.default_generator,
     )
     for epoch in range(4):
         for step, (x, y) in enumerate(data.train_loader):
+            at = Position(epoch, step, 4, len(data.train_loader))
             loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
-            sparsifier.observe(loss.detach())
+            sparsifier.observe(at, loss.detach())
             optimizer.step()
-            sparsifier.step(Position(epoch, step, 4, len(data.train_loader)))
+            sparsifier.step(at)
     sparsifier.attach()
     for ours, theirs in ((model[0], published[0]), (model[2], published[2])):
         assert torch.equal(ours.weight_mask, theirs.weight_mask)

@@ -34,8 +34,17 @@ def test_is_frozen_and_keyword_only():
         ({"hidden": 300}, r"hidden=300: expected a list of integers"),
         ({"hidden": (300, 0)}, r"hidden=\[300, 0\]: every width must be at least 1"),
         ({"std": (1.0, 0.0)}, r"std=\[1.0, 0.0\]: every value must be above 0"),
-        ({"method": "magic"}, r"method='magic': expected one of reinforced, static, dense"),
+        (
+            {"method": "magic"},
+            r"method='magic': expected one of reinforced, dense, static, noise",
+        ),
         ({"count_first_loss": 1}, r"count_first_loss=1: expected a true or false value"),
+        ({"exclude": "fc1"}, r"exclude='fc1': expected a list of texts, such as fc1,features"),
+        ({"exclude": (1,)}, r"exclude=\(1,\): expected a list of texts"),
+        ({"layer_densities": {"fc1": "x"}}, r"layer_densities=.*: expected a mapping of texts to"),
+        ({"layer_densities": [["fc1"]]}, r"layer_densities=.*: expected a mapping of texts to"),
+        ({"layer_densities": {"fc1": 0}}, r"layer_densities={'fc1': 0.0}: every density must be"),
+        ({"distribution": "map"}, r"distribution='map': needs layer_densities, such as"),
         ({"stem": "small"}, r"stem='small': only resnet18 has it"),
     ],
 )
@@ -87,3 +96,24 @@ def test_key_is_of_the_fields_that_differ_from_their_defaults():
     assert TrainConfig().key() != base.key()
     # Written down, so that a change of the scheme is noticed: keys are kept in records.
     assert base.key() == "a4a3d30e4f7f"
+
+
+def test_layer_densities_keep_their_order():
+    """The first pattern that fits counts, so two orders are two configurations."""
+    one = TrainConfig(distribution="map", layer_densities={"fc1": 0.1, "*": 1})
+    two = TrainConfig(distribution="map", layer_densities={"*": 1, "fc1": 0.1})
+    assert one.layer_densities == (("fc1", 0.1), ("*", 1.0))
+    assert one.key() != two.key()
+    for config in (one, two):
+        assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_patterns_and_mappings_from_the_command_line():
+    config = TrainConfig().override(
+        ["exclude=fc2, conv*", "distribution=erk", 'layer_densities={"fc1": 0.1, "*": 1}']
+    )
+    assert config.exclude == ("fc2", "conv*")
+    assert config.layer_densities == (("fc1", 0.1), ("*", 1.0))
+    assert TrainConfig().override(['include=["a,b"]']).include == ("a,b",)
+    with pytest.raises(InputError, match="layer_densities='fc1': expected a mapping"):
+        TrainConfig().override(["layer_densities=fc1"])

@@ -58,6 +58,9 @@ def wrong():
 
 def broken():
     raise KeyError("no weights")
+
+def scalable(width_multiplier):
+    return nn.Sequential(nn.Linear(4, round(100 * width_multiplier)), nn.ReLU())
 """
 
 
@@ -111,3 +114,46 @@ def test_own_function_that_cannot_be_used(name, message):
 def test_convolutions_need_images():
     with pytest.raises(InputError, match=r"model='vgg16': needs images"):
         build(TrainConfig(model="vgg16"), (64,), 10)
+
+
+@pytest.mark.usefixtures("own")
+def test_own_function_may_take_a_width_multiplier():
+    config = TrainConfig(model="own_models.py:scalable", method="small_dense")
+    assert build(config, (4,), 3, width=0.2)[0].out_features == 20
+    assert build(config, (4,), 3)[0].out_features == 100
+    with pytest.raises(InputError, match="'own_models.py:plain' has to take width_multiplier"):
+        build(config.replace(model="own_models.py:plain"), (4,), 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "shape"),
+    [
+        ("resnet18", "imagenet", (3, 64, 64)),
+        ("resnet18", "small", (1, 32, 32)),
+        ("vgg16", "imagenet", (1, 32, 32)),
+    ],
+)
+def test_narrow_networks_have_all_widths_scaled(name, stem, shape):
+    from torch import nn
+
+    config = TrainConfig(model=name, stem=stem)
+    with torch.device("meta"):
+        wide, narrow = build(config, shape, 10), build(config, shape, 10, width=0.25)
+    assert narrow(torch.zeros(2, *shape, device="meta")).shape == (2, 10)
+    pairs = list(zip(wide.modules(), narrow.modules(), strict=True))
+    channels = [(a.out_channels, b.out_channels) for a, b in pairs if isinstance(a, nn.Conv2d)]
+    assert len(channels) >= 13
+    assert all(a == 4 * b for a, b in channels)
+
+
+def test_narrow_networks_are_initialised_as_wide_ones():
+    """The deviation of a layer's weights follows torchvision's rule at the new width."""
+    torch.manual_seed(0)
+    model = build(TrainConfig(model="resnet18"), (3, 64, 64), 10, width=0.5)
+    weight = model.layer3[0].conv2.weight  # 128 channels out, 3x3, kaiming fan out
+    assert weight.shape == (128, 128, 3, 3)
+    assert weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.01)
+    torch.manual_seed(0)
+    model = build(TrainConfig(model="vgg16"), (3, 32, 32), 10, width=0.125)
+    assert model.classifier[3].weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert not model.features[0].bias.any()

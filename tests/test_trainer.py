@@ -1,7 +1,7 @@
 """Training one network."""
 
 import copy
-import io
+import json
 import subprocess
 import sys
 
@@ -14,6 +14,28 @@ import rsas
 from rsas import InputError, NonFiniteLoss, ReinforcedPruning, TrainConfig, Trainer, data
 
 SMALL = TrainConfig(hidden=(40,), epochs=4, batch_size=50, momentum=0.9, lr=0.05, update_interval=7)
+
+
+VARIANTS = {
+    **{name: {"method": name} for name in ("dense", "small_dense", "static", "set", "rigl", "gmp")},
+    "noise": {"method": "noise"},
+    "reinforced": {"credit": "global", "regrow": "zero", "reward_baseline": "mean"},
+    "latent": {"credit": "global", "regrow": "latent", "exploration_draw": "uniform"},
+    "per_weight": {"credit": "per_weight", "credit_steps": 3, "exploration_draw": "gradient"},
+    "loss_change": {"credit": "per_weight", "attribution": "loss_change", "credit_steps": 100},
+    "paired": {"credit": "global", "paired": True},
+    "reference": ReinforcedPruning.reference().options(),
+    "epoch clock": {"update_clock": "epoch", "lr_schedule": "cosine"},
+    "bfloat16": {"precision": "bfloat16", "distribution": "erk"},
+}
+OPTIMIZERS = {"sgd": {"momentum": 0.9}, "adam": {"optimizer": "adam", "lr": 0.003}}
+RESUMED = [(name, optimizer) for name in VARIANTS for optimizer in OPTIMIZERS]
+
+
+def resumable(name, optimizer):
+    # A window of 10 does not divide an epoch's 27 steps, so epochs end in the middle of one.
+    changes = {"update_interval": 10, "augment": "flip_crop", "hidden": (20,)}
+    return SMALL.replace(**changes | OPTIMIZERS[optimizer] | VARIANTS[name])
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +79,11 @@ def test_result_of_a_run():
     assert result.test_accuracy > 0.6
 
 
-def test_same_config_same_run(digits):
-    first, again, other = (run(config, digits) for config in (SMALL, SMALL, SMALL.replace(seed=1)))
+@pytest.mark.parametrize(("name", "optimizer"), RESUMED)
+def test_same_config_same_run(name, optimizer, digits):
+    config = resumable(name, optimizer).replace(epochs=2)
+    configs = (config, config, config.replace(seed=1))
+    first, again, other = (run(config, digits) for config in configs)
     assert torch.equal(weights(first), weights(again))
     assert numbers(first) == numbers(again)
     assert not torch.equal(weights(first), weights(other))
@@ -80,12 +105,11 @@ def test_a_run_leaves_torchs_generator_alone(digits):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("method", ["reinforced", "static"])
-@pytest.mark.parametrize("regrow", ["zero", "latent"])
-def test_sparsity_0_is_dense_training_bit_for_bit(method, regrow, digits):
-    dense = run(SMALL.replace(method="dense"), digits)
-    full = run(SMALL.replace(method=method, sparsity=0.0, regrow=regrow), digits)
-    assert torch.equal(weights(full), weights(dense))
+@pytest.mark.parametrize(("name", "optimizer"), RESUMED)
+def test_sparsity_0_is_dense_training_bit_for_bit(name, optimizer, digits):
+    config = resumable(name, optimizer).replace(sparsity=0.0, epochs=2)
+    dense = run(config.replace(method="dense"), digits)
+    assert torch.equal(weights(run(config, digits)), weights(dense))
 
 
 def test_sparsity_1_has_no_weights(digits):
@@ -131,25 +155,19 @@ def test_published_method_overshoots_and_ends_at_its_sparsity(digits):
     assert sparsity[4] == pytest.approx(0.9, abs=0.001)
 
 
-RESUME = [
-    SMALL,
-    SMALL.replace(optimizer="adam", lr=0.003, regrow="latent", lr_schedule="cosine"),
-    SMALL.replace(method="static"),
-    SMALL.replace(method="dense"),
-    SMALL.replace(**ReinforcedPruning.reference().options()),
-    SMALL.replace(augment="flip_crop", update_clock="epoch"),
-]
-
 CONTINUE = """
-import io, json, sys, torch
+import json, sys, torch
+from pathlib import Path
 torch.set_num_threads(1)
-from rsas import TrainConfig, Trainer
-config = TrainConfig.from_dict(json.loads(sys.argv[1]))
-trainer = Trainer(config)
-trainer.load_state_dict(torch.load(sys.argv[2], weights_only=True))
-while trainer.epoch < config.epochs:
-    trainer.run_epoch()
-torch.save(trainer.state_dict(), sys.argv[3])
+from rsas import TrainConfig, Trainer, data
+arrays, folder = data.load("digits"), Path(sys.argv[1])
+for path in sorted(folder.glob("*.first")):
+    config = TrainConfig.from_dict(json.loads(path.with_suffix(".json").read_text()))
+    trainer = Trainer(config, arrays)
+    trainer.load_state_dict(torch.load(path, weights_only=True))
+    while trainer.epoch < config.epochs:
+        trainer.run_epoch()
+    torch.save(trainer.state_dict(), path.with_suffix(".last"))
 """
 
 
@@ -162,36 +180,32 @@ def plain(state):
     return [plain(v) for v in state] if isinstance(state, (list, tuple)) else state
 
 
-@pytest.mark.parametrize("config", RESUME)
-@pytest.mark.parametrize("stop", [1, 3])
-def test_stopped_and_restored_it_equals_the_undisturbed_run(config, stop, digits):
-    whole = run(config, digits)
-    first = Trainer(config, digits)
-    for _ in range(stop):
-        first.run_epoch()
-    file = io.BytesIO()
-    torch.save(first.state_dict(), file)
-    first.run_epoch()  # what happens to the first one later does not matter
-    file.seek(0)
-    second = Trainer(config, digits)
-    second.load_state_dict(torch.load(file, weights_only=True))
-    while second.epoch < config.epochs:
-        second.run_epoch()
-    assert plain(second.state_dict()) == plain(whole.state_dict())
+@pytest.fixture(scope="module")
+def resumed(digits, tmp_path_factory):
+    """Runs of all variants, undisturbed and stopped after each epoch and gone on elsewhere."""
+    folder = tmp_path_factory.mktemp("resumed")
+    whole = {}
+    for name, optimizer in RESUMED:
+        config = resumable(name, optimizer)
+        trainer = Trainer(config, digits)
+        while trainer.epoch < config.epochs:
+            trainer.run_epoch()
+            if trainer.epoch < config.epochs:
+                path = folder / f"{name}-{optimizer}-{trainer.epoch}.json"
+                path.write_text(json.dumps(config.to_dict()))
+                torch.save(trainer.state_dict(), path.with_suffix(".first"))
+        whole[name, optimizer] = plain(trainer.state_dict())
+    subprocess.run([sys.executable, "-c", CONTINUE, folder], check=True)
+    return whole, folder
 
 
-def test_restored_in_a_new_process(digits, tmp_path):
-    import json
-
-    config = RESUME[1]
-    whole = run(config, digits)
-    first = Trainer(config, digits)
-    first.run_epoch()
-    torch.save(first.state_dict(), tmp_path / "first.pt")
-    arguments = [json.dumps(config.to_dict()), tmp_path / "first.pt", tmp_path / "last.pt"]
-    subprocess.run([sys.executable, "-c", CONTINUE, *arguments], check=True)
-    last = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert plain(last) == plain(whole.state_dict())
+@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize(("name", "optimizer"), RESUMED)
+def test_restored_in_a_new_process_it_equals_the_undisturbed_run(name, optimizer, stop, resumed):
+    """Weights, masks, measures, optimizer, generators and history, bit for bit."""
+    whole, folder = resumed
+    last = torch.load(folder / f"{name}-{optimizer}-{stop}.last", weights_only=True)
+    assert plain(last) == whole[name, optimizer]
 
 
 def test_dropout_goes_on_from_its_own_generator(tmp_path, monkeypatch, digits):
@@ -281,6 +295,102 @@ def test_validation_loss_that_is_lost_stops_the_run(tmp_path):
         trainer.run_epoch()
 
 
+NOISY = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def forward(self, x):
+        self.seen.append(x.sum().item())
+        return super().forward(x)
+
+def net():
+    layers = nn.Linear(64, 30), nn.BatchNorm1d(30), nn.Dropout(), nn.Linear(30, 10)
+    model = Net(nn.Flatten(), *layers)
+    model.seen = []
+    return model
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 10))
+
+def compiled():
+    return torch.compile(plain(), backend="aot_eager")
+"""
+
+
+def test_paired_rewards_leave_no_trace_in_the_network(tmp_path, digits):
+    """The second pass of a batch changes no statistics of BatchNorm and no dropout."""
+    (tmp_path / "noisy.py").write_text(NOISY)
+    # Without exploration the mask follows from V; with an interval this long it never changes.
+    config = SMALL.replace(
+        model=f"{tmp_path / 'noisy.py'}:net", update_interval=10**6, exploration_stop=1.0, epochs=1
+    ).replace(credit="global")
+    plain_run, paired = Trainer(config, digits), Trainer(config.replace(paired=True), digits)
+    plain_run._sparsifier._redraw = paired._sparsifier._redraw = lambda *_: None
+    plain_run.run_epoch(), paired.run_epoch()
+    assert torch.equal(weights(plain_run), weights(paired))
+    for ours, theirs in zip(plain_run.model.buffers(), paired.model.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    # In training each batch is seen twice in a row, with the same inputs.
+    seen = paired.model.seen[1 : 1 + 2 * 27]
+    assert seen[::2] == seen[1::2] == plain_run.model.seen[1 : 1 + 27]
+
+
+def test_paired_rewards_are_what_one_step_changes(digits):
+    """Of a linear model at a small rate: -lr * |g|^2 to first order, always a fall."""
+    config = SMALL.replace(
+        hidden=(), lr=1e-3, momentum=0.0, paired=True, credit="global", measure_update="accumulate",
+        measure_lr=1.0, sparsity=0.0, epochs=1, update_interval=10**6, batch_size=1350,
+    )  # fmt: skip
+    trainer = Trainer(config, digits)
+    before = weights(trainer)
+    x, y = trainer._data.x_train, trainer._data.y_train
+    first, _ = trainer.evaluate(x, y)
+    rewards = []
+    learner = trainer._sparsifier._learner
+    learner._take = lambda reward: rewards.append(reward.item())
+    trainer.run_epoch()
+    step = (weights(trainer) - before).norm().item()
+    assert rewards == pytest.approx([first - trainer.evaluate(x, y)[0]], rel=1e-2)
+    assert rewards == pytest.approx([step**2 / 1e-3], rel=2e-2)
+
+
+def test_a_compiled_model_trains_like_the_plain_one(tmp_path, digits):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    runs = [
+        run(SMALL.replace(model=f"{tmp_path / 'noisy.py'}:{name}", epochs=2), digits)
+        for name in ("compiled", "plain")
+    ]
+    assert torch.allclose(*(weights(trainer) for trainer in runs), atol=1e-5)
+    results = [trainer.finish() for trainer in runs]
+    assert prune.is_pruned(results[0].model)
+    assert results[0].test_accuracy == pytest.approx(results[1].test_accuracy, abs=0.01)
+    assert list(results[0].history) == list(results[1].history)
+
+
+def test_bfloat16_computes_in_it_and_keeps_weights_in_float32(digits):
+    config = SMALL.replace(precision="bfloat16", epochs=12, sparsity=0.5)
+    trainer = Trainer(config, digits)
+    kinds = set()
+    trainer.model.fc1.register_forward_hook(lambda _m, _i, out: kinds.add(out.dtype))
+    while trainer.epoch < config.epochs:
+        trainer.run_epoch()
+    assert kinds == {torch.bfloat16}
+    assert weights(trainer).dtype == torch.float32
+    assert trainer.history[-1]["sparsity"] == pytest.approx(0.5)
+    result = trainer.finish()
+    assert result.test_accuracy > 0.8
+    assert result.test_accuracy != rsas.train(config.replace(precision="float32")).test_accuracy
+
+
+def test_the_paired_loss_of_a_step_is_computed_on_request_only(digits):
+    trainer = Trainer(SMALL.replace(epochs=1), digits)
+    calls = []
+    trainer.model.register_forward_pre_hook(lambda m, _x: calls.append(m.training))
+    trainer.run_epoch()
+    assert sum(calls) == 27
+
+
 def test_last_batch_of_one_image_is_left_out(tmp_path, digits):
     (tmp_path / "normed1.py").write_text(
         "from torch import nn\n"
@@ -298,7 +408,7 @@ def test_a_model_without_weights_to_prune_is_refused(tmp_path, digits):
         "def normed():\n    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64))\n"
         "def nothing():\n    return nn.Flatten()\n"
     )
-    with pytest.raises(InputError, match="no Conv2d or Linear weight for method 'reinforced'"):
+    with pytest.raises(InputError, match="no Conv or Linear weight for method 'reinforced'"):
         Trainer(SMALL.replace(model=f"{tmp_path / 'bare.py'}:normed"), digits)
     with pytest.raises(InputError, match="no parameters to train"):
         Trainer(SMALL.replace(model=f"{tmp_path / 'bare.py'}:nothing", method="dense"), digits)

@@ -2,20 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["RewardWindow"]
+from rsas.sparse.layers import Layer
+from rsas.sparse.masks import as_int8
+
+__all__ = ["Attribution", "GlobalCredit", "Learner", "PerWeightCredit"]
+
+Attribution = Literal["loss_change", "saliency"]
 
 
-class RewardWindow:
-    """Rewards since the last redraw of the masks, folded into two scalars.
+class Learner(Protocol):
+    """Learns the measure values of layers, in place."""
 
-    The reward of a step is the change of the training loss since the step before. It is one
-    number for all weights that are on, and the masks stay as they are until the next redraw, so
-    the update of the measure values V after n steps with rewards r_1..r_n has a closed form:
+    def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
+        """Between the backward pass and the optimizer's step; the loss is a detached scalar."""
+
+    def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
+        """After the optimizer's step, with the weights masked.
+
+        ``loss_again`` computes the loss of the same batch with the weights as they are now.
+        """
+
+    def settle(self, layers: Iterable[Layer]) -> None:
+        """Before a redraw: bring the measure values up to date."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What ``load_state_dict`` needs to go on, beside the measure values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict()``."""
+
+
+class GlobalCredit:
+    """One reward a step for all weights that are on: the change of the training loss.
+
+    The reward is the change since the step before or, paired, between the losses before and
+    after the step on the same batch. The masks stay as they are until the next redraw, so the
+    update of the measure values V after n steps with rewards r_1..r_n has a closed form, and the
+    rewards since the last redraw are folded into one scalar:
 
     - accumulate: V += a * (r_1 + ... + r_n), the published update; the sum telescopes to the
       last loss minus the first. V is linear in the rate a, so its ranking does not depend on it.
@@ -27,9 +56,11 @@ class RewardWindow:
     Args:
         rate: the measure-learning-rate a, in (0, 1].
         update: how V follows the rewards.
-        reward: sign of the loss change that counts as good; ``loss_increase`` is published.
+        sign: 1 where a rising loss counts as good (published), -1 where a falling one does.
+        paired: compare the losses before and after a step, not those of two steps.
         count_first_loss: the first step's reward is its whole loss, as in the published code
             (which starts with a previous loss of 0); otherwise the first step has no reward.
+        baseline: subtract the mean of all earlier rewards (Sutton & Barto 2018, section 2.8).
     """
 
     def __init__(
@@ -37,46 +68,138 @@ class RewardWindow:
         *,
         rate: float,
         update: Literal["ema", "accumulate"],
-        reward: Literal["loss_decrease", "loss_increase"],
+        sign: float,
+        paired: bool,
         count_first_loss: bool,
+        baseline: bool,
         device: torch.device,
     ) -> None:
-        self._rate = rate
-        self._update = update
-        self._sign = 1.0 if reward == "loss_increase" else -1.0
-        self._steps = 0
+        self._rate, self._update, self._sign = rate, update, sign
+        self._paired, self._baseline = paired, baseline
+        self._steps = 0  # with a reward, since the last redraw
+        self._rewards = 0  # of all time
         self._folded = torch.zeros((), dtype=torch.float64, device=device)
+        self._mean = torch.zeros_like(self._folded)
         self._previous: Tensor | None = torch.zeros_like(self._folded) if count_first_loss else None
 
-    def observe(self, loss: Tensor) -> None:
-        """Take the loss of one step (a detached scalar)."""
-        loss = loss.double()
-        if self._previous is not None:
-            reward = self._sign * (loss - self._previous)
-            if self._update == "ema":
-                self._folded += self._rate * (reward - self._folded)
-            else:
-                self._folded += self._rate * reward
-            self._steps += 1
-        self._previous = loss
+    def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
+        """Take the loss of a step, a detached scalar."""
+        if self._previous is not None and not self._paired:
+            self._take(self._sign * (loss.double() - self._previous))
+        self._previous = loss.double()
 
-    def apply(self, measure: Tensor, mask: Tensor) -> None:
-        """Update the measure values of the weights that were on during this window, in place."""
+    def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
+        """Take the loss of the same batch after the step, where rewards are paired."""
+        if self._paired and self._previous is not None and loss_again is not None:
+            self._take(self._sign * (loss_again().double() - self._previous))
+
+    def settle(self, layers: Iterable[Layer]) -> None:
+        """Before a redraw: update the measure values of the weights that are on."""
         kept = (1 - self._rate) ** self._steps if self._update == "ema" else 1.0
-        updated = measure * kept + self._folded.to(measure.dtype)
-        measure.copy_(torch.where(mask, updated, measure))
-
-    def reset(self) -> None:
-        """Begin the next window; the last loss is remembered."""
+        for layer in layers:
+            measure = _measure(layer)
+            change = measure * (kept - 1) + self._folded.to(measure.dtype)
+            measure += change.mul_(as_int8(layer.mask))
         self._steps = 0
         self._folded = torch.zeros_like(self._folded)
 
+    def _take(self, reward: Tensor) -> None:
+        if self._baseline:
+            earlier = self._mean if self._rewards else reward
+            self._mean = self._mean + (reward - self._mean) / (self._rewards + 1)
+            reward = reward - earlier
+        if self._update == "ema":
+            self._folded = self._folded + self._rate * (reward - self._folded)
+        else:
+            self._folded = self._folded + self._rate * reward
+        self._steps += 1
+        self._rewards += 1
+
     def state_dict(self) -> dict[str, Any]:
         """What ``load_state_dict`` needs to go on."""
-        return {"steps": self._steps, "folded": self._folded, "previous": self._previous}
+        return {
+            "steps": self._steps,
+            "rewards": self._rewards,
+            "folded": self._folded,
+            "mean": self._mean,
+            "previous": self._previous,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict()``."""
-        self._steps = state["steps"]
-        self._folded = state["folded"]
+        self._steps, self._rewards = state["steps"], state["rewards"]
+        self._folded, self._mean = state["folded"], state["mean"]
         self._previous = state["previous"]
+
+
+class PerWeightCredit:
+    """A reward of its own for each weight that is on, from its gradient g.
+
+    - loss_change: -g * dw, the first-order share of the weight in the fall of the loss at a
+      step that moves it by dw (Loss Change Allocation, Lan et al. 2019, eq. 2 with one gradient
+      a step). Summed over weights and steps they are the loss change, to first order.
+    - saliency: abs(w * g), what the loss would change by without the weight, to first order
+      (Molchanov et al. 2017, eq. 8; at initialisation, SNIP, Lee et al. 2019).
+
+    V += a (r - V) on weights that are on, or V += a r, at each step observed. Weights that are
+    off are zero before and after a step, so their reward is zero. No copy of a weight is kept:
+    -g * dw is added as g * w before the step and taken off as g * w after it.
+
+    Args:
+        rate: the measure-learning-rate a, in (0, 1].
+        update: ``ema`` or ``accumulate``, as for global credit.
+        sign: 1 or -1; a factor of the reward.
+        attribution: which reward.
+        baseline: subtract from each reward the mean over the weights of the layer that are on.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate: float,
+        update: Literal["ema", "accumulate"],
+        sign: float,
+        attribution: Attribution,
+        baseline: bool,
+    ) -> None:
+        self._rate, self._update, self._baseline = rate, update, baseline
+        self._scale = sign * rate
+        self._attribution = attribution
+
+    def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
+        """Between the backward pass and the optimizer's step."""
+        for layer in layers:
+            measure, on = _measure(layer), as_int8(layer.mask)
+            if self._update == "ema":
+                measure.sub_(measure * on, alpha=self._rate)
+            if self._attribution == "loss_change":
+                self._add(layer, layer.weight * layer.gradient, self._scale)
+            else:
+                self._add(layer, (layer.weight * layer.gradient).abs_(), self._scale)
+
+    def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
+        """After the optimizer's step, with the weights masked."""
+        if self._attribution == "loss_change":
+            for layer in layers:
+                self._add(layer, layer.weight * layer.gradient, -self._scale)
+
+    def settle(self, layers: Iterable[Layer]) -> None:
+        """Nothing is open at a redraw: measure values follow at each step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the measure values are all."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state_dict()``."""
+
+    def _add(self, layer: Layer, reward: Tensor, scale: float) -> None:
+        if self._baseline:
+            mean = reward.sum() / layer.mask.sum().clamp(min=1)
+            reward -= as_int8(layer.mask) * mean
+        _measure(layer).add_(reward, alpha=scale)
+
+
+def _measure(layer: Layer) -> Tensor:
+    assert layer.measure is not None
+    return layer.measure

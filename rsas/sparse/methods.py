@@ -1,23 +1,33 @@
 """The pruning methods: when masks change, and what they become.
 
-A method is a frozen set of options. It says when the masks are redrawn (``exploited``) and what
+A method is a frozen set of options. It says when the masks are redrawn (``schedule``) and what
 the next mask of a layer is (``next_mask``); ``rsas.sparse.sparsifier`` does the rest.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-from rsas.sparse import distributions, masks
-from rsas.sparse.schedules import Shape, interpolate
+from rsas.sparse import masks
+from rsas.sparse.layers import Layer, Target
+from rsas.sparse.measure import Learner
+from rsas.sparse.schedules import cubic, interpolate
 
-__all__ = ["Position", "ReinforcedPruning", "StaticPruning"]
+__all__ = [
+    "GradualPruning",
+    "Position",
+    "RigLPruning",
+    "SetPruning",
+    "StaticPruning",
+    "largest_gradients",
+    "progress_at",
+]
+
+_Generator = torch.Generator | None
 
 
 @dataclass(frozen=True)
@@ -29,150 +39,156 @@ class Position:
     epochs: int
     steps_per_epoch: int
 
+    @property
+    def done(self) -> int:
+        """Steps of the whole training that are done when this one is."""
+        return self.epoch * self.steps_per_epoch + self.step + 1
+
+    def last(self, part: float) -> int:
+        """Steps of the first ``part`` of the training, at least one."""
+        return max(1, round(part * self.epochs * self.steps_per_epoch))
+
 
 @dataclass(frozen=True, kw_only=True)
 class StaticPruning:
     """A random mask, drawn once and kept: the control every other method has to beat.
 
-    A network trained from scratch on a fixed random mask, the same sparsity in every layer
-    (Liu et al. 2022, "The Unreasonable Effectiveness of Random Pruning").
+    A network trained from scratch on a fixed random mask (Liu et al. 2022, "The Unreasonable
+    Effectiveness of Random Pruning"; with ``distribution="erk"`` their stronger variant).
     """
 
-    def kept(self, numel: int, sparsity: float) -> int:
-        """How many weights of a layer stay on."""
-        return distributions.kept(numel, sparsity)
+    @property
+    def keeps_latent(self) -> bool:
+        """Whether weights that are off keep their value; otherwise they regrow at zero."""
+        return False
 
-    def exploited(self, at: Position) -> float | None:
-        """Share of the next mask taken from the best weights; None where nothing is redrawn."""
+    def keeps(self, planned: int, numel: int, target: Target) -> int:
+        """Ones of a layer's redrawn masks, where the target plans so many."""
+        return planned
+
+    def first_mask(self, weight: Tensor, keep: int, generator: _Generator) -> Tensor:
+        """The mask training begins with."""
+        return masks.draw(torch.ones_like(weight, dtype=torch.bool), keep, generator=generator)
+
+    def first_measure(self, weight: Tensor, generator: _Generator) -> Tensor | None:
+        """The measure values training begins with; None where there are none."""
         return None
+
+    def learner(self, device: torch.device) -> Learner | None:
+        """What measure values are learned by; None where none are learned."""
+        return None
+
+    def learns(self, at: Position) -> bool:
+        """Whether the learner observes a step."""
+        return False
+
+    def schedule(self, at: Position) -> float | None:
+        """A share in [0, 1] for ``next_mask``, at a step after which masks are redrawn."""
+        return None
+
+    def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
+        """The redrawn mask of a layer, boolean, of the shape of its weight."""
+        return layer.mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReinforcedPruning(StaticPruning):
-    """Reinforced sparse architecture search (RSAS, 2023), published and repaired.
+class SetPruning(StaticPruning):
+    """SET: drop the smallest weights, grow random ones (Mocanu et al. 2018, algorithm 1).
 
-    Every weight has a measure value V, learned from the changes of the loss while the weight is
-    on (``rsas.sparse.measure``). Masks are redrawn during training: the weights with the largest
-    V stay (exploit), the rest is drawn at random (explore), the less the longer it trains.
-    The defaults repair the published algorithm, which ``reference()`` returns.
+    Here as a control of RigL: the share dropped falls as RigL's does, and weights grow at zero.
 
     Attributes:
-        measure_lr: step size of V, in (0, 1].
-        measure_update: ``ema``, V += measure_lr * (reward - V) on weights that are on, or
-            ``accumulate``, V += measure_lr * reward (published), in which ``measure_lr`` scales
-            all values alike and so changes no mask.
-        reward: ``loss_decrease``, or ``loss_increase`` (published).
-        count_first_loss: let the first step's whole loss be its reward (published).
-        budget: ``exact``, explore only among weights that are not exploited, so that every
-            layer always has its k ones; or ``overshoot``, draw k at random from all (published),
-            so that the density is about (1-s)(1 + s*p) when the share p is exploited.
-        exploration: shape of the explored share over the training.
-        exploration_start: explored share at the start, in [0, 1].
-        exploration_end: explored share at the stop, in [0, 1].
-        exploration_stop: part of the training, in (0, 1], after which the mask is fixed to
-            the best k.
         update_interval: training steps between redraws.
-        update_clock: ``training`` counts steps over the whole training; ``epoch`` counts them
-            within each epoch, follows the schedule by epochs, and fixes the mask at the first
-            step of the last epoch before the stop (published).
-        regrow: a weight that comes back on starts from its ``latent`` value, the one it had when
-            it was switched off (published), or from ``zero``.
+        update_stop: part of the training, in (0, 1], after which masks stay.
+        drop_fraction: share of a layer's weights replaced at the first redraw, in [0, 1]; it
+            falls to 0 at the stop by half a cosine (Evci et al. 2020, RigL, section 3).
     """
 
-    measure_lr: float = 0.1
-    measure_update: Literal["ema", "accumulate"] = "ema"
-    reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
-    count_first_loss: bool = False
-    budget: Literal["exact", "overshoot"] = "exact"
-    exploration: Shape = "cosine"
-    exploration_start: float = 0.3
-    exploration_end: float = 0.0
-    exploration_stop: float = 0.5
     update_interval: int = 100
-    update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent"] = "latent"
+    update_stop: float = 0.75
+    drop_fraction: float = 0.3
 
-    @classmethod
-    def reference(cls) -> Self:
-        """The published algorithm, with all its faults."""
-        return cls(
-            measure_lr=0.01,
-            measure_update="accumulate",
-            reward="loss_increase",
-            count_first_loss=True,
-            budget="overshoot",
-            exploration="linear",
-            exploration_start=1.0,
-            exploration_end=0.0,
-            exploration_stop=1.0,
-            update_interval=10,
-            update_clock="epoch",
-            regrow="latent",
-        )
-
-    def options(self) -> dict[str, Any]:
-        """The options by name, as ``rsas.TrainConfig`` takes them."""
-        return dataclasses.asdict(self)
-
-    def kept(self, numel: int, sparsity: float) -> int:
-        """How many weights of a layer the redraws keep on."""
-        if self.budget == "overshoot":
-            return distributions.kept_published(numel, sparsity)
-        return distributions.kept(numel, sparsity)
-
-    def exploited(self, at: Position) -> float | None:
-        """Share of the next mask taken from the largest V; None where nothing is redrawn.
-
-        The schedule is kept as the exploited share 1 - explored, so that the published
-        floor(k * epoch / epochs) comes out without a rounding error.
-        """
-        if self.update_clock == "epoch":
-            # Rounded, as 0.07 * 100 is 7.000000000000001.
-            last = math.ceil(round(self.exploration_stop * at.epochs, 9)) - 1
-            if at.epoch == last and at.step == 0:
-                return 1.0
-            due = at.epoch < last and at.step % self.update_interval == 0
-            progress = at.epoch / at.epochs / self.exploration_stop
-        else:
-            done = at.epoch * at.steps_per_epoch + at.step + 1
-            stop = max(1, round(self.exploration_stop * at.epochs * at.steps_per_epoch))
-            if done == stop:
-                return 1.0
-            due = done < stop and done % self.update_interval == 0
-            progress = done / stop
-        if not due:
+    def schedule(self, at: Position) -> float | None:
+        """Share of the weights to replace."""
+        progress = progress_at(at, self.update_interval, self.update_stop)
+        if progress is None or progress == 1.0:
             return None
-        start, end = 1 - self.exploration_start, 1 - self.exploration_end
-        return interpolate(self.exploration, start, end, progress)
+        return interpolate("cosine", self.drop_fraction, 0.0, progress)
 
-    def next_mask(
-        self,
-        measure: Tensor,
-        keep: int,
-        exploited: float,
-        *,
-        generator: torch.Generator | None = None,
+    def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
+        """Exactly ``layer.keep`` ones: what is left of the mask, and what grows."""
+        grown = math.floor(layer.keep * share)
+        left = masks.top(_magnitude(layer), layer.keep - grown, generator=generator)
+        return left | self.grow(layer, ~left, grown, generator=generator)
+
+    def grow(
+        self, layer: Layer, available: Tensor, count: int, *, generator: _Generator = None
     ) -> Tensor:
-        """The redrawn mask of a layer.
+        """``count`` of the available positions; those just dropped are among them."""
+        return masks.draw(available, count, generator=generator)
 
-        Args:
-            measure: measure values, of the shape of the weight.
-            keep: k, the layer's budget.
-            exploited: share of the budget given to the largest measure values.
-            generator: source of the draws, on the device of ``measure``.
 
-        Returns:
-            Boolean mask: exactly ``keep`` ones under the exact budget; between ``keep`` and
-            keep + floor(keep * exploited) under the published one.
-        """
-        best = math.floor(keep * exploited)
-        if self.budget == "exact":
-            mask = masks.top(measure, best, generator=generator)
-            if best == keep:
-                return mask
-            return mask | masks.draw(~mask, keep - best, generator=generator)
-        mask = masks.top_by_position(measure, best)
-        if exploited == 1.0:
-            return mask
-        everywhere = torch.ones_like(mask)
-        return mask | masks.draw(everywhere, keep, generator=generator)
+@dataclass(frozen=True, kw_only=True)
+class RigLPruning(SetPruning):
+    """RigL: drop the smallest weights, grow those of the largest gradient (Evci et al. 2020).
+
+    "Rigging the Lottery", algorithm 1, on the gradient of one batch, that of the step before
+    the redraw.
+    """
+
+    def grow(
+        self, layer: Layer, available: Tensor, count: int, *, generator: _Generator = None
+    ) -> Tensor:
+        """The ``count`` available positions of the largest gradient magnitude."""
+        return largest_gradients(layer, available, count, generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradualPruning(StaticPruning):
+    """GMP: train dense, drop the smallest weights little by little (Zhu & Gupta 2018).
+
+    "To prune, or not to prune", eq. 1, from sparsity 0: the share of the final sparsity that is
+    reached at the part p of the way to the stop is 1 - (1 - p)^3.
+
+    Attributes:
+        update_interval: training steps between prunings.
+        update_stop: part of the training, in (0, 1], after which the final sparsity holds.
+    """
+
+    update_interval: int = 100
+    update_stop: float = 0.75
+
+    def first_mask(self, weight: Tensor, keep: int, generator: _Generator) -> Tensor:
+        """All ones."""
+        return torch.ones_like(weight, dtype=torch.bool)
+
+    def schedule(self, at: Position) -> float | None:
+        """Share of the final sparsity to reach."""
+        progress = progress_at(at, self.update_interval, self.update_stop)
+        return None if progress is None else cubic(progress)
+
+    def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
+        """The largest of the weights that are on."""
+        size = layer.mask.numel()
+        keep = size - round((size - layer.keep) * share)
+        return masks.top(_magnitude(layer), keep, generator=generator)
+
+
+def progress_at(at: Position, interval: int, stop: float) -> float | None:
+    """Progress in (0, 1] to the stop, after every ``interval`` steps and at the stop."""
+    last = at.last(stop)
+    if at.done == last:
+        return 1.0
+    return at.done / last if at.done < last and at.done % interval == 0 else None
+
+
+def _magnitude(layer: Layer) -> Tensor:
+    """Magnitudes of the weights that are on, which may be zero; -1 for those that are off."""
+    return layer.weight.abs().sub_(masks.as_int8(~layer.mask))
+
+
+def largest_gradients(layer: Layer, available: Tensor, count: int, generator: _Generator) -> Tensor:
+    """The ``count`` available positions of the largest gradient magnitude in the last batch."""
+    # Gradients may be zero, as behind units that are dead: those off limits have to be below.
+    scores = layer.gradient.abs().masked_fill_(~available, -1.0)
+    return masks.top(scores, count, generator=generator)

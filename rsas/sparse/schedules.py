@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-__all__ = ["Shape", "interpolate"]
+__all__ = ["Shape", "cubic", "interpolate"]
 
 Shape = Literal["linear", "cosine", "constant"]
 
@@ -24,3 +24,8 @@ def interpolate(shape: Shape, start: float, end: float, progress: float) -> floa
     if shape == "cosine":
         progress = (1 - math.cos(math.pi * progress)) / 2
     return start + (end - start) * progress
+
+
+def cubic(progress: float) -> float:
+    """From 0 at progress 0 to 1 at progress 1, fast at first (Zhu & Gupta 2018, eq. 1)."""
+    return 1 - (1 - progress) ** 3

@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from rsas.sparse import distributions, masks
-from rsas.sparse.measure import RewardWindow
-from rsas.sparse.methods import Position, ReinforcedPruning, StaticPruning
+from rsas.sparse.layers import Layer, Target, prunable
+from rsas.sparse.masks import as_int8
+from rsas.sparse.measure import Learner
+from rsas.sparse.methods import Position, StaticPruning
 
-__all__ = ["PRUNABLE", "Sparsifier", "prunable"]
-
-PRUNABLE = (nn.Conv2d, nn.Linear)
-"""Modules whose ``weight`` is pruned; biases and normalisation layers never are."""
-
-
-@dataclass
-class _Layer:
-    """One pruned weight tensor."""
-
-    name: str  # of the module, as in model.named_modules()
-    modules: list[nn.Module]  # all that hold the weight: more than one where it is shared
-    weight: nn.Parameter  # zero wherever the mask is off
-    mask: Tensor  # boolean
-    keep: int  # ones after a redraw
-    latent: Tensor | None  # values of weights that are off; None where they regrow at zero
-    measure: Tensor | None
+__all__ = ["Sparsifier"]
 
 
 class Sparsifier:
-    """Masks on every Conv2d and Linear weight of a model, and the method that redraws them.
+    """Masks on the Conv and Linear weights of a model, and the method that redraws them.
 
     The weights themselves are kept masked, in place, so the forward and backward passes are
-    those of the plain model. Call ``observe`` after each backward pass and ``step`` after each
-    step of the optimizer. With ``method`` None the model stays dense and both do nothing.
+    those of the plain model, and gradients are dense. Call ``observe`` between the backward pass
+    and the optimizer's step, and ``step`` after it. With ``method`` None the model stays dense
+    and both do nothing.
 
     Args:
-        model: moved to its device already; initial masks are put on at once.
+        model: moved to its device already; initial masks are put on at once. It may be wrapped
+            by ``torch.compile``.
         optimizer: of the model; its state is zeroed for weights that come back on.
         method: the pruning method, or None.
-        sparsity: share of each weight tensor that is off, in [0, 1].
+        target: the sparsity, and of which layers.
         generator: source of all draws, on the device of the model.
+
+    Raises:
+        InputError: the target does not fit the model.
     """
 
     def __init__(
@@ -52,67 +42,69 @@ class Sparsifier:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         method: StaticPruning | None,
+        target: Target,
         *,
-        sparsity: float,
         generator: torch.Generator,
     ) -> None:
         self._optimizer = optimizer
         self._method = method
         self._generator = generator
         self._prunable = prunable(model)
-        self._layers: list[_Layer] = []
-        self._window: RewardWindow | None = None
+        self._layers: list[Layer] = []
+        self._learner: Learner | None = None
         if method is None:
             return
-        for weight, (name, modules) in self._prunable.items():
-            first = distributions.kept(weight.numel(), sparsity)
-            learns = isinstance(method, ReinforcedPruning)
-            latent = isinstance(method, ReinforcedPruning) and method.regrow == "latent"
-            everywhere = torch.ones_like(weight, dtype=torch.bool)
-            layer = _Layer(
+        for weight, planned in target.kept(model).items():
+            name, modules = self._prunable[weight]
+            layer = Layer(
                 name=name,
                 modules=modules,
                 weight=weight,
-                mask=masks.draw(everywhere, first, generator=generator),
-                keep=method.kept(weight.numel(), sparsity),
-                latent=weight.detach().clone() if latent else None,
-                measure=torch.zeros_like(weight) if learns else None,
+                mask=method.first_mask(weight, planned, generator),
+                keep=method.keeps(planned, weight.numel(), target),
+                latent=torch.zeros_like(weight) if method.keeps_latent else None,
+                measure=method.first_measure(weight, generator),
             )
             self._layers.append(layer)
+            with torch.no_grad():
+                if layer.latent is not None:
+                    torch.mul(weight, as_int8(~layer.mask), out=layer.latent)
         self._mask_weights()
-        if isinstance(method, ReinforcedPruning):
-            self._window = RewardWindow(
-                rate=method.measure_lr,
-                update=method.measure_update,
-                reward=method.reward,
-                count_first_loss=method.count_first_loss,
-                device=generator.device,
-            )
+        self._learner = method.learner(generator.device)
 
-    def observe(self, loss: Tensor) -> None:
-        """Take the loss of this step (a detached scalar on the device)."""
-        if self._window is not None:
-            self._window.observe(loss)
+    @torch.no_grad()
+    def observe(self, at: Position, loss: Tensor) -> None:
+        """Before the optimizer's step: take the loss, a detached scalar, and the gradients."""
+        if self._method is not None and self._learner is not None and self._method.learns(at):
+            self._learner.before_step(self._layers, loss)
 
-    def step(self, at: Position) -> None:
-        """Mask the weights the optimizer has moved; redraw the masks where the method says."""
+    @torch.no_grad()
+    def step(self, at: Position, loss_again: Callable[[], Tensor] | None = None) -> None:
+        """After the optimizer's step: mask the weights, redraw the masks where it is time.
+
+        Args:
+            at: the step that is done.
+            loss_again: computes the loss of the same batch with the weights as they are now;
+                only ``ReinforcedPruning(paired=True)`` calls it.
+        """
         self._mask_weights()
         if self._method is None:
             return
-        exploited = self._method.exploited(at)
-        if exploited is not None:
-            self._redraw(exploited)
+        if self._learner is not None and self._method.learns(at):
+            self._learner.after_step(self._layers, loss_again)
+        share = self._method.schedule(at)
+        if share is not None:
+            self._redraw(self._method, share)
 
     def sparsity(self) -> tuple[float, dict[str, float]]:
-        """Measured share of prunable weights that are off: of all, and by layer."""
+        """Measured share of all Conv and Linear weights that are off: of all, and by layer."""
+        by_layer = {name: 0.0 for name, _ in self._prunable.values()}
         if not self._layers:
-            return 0.0, {name: 0.0 for name, _ in self._prunable.values()}
+            return 0.0, by_layer
         off = torch.stack([(~layer.mask).sum() for layer in self._layers]).tolist()
-        sizes = [layer.mask.numel() for layer in self._layers]
-        by_layer = {
-            layer.name: n / size for layer, n, size in zip(self._layers, off, sizes, strict=True)
-        }
-        return sum(off) / sum(sizes), by_layer
+        for layer, count in zip(self._layers, off, strict=True):
+            by_layer[layer.name] = count / layer.mask.numel()
+        return sum(off) / sum(weight.numel() for weight in self._prunable), by_layer
 
     def attach(self) -> None:
         """Hand the masks over to ``torch.nn.utils.prune``, which reparametrises the weights.
@@ -125,7 +117,7 @@ class Sparsifier:
                 prune.custom_from_mask(module, "weight", layer.mask.to(layer.weight.dtype))
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, latent and measure values, and the open reward window."""
+        """Masks, latent and measure values, and the open rewards."""
         return {
             "layers": {
                 layer.name: {
@@ -135,7 +127,7 @@ class Sparsifier:
                 }
                 for layer in self._layers
             },
-            "window": None if self._window is None else self._window.state_dict(),
+            "learner": None if self._learner is None else self._learner.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -145,43 +137,28 @@ class Sparsifier:
             layer.mask = saved["mask"]
             layer.latent = saved["latent"]
             layer.measure = saved["measure"]
-        if self._window is not None:
-            self._window.load_state_dict(state["window"])
+        if self._learner is not None:
+            self._learner.load_state_dict(state["learner"])
 
     @torch.no_grad()
     def _mask_weights(self) -> None:
         for layer in self._layers:
-            layer.weight.mul_(layer.mask)
+            layer.weight.mul_(as_int8(layer.mask))
 
-    @torch.no_grad()
-    def _redraw(self, exploited: float) -> None:
-        method, window = self._method, self._window
-        assert isinstance(method, ReinforcedPruning) and window is not None
+    def _redraw(self, method: StaticPruning, share: float) -> None:
+        if self._learner is not None:
+            self._learner.settle(self._layers)
         for layer in self._layers:
-            assert layer.measure is not None
-            window.apply(layer.measure, layer.mask)
-            mask = method.next_mask(layer.measure, layer.keep, exploited, generator=self._generator)
-            if layer.latent is not None:
-                layer.latent = torch.where(layer.mask, layer.weight, layer.latent)
-                layer.weight.copy_(layer.latent)
+            mask = method.next_mask(layer, share, generator=self._generator)
             self._forget(layer.weight, mask & ~layer.mask)
+            if layer.latent is not None:
+                layer.weight.add_(layer.latent)  # exact: one of the two is zero
+                torch.mul(layer.weight, as_int8(~mask), out=layer.latent)
             layer.mask = mask
-        window.reset()
         self._mask_weights()
 
     def _forget(self, weight: nn.Parameter, positions: Tensor) -> None:
         """Zero what the optimizer remembers of weights that come back on."""
         for value in self._optimizer.state.get(weight, {}).values():
             if isinstance(value, Tensor) and value.shape == weight.shape:
-                value.masked_fill_(positions, 0)
-
-
-def prunable(model: nn.Module) -> dict[nn.Parameter, tuple[str, list[nn.Module]]]:
-    """Each prunable weight once, with the name of its first module and all its modules."""
-    found: dict[nn.Parameter, tuple[str, list[nn.Module]]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, PRUNABLE):
-            weight = module.weight
-            assert isinstance(weight, nn.Parameter)
-            found.setdefault(weight, (name, []))[1].append(module)
-    return found
+                value.mul_(as_int8(~positions))

@@ -46,6 +46,26 @@ def test_draw_equals_random_unstructured_of_torch(off):
     assert torch.equal(torch.get_rng_state(), after)  # the draws after it agree, too
 
 
+@given(
+    values=st.lists(st.integers(0, 6), min_size=2, max_size=200),
+    data=st.data(),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+def test_top_by_position_equals_topk_of_torch_ties_and_all(values, data, dtype):
+    tensor = torch.tensor(values, dtype=dtype) / 7
+    count = data.draw(st.integers(0, len(values)))
+    expected = torch.zeros(len(values), dtype=torch.bool)
+    expected[torch.topk(tensor, count, sorted=False).indices] = True
+    assert torch.equal(masks.top_by_position(tensor, count), expected)
+
+
+@pytest.mark.parametrize("select", [masks.top, masks.top_by_position])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_not_a_number_does_not_change_the_count(select, count):
+    values = torch.tensor([0.5, torch.nan, 1.0, torch.nan, 0.0])
+    assert select(values, count).sum() == count
+
+
 @given(values=st.lists(st.sampled_from([-1.5, 0.0, 0.25, 7.0]), min_size=1), data=st.data())
 def test_top_takes_the_largest_and_exactly_count(values, data):
     count = data.draw(st.integers(0, len(values)))
@@ -53,18 +73,23 @@ def test_top_takes_the_largest_and_exactly_count(values, data):
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     for mask in (
         masks.top(tensor, count, generator=generator),
+        masks._top_on_device(tensor, count, generator),
         masks.top_by_position(tensor, count),
     ):
         assert mask.sum() == count
         assert sorted(tensor[mask].tolist()) == sorted(values)[len(values) - count :]
 
 
-def test_top_breaks_ties_at_random():
+@pytest.mark.parametrize(
+    "select",
+    [masks.top, lambda values, count, generator: masks._top_on_device(values, count, generator)],
+)
+def test_top_breaks_ties_at_random(select):
     generator = torch.Generator().manual_seed(0)
     values = torch.tensor([1.0, 5.0, 1.0, 1.0, 0.0])
     total = np.zeros(5)
     for _ in range(3000):
-        total += masks.top(values, 2, generator=generator).numpy()
+        total += select(values, 2, generator=generator).numpy()
     assert total[1] == 3000
     assert total[4] == 0
     assert chisquare(total[[0, 2, 3]]).pvalue > 1e-3

@@ -5,19 +5,38 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from rsas import ReinforcedPruning, TrainConfig
-from rsas.sparse import Position, StaticPruning
+from rsas.sparse import (
+    GradualPruning,
+    NoisePruning,
+    Position,
+    RigLPruning,
+    SetPruning,
+    StaticPruning,
+    Target,
+)
+from rsas.sparse.distributions import kept
+
+METHODS = (
+    StaticPruning,
+    SetPruning,
+    RigLPruning,
+    GradualPruning,
+    ReinforcedPruning,
+    NoisePruning,
+)
 
 
 def plan(method, epochs, steps):
-    """Step of the training -> exploited share, for all steps at which masks are redrawn."""
+    """Step of the training -> share, for all steps at which masks are redrawn."""
     shares = {}
     for epoch in range(epochs):
         for step in range(steps):
-            share = method.exploited(Position(epoch, step, epochs, steps))
+            share = method.schedule(Position(epoch, step, epochs, steps))
             if share is not None:
                 shares[epoch * steps + step] = share
     return shares
@@ -60,51 +79,192 @@ def test_static_never_redraws():
     assert plan(StaticPruning(), 3, 20) == {}
 
 
+def learned(method, epochs, steps):
+    """Steps of the training whose rewards count."""
+    return [
+        epoch * steps + step
+        for epoch in range(epochs)
+        for step in range(steps)
+        if method.learns(Position(epoch, step, epochs, steps))
+    ]
+
+
+def test_global_credit_learns_at_every_step_until_the_stop():
+    assert learned(ReinforcedPruning(update_interval=10), 4, 50) == list(range(100))
+    assert learned(ReinforcedPruning.reference(), 4, 25) == list(range(76))
+
+
+def test_per_weight_credit_learns_at_the_last_steps_before_each_redraw():
+    method = ReinforcedPruning(
+        credit="per_weight", credit_steps=3, update_interval=10, exploration_stop=0.5
+    )
+    # Redraws after 10, 20 and, the stop, 25 steps of 50.
+    assert learned(method, 2, 25) == [7, 8, 9, 17, 18, 19, 22, 23, 24]
+    for interval, steps, epochs in ((10, 25, 3), (7, 7, 2), (5, 3, 4)):
+        for clock in ("training", "epoch"):
+            method = ReinforcedPruning(
+                credit="per_weight",
+                credit_steps=2,
+                update_interval=interval,
+                update_clock=clock,
+                exploration_stop=1.0,
+            )
+            redrawn = list(plan(method, epochs, steps))
+            expected = {max(0, r - before) for r in redrawn for before in (0, 1)}
+            assert learned(method, epochs, steps) == sorted(expected)
+
+
+def test_set_and_rigl_replace_less_and_less_until_three_quarters():
+    for method in (SetPruning(update_interval=10), RigLPruning(update_interval=10)):
+        shares = plan(method, epochs=4, steps=50)  # stop after 150 of 200 steps
+        assert list(shares) == [*range(9, 149, 10)]
+        assert shares[49] == pytest.approx(0.3 / 2 * (1 + math.cos(math.pi * 50 / 150)))
+        assert shares[139] == pytest.approx(0.3 / 2 * (1 + math.cos(math.pi * 140 / 150)))
+
+
+def test_gmp_reaches_its_sparsity_by_the_cube_of_what_is_left():
+    method = GradualPruning(update_interval=10, update_stop=0.5)
+    shares = plan(method, epochs=4, steps=50)
+    assert list(shares) == [*range(9, 100, 10)]
+    assert shares[49] == pytest.approx(1 - 0.5**3)
+    assert shares[99] == 1.0
+
+
+WEIGHT = [[0.9, -0.1, 0.5, 0.0], [0.0, 0.3, -0.7, 0.2]]
+MASK = [[True, True, True, False], [False, True, True, True]]
+GRADIENT = [[0.1, 0.2, 0.0, -0.6], [0.5, -0.3, 0.0, 0.4]]
+
+
+@pytest.mark.parametrize(
+    ("share", "left", "grown"),
+    [
+        (0.0, MASK, []),
+        (0.16, MASK, []),  # floor(6 * 0.16) = 0
+        # The smallest on is -0.1; of it and those off, (0, 3) has the largest gradient.
+        (0.2, [[1, 0, 1, 0], [0, 1, 1, 1]], [(0, 3)]),
+        # 0.2 falls, too; (1, 0) is next, before the dropped (1, 3) with 0.4.
+        (0.34, [[1, 0, 1, 0], [0, 1, 1, 0]], [(0, 3), (1, 0)]),
+        # The dropped (1, 3) grows back.
+        (0.5, [[1, 0, 1, 0], [0, 0, 1, 0]], [(0, 3), (1, 0), (1, 3)]),
+        (1.0, [[0] * 4] * 2, [(0, 3), (1, 0), (1, 3), (1, 1), (0, 1), (0, 0)]),
+    ],
+)
+def test_rigl_and_set_by_hand(share, left, grown, layer):
+    pruned = layer(WEIGHT, MASK, gradient=GRADIENT)
+    left = torch.tensor(left, dtype=torch.bool)
+    expected = left.clone()
+    for position in grown:
+        expected[position] = True
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(RigLPruning().next_mask(pruned, share, generator=generator), expected)
+
+    times = 4000 if grown else 1
+    counts = torch.zeros(2, 4)
+    for _ in range(times):
+        mask = SetPruning().next_mask(pruned, share, generator=generator)
+        assert mask.sum() == 6
+        assert mask[left].all()
+        counts += mask
+    if grown:  # uniform over all that are not left, those just dropped included
+        drawn = counts[~left]
+        assert chisquare(drawn.numpy()).pvalue > 1e-4
+
+
+def test_rigl_never_takes_what_stays_for_what_grows(layer):
+    """Where gradients are zero, as behind dead units, the count holds all the same."""
+    pruned = layer(torch.arange(1.0, 21), torch.arange(20) < 10, gradient=torch.zeros(20))
+    generator = torch.Generator().manual_seed(0)
+    mask = RigLPruning().next_mask(pruned, 0.3, generator=generator)
+    assert mask.sum() == 10
+    assert mask[3:10].all()
+
+
+def test_weights_that_are_on_and_zero_are_dropped_before_others_are_kept_off(layer):
+    """A weight that has just grown is zero and on; those off are zero, too, and stay off."""
+    pruned = layer([0.0, 0.0, 0.0, 2.0], [True, False, False, True], gradient=[0, 0, 0, 0])
+    assert SetPruning().next_mask(pruned, 0.0).tolist() == [True, False, False, True]
+
+
+def test_gmp_by_hand(layer):
+    pruned = layer([0.1, -0.9, 0.5, 0.3, -0.2, 0.8], keep=2)
+    method = GradualPruning()
+    assert method.next_mask(pruned, 0.0).all()
+    assert method.next_mask(pruned, 0.5).tolist() == [False, True, True, True, False, True]
+    pruned.mask = torch.tensor([True, False, True, True, True, True])  # -0.9 was dropped before
+    assert method.next_mask(pruned, 1.0).tolist() == [False, False, True, False, False, True]
+
+
+def test_noise_exploits_values_that_nothing_changes(layer):
+    method = NoisePruning()
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.zeros(50, 40)
+    values = method.first_measure(weight, generator)
+    assert values.shape == weight.shape
+    assert ((values >= 0) & (values < 1)).all()
+    assert chisquare(torch.histc(values, 10, 0, 1).numpy()).pvalue > 1e-3
+    assert method.learner(torch.device("cpu")) is None
+    assert learned(method, 2, 20) == []
+    assert plan(method, 2, 200) == plan(ReinforcedPruning(), 2, 200)
+
+
+def test_exploration_by_gradient_takes_the_largest_of_the_rest(layer):
+    method = ReinforcedPruning(exploration_draw="gradient")
+    measure = [9.0, 8.0, 1.0, 2.0, 3.0, 0.0]
+    gradient = [0.0, 0.0, -5.0, 0.1, 0.2, 4.0]
+    pruned = layer(torch.ones(6), keep=4, measure=measure, gradient=gradient)
+    assert method.next_mask(pruned, 0.5).tolist() == [True, True, True, False, False, True]
+
+
 @given(
     size=st.integers(1, 300),
     sparsity=st.floats(0, 1),
     exploited=st.floats(0, 1),
+    draw=st.sampled_from(["uniform", "gradient"]),
     seed=st.integers(0, 2**32),
 )
-def test_exact_budget_has_exactly_k_ones_and_the_best_among_them(size, sparsity, exploited, seed):
-    method = ReinforcedPruning()
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_exact_budget_has_exactly_k_ones_and_the_best_among_them(
+    size, sparsity, exploited, draw, seed, layer
+):
+    method = ReinforcedPruning(exploration_draw=draw)
     generator = torch.Generator().manual_seed(seed)
     measure = torch.randn(size, generator=generator)
-    keep = method.kept(size, sparsity)
-    assert 0 <= keep <= size
-    assert abs(keep - size * (1 - sparsity)) <= 0.5
-    mask = method.next_mask(measure, keep, exploited, generator=generator)
+    keep = kept(size, sparsity)
+    pruned = layer(torch.ones(size), keep=keep, measure=measure, gradient=torch.randn(size))
+    mask = method.next_mask(pruned, exploited, generator=generator)
     assert mask.sum() == keep
     best = math.floor(keep * exploited)
     assert mask[measure.argsort(descending=True)[:best]].all()
 
 
-def test_overshoot_has_the_published_density():
+def test_overshoot_has_the_published_density(layer):
     # algorithm.md, fault 2: about (1-s)(1 + s*p) when the share p is exploited.
     method = ReinforcedPruning.reference()
     generator = torch.Generator().manual_seed(0)
+    keep = method.keeps(10_000, 100_000, Target(sparsity=0.9))
+    assert keep == math.floor(100_000 * (1 - 0.9))
     measure = torch.randn(100_000, generator=generator)
-    keep = method.kept(100_000, 0.9)
-    mask = method.next_mask(measure, keep, 0.5, generator=generator)
+    pruned = layer(torch.zeros(100_000), keep=keep, measure=measure)
+    mask = method.next_mask(pruned, 0.5, generator=generator)
     assert mask.float().mean().item() == pytest.approx(0.1 * (1 + 0.9 * 0.5), abs=1e-3)
-    assert method.next_mask(measure, keep, 1.0, generator=generator).sum() == keep
+    assert method.next_mask(pruned, 1.0, generator=generator).sum() == keep
 
 
-def test_explored_weights_are_drawn_uniformly_from_the_rest():
+def test_explored_weights_are_drawn_uniformly_from_the_rest(layer):
     method = ReinforcedPruning()
     generator = torch.Generator().manual_seed(1)
-    measure = torch.arange(20.0)
-    counts = sum(
-        method.next_mask(measure, 10, 0.5, generator=generator).float() for _ in range(3000)
-    )
+    pruned = layer(torch.zeros(20), keep=10, measure=torch.arange(20.0))
+    counts = sum(method.next_mask(pruned, 0.5, generator=generator).float() for _ in range(3000))
     assert (counts[15:] == 3000).all()
     rest = counts[:15] / 3000
     # Five of fifteen; four standard deviations of a binomial share.
     assert rest.tolist() == pytest.approx([1 / 3] * 15, abs=4 * math.sqrt(2 / 9 / 3000))
 
 
-def test_config_has_the_same_options_and_defaults():
+@pytest.mark.parametrize("method", [*METHODS, Target])
+def test_config_has_the_same_options_and_defaults(method):
     config = TrainConfig()
-    for option in dataclasses.fields(ReinforcedPruning):
-        assert getattr(config, option.name) == option.default
+    for option in dataclasses.fields(method):
+        if option.default is not dataclasses.MISSING:
+            assert getattr(config, option.name) == option.default
     TrainConfig(**ReinforcedPruning.reference().options())

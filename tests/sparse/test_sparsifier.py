@@ -6,8 +6,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from rsas.sparse import Position, ReinforcedPruning, Sparsifier, StaticPruning
+from rsas.sparse import (
+    GradualPruning,
+    NoisePruning,
+    Position,
+    ReinforcedPruning,
+    RigLPruning,
+    SetPruning,
+    Sparsifier,
+    StaticPruning,
+    Target,
+    masks,
+)
+
+METHODS = {
+    "static": StaticPruning(),
+    "set": SetPruning(update_interval=2),
+    "rigl": RigLPruning(update_interval=2, drop_fraction=0.9),
+    "gmp": GradualPruning(update_interval=2),
+    "noise": NoisePruning(update_interval=2),
+    "zero": ReinforcedPruning(update_interval=2, regrow="zero"),
+    "latent": ReinforcedPruning(update_interval=2, regrow="latent"),
+    "loss_change": ReinforcedPruning(
+        update_interval=3, credit="per_weight", attribution="loss_change", credit_steps=2
+    ),
+    "saliency": ReinforcedPruning(
+        update_interval=3,
+        credit="per_weight",
+        credit_steps=2,
+        reward_baseline="mean",
+        exploration_draw="gradient",
+        regrow="zero",
+    ),
+    "paired": ReinforcedPruning(update_interval=3, paired=True, reward_baseline="mean"),
+}
 
 
 def network():
@@ -21,21 +55,34 @@ def nothing():
     pass
 
 
-def train(model, method, *, sparsity=0.8, steps=12, optimizer=None, before=nothing, check=nothing):
+def train(
+    model,
+    method,
+    *,
+    sparsity=0.8,
+    distribution="uniform",
+    steps=12,
+    optimizer=None,
+    shape=(1, 6, 6),
+    before=nothing,
+    check=nothing,
+):
     """Train; ``before`` and ``check`` are called on both sides of each sparsifier step."""
     optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(5)
-    sparsifier = Sparsifier(model, optimizer, method, sparsity=sparsity, generator=generator)
-    x = torch.randn(16, 1, 6, 6, generator=generator)
+    target = Target(sparsity=sparsity, distribution=distribution)
+    sparsifier = Sparsifier(model, optimizer, method, target, generator=generator)
+    x = torch.randn(16, *shape, generator=generator)
     y = torch.randint(0, 3, (16,), generator=generator)
     for step in range(steps):
+        at = Position(0, step, 1, steps)
         loss = nn.functional.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
-        sparsifier.observe(loss.detach())
+        sparsifier.observe(at, loss.detach())
         optimizer.step()
         before()
-        sparsifier.step(Position(0, step, 1, steps))
+        sparsifier.step(at, lambda: nn.functional.cross_entropy(model(x), y))
         check()
     return sparsifier
 
@@ -48,30 +95,76 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("regrow", ["zero", "latent"])
-@settings(max_examples=10, deadline=None)
-@given(sparsity=st.floats(0, 1))
-def test_every_layer_has_its_k_weights_after_every_step(optimizer, regrow, sparsity):
-    model = network()
-    weights = [model[0].weight, model[4].weight]
-    keeps = [w.numel() - round(w.numel() * sparsity) for w in weights]
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=12, deadline=None)
+@given(
+    sparsity=st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1)),
+    distribution=st.sampled_from(["uniform", "erk"]),
+    inputs=st.integers(1, 5),
+    channels=st.integers(1, 4),
+)
+def test_every_layer_has_its_k_weights_after_every_step(
+    optimizer, method, sparsity, distribution, inputs, channels
+):
+    """Also layers too small to hold one weight."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(inputs, channels, 3, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(channels, 3),
+    )
+    target = Target(sparsity=sparsity, distribution=distribution)
+    keeps = target.kept(model)
+    if distribution == "uniform":
+        assert all(k == w.numel() - round(w.numel() * sparsity) for w, k in keeps.items())
+    found = {}
 
     def check():
-        for weight, keep in zip(weights, keeps, strict=True):
-            assert (weight != 0).sum() <= keep
+        layers = found["sparsifier"].state_dict()["layers"]
+        for weight, name in ((model[0].weight, "0"), (model[4].weight, "4")):
+            mask = layers[name]["mask"]
+            if method != "gmp":
+                assert int(mask.sum()) == keeps[weight]
+            assert not weight[~mask].any()
 
-    method = ReinforcedPruning(update_interval=2, regrow=regrow)
-    sparsifier = train(
-        model,
-        method,
-        sparsity=sparsity,
-        optimizer=OPTIMIZERS[optimizer](model.parameters()),
-        check=check,
-    )
+    real = Sparsifier.step
+
+    def step(self, at, again):
+        found["sparsifier"] = self
+        real(self, at, again)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sparsifier, "step", step)
+        sparsifier = train(
+            model,
+            METHODS[method],
+            sparsity=sparsity,
+            distribution=distribution,
+            optimizer=OPTIMIZERS[optimizer](model.parameters()),
+            shape=(inputs, 3, 3),
+            check=check,
+        )
     sparsifier.attach()
-    for module, keep in ((model[0], keeps[0]), (model[4], keeps[1])):
-        assert int(module.weight_mask.sum()) == keep
-        assert not module.weight_orig[module.weight_mask == 0].any()
+    state = model.state_dict()
+    for module, name in ((model[0], "0"), (model[4], "4")):
+        assert int(module.weight_mask.sum()) == keeps[module.weight_orig]
+        assert not state[f"{name}.weight_orig"][state[f"{name}.weight_mask"] == 0].any()
+
+
+def test_gmp_has_the_count_of_the_schedule_after_every_step():
+    model = network()
+    counts = []
+    train(
+        model,
+        GradualPruning(update_interval=2, update_stop=0.5),
+        sparsity=0.75,
+        check=lambda: counts.append(int((model[4].weight != 0).sum())),
+    )
+    off = [round(144 * (1 - (1 - done / 6) ** 3)) for done in (0, 2, 4, 6)]
+    expected = [192 - off[0]] + [192 - off[1]] * 2 + [192 - off[2]] * 2 + [192 - off[3]] * 7
+    assert counts == expected
 
 
 def exploring(regrow):
@@ -115,7 +208,8 @@ def test_weights_regrow_at_zero_and_forgotten_by_the_optimizer(optimizer):
     optimizer = OPTIMIZERS[optimizer](model.parameters())
     generator = torch.Generator().manual_seed(0)
     method = exploring("zero")
-    sparsifier = Sparsifier(model, optimizer, method, sparsity=0.5, generator=generator)
+    target = Target(sparsity=0.5)
+    sparsifier = Sparsifier(model, optimizer, method, target, generator=generator)
     x, y = torch.randn(16, 1, 6, 6, generator=generator), torch.arange(16) % 3
     came_back_in_all = 0
     mask = sparsifier.state_dict()["layers"]["1"]["mask"]
@@ -124,7 +218,7 @@ def test_weights_regrow_at_zero_and_forgotten_by_the_optimizer(optimizer):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        sparsifier.observe(loss.detach())
+        sparsifier.observe(Position(0, step, 1, 20), loss.detach())
         sparsifier.step(Position(0, step, 1, 20))
         before, mask = mask, sparsifier.state_dict()["layers"]["1"]["mask"]
         came_back = mask & ~before
@@ -187,3 +281,101 @@ def test_a_shared_weight_has_one_mask():
     sparsifier.attach()
     assert torch.equal(layer.weight_mask, twin.weight_mask)
     assert layer.weight_mask.sum() == 18
+
+
+def test_a_weight_shared_with_an_embedding_is_masked_in_both():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(3, 8)
+            self.out = nn.Linear(8, 3)
+            self.out.weight = self.embedding.weight
+
+        def forward(self, x):
+            return self.out(self.embedding(x.flatten(1).gt(0).sum(1) % 3))
+
+    model = Tied()
+    sparsifier = train(model, RigLPruning(update_interval=2), sparsity=0.5)
+    assert model.out.weight is model.embedding.weight
+    assert (model.embedding.weight != 0).sum() <= 12
+    sparsifier.attach()
+    assert model.out.weight_orig is model.embedding.weight
+
+
+@pytest.mark.parametrize(
+    ("first", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3), (4, 3)),
+        (nn.Conv3d(2, 6, 2, bias=False), (2, 2, 2, 2)),
+        (nn.Conv2d(4, 6, 3, groups=2), (4, 3, 3)),
+        (nn.Conv2d(6, 6, 3, groups=6, bias=False), (6, 3, 3)),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 6, bias=False)), (4,)),
+    ],
+    ids=["conv1d", "conv3d", "grouped", "depthwise", "no bias"],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_kinds_of_layers(first, shape, method):
+    model = nn.Sequential(first, nn.Flatten(), nn.Linear(6, 3, bias=False))
+    before = [p.clone() for p in model.parameters()]
+    sparsifier = train(model, METHODS[method], sparsity=0.5, shape=shape)
+    overall, by_layer = sparsifier.sparsity()
+    assert overall == 0.5
+    assert len(by_layer) == 2
+    assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_layers_that_are_excluded_stay_dense_and_are_counted():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    target = Target(sparsity=0.5, exclude=("0",))
+    generator = torch.Generator().manual_seed(0)
+    sparsifier = Sparsifier(model, optimizer, StaticPruning(), target, generator=generator)
+    assert sparsifier.sparsity() == (96 / 228, {"0": 0.0, "4": 0.5})
+    assert model[0].weight.all()
+    sparsifier.attach()
+    assert not prune.is_pruned(model[0])
+
+
+@pytest.mark.parametrize("method", ["latent", "rigl", "saliency"])
+def test_a_compiled_model_trains_as_the_plain_one(method):
+    results = []
+    for wrap in (lambda m: m, lambda m: torch.compile(m, backend="aot_eager")):
+        model = wrap(network())
+        sparsifier = train(model, METHODS[method])
+        assert list(sparsifier.sparsity()[1]) == ["0", "4"]
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+        sparsifier.attach()
+        assert prune.is_pruned(model)
+        results.append((weights, model.eval()(torch.ones(2, 1, 6, 6))))
+    assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
+    assert torch.allclose(results[0][1], results[1][1], atol=1e-6)
+
+
+class NoRead(TorchDispatchMode):
+    """Fails where the host reads a number of a tensor.
+
+    On an accelerator it would have to wait for it; the operators are the same on the CPU.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        reading = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal)
+        assert func.overloadpacket not in reading, f"{func} reads a tensor"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_step_waits_for_the_device(method, monkeypatch):
+    """Not even a redraw, in the code for accelerators."""
+
+    def read(*_):
+        raise AssertionError("the host reads a tensor")
+
+    model = network()
+    for name in ("tolist", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, read)
+    with NoRead():
+        with pytest.raises(AssertionError, match="reads a tensor"):
+            masks.top(torch.ones(9), 3)  # the code for the CPU does read
+        monkeypatch.setattr(masks, "_on_host", lambda values: False)
+        train(model, METHODS[method])

@@ -1,0 +1,66 @@
+"""The baseline a sparse network has to beat to be worth it: a narrow dense one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from rsas import models
+from rsas.config import TrainConfig
+from rsas.sparse import Target, prunable
+
+__all__ = ["layer_sizes", "matching_width"]
+
+
+def matching_width(
+    config: TrainConfig, target: Target, input_shape: tuple[int, ...], num_classes: int
+) -> float:
+    """The width multiplier whose dense model has as many weights as the sparse one keeps.
+
+    Counted are Conv and Linear weights. Widths are whole numbers, so the counts can differ, by
+    little where layers are wide; no layer gets narrower than 1.
+
+    Args:
+        config: names the model.
+        target: the sparsity of the model at full width.
+        input_shape: of one input.
+        num_classes: width of the output.
+
+    Returns:
+        In (0, 1].
+    """
+    full = _meta(config, input_shape, num_classes, 1.0)
+    kept = target.kept(full)
+    budget = sum(kept.get(weight, weight.numel()) for weight in prunable(full))
+    low, high = 0.0, 1.0
+    for _ in range(30):  # counts do not fall with width: halve the interval
+        middle = (low + high) / 2
+        if _count(_meta(config, input_shape, num_classes, middle)) < budget:
+            low = middle
+        else:
+            high = middle
+
+    def distance(width: float) -> int:
+        return abs(_count(_meta(config, input_shape, num_classes, width)) - budget)
+
+    return min((low or high, high), key=distance)
+
+
+def layer_sizes(
+    config: TrainConfig, input_shape: tuple[int, ...], num_classes: int
+) -> dict[str, int]:
+    """Weights of each Conv and Linear layer of the model at full width."""
+    model = _meta(config, input_shape, num_classes, 1.0)
+    return {name: weight.numel() for weight, (name, _) in prunable(model).items()}
+
+
+def _count(model: nn.Module) -> int:
+    return sum(weight.numel() for weight in prunable(model))
+
+
+def _meta(
+    config: TrainConfig, input_shape: tuple[int, ...], num_classes: int, width: float
+) -> nn.Module:
+    """The model without memory for its weights."""
+    with torch.random.fork_rng([]), torch.device("meta"):
+        return models.build(config, input_shape, num_classes, width=width)

@@ -1,0 +1,126 @@
+"""Which weights of a model are pruned, and how many of each stay on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from rsas.errors import InputError
+from rsas.sparse import distributions
+from rsas.sparse.distributions import Distribution
+
+__all__ = ["PRUNABLE", "Layer", "Target", "prunable"]
+
+PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+"""Modules whose ``weight`` is pruned; biases and normalisation layers never are."""
+
+
+@dataclass
+class Layer:
+    """One pruned weight tensor. All tensors have its shape and device."""
+
+    name: str  # of the module, as in model.named_modules()
+    modules: list[nn.Module]  # all that hold the weight: more than one where it is shared
+    weight: nn.Parameter  # zero wherever the mask is off
+    mask: Tensor  # boolean
+    keep: int  # k, the number of ones in the end
+    latent: Tensor | None  # values of weights that are off, zero elsewhere; None: they regrow at 0
+    measure: Tensor | None  # measure values; None for methods that learn none
+
+    @property
+    def gradient(self) -> Tensor:
+        """Gradient of the last backward pass, dense: also of weights that are off."""
+        return torch.zeros_like(self.weight) if self.weight.grad is None else self.weight.grad
+
+
+def prunable(model: nn.Module) -> dict[nn.Parameter, tuple[str, list[nn.Module]]]:
+    """Each prunable weight once, with the name of its first module and all its modules.
+
+    Names are those of the model inside, where it was wrapped by ``torch.compile``. Weights that
+    are computed from other parameters, as weight_norm does, are not among them.
+    """
+    found: dict[nn.Parameter, tuple[str, list[nn.Module]]] = {}
+    for name, module in _candidates(model):
+        weight = module._parameters.get("weight")
+        if weight is not None:
+            found.setdefault(weight, (name, []))[1].append(module)
+    return found
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for path, module in model.named_modules():
+        if isinstance(module, PRUNABLE):
+            yield path.replace("_orig_mod.", ""), module
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The sparsity asked for, and where.
+
+    Attributes:
+        sparsity: share of the weights of the chosen layers that is off, in [0, 1].
+        distribution: ``uniform``, the same in every layer; ``erk``, Erdos-Renyi-kernel (Evci et
+            al. 2020, section 3); or ``map``, in proportion to ``layer_densities``.
+        layer_densities: pattern of layer names -> relative density, above 0; the first pattern
+            that fits a layer counts. They are scaled together to the budget that ``sparsity``
+            leaves, and cut off at 1, so densities that meet the budget stay as they are.
+        include: patterns of the names of layers to prune, such as ``features.*``.
+        exclude: patterns of the names of layers that stay dense, among those included.
+    """
+
+    sparsity: float
+    distribution: Distribution = "uniform"
+    layer_densities: Mapping[str, float] = field(default_factory=dict)
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def kept(self, model: nn.Module) -> dict[nn.Parameter, int]:
+        """Number of weights that stay on, for each weight tensor that is pruned.
+
+        Under ``uniform`` each is the nearest to size * (1 - sparsity); otherwise their sum is
+        the nearest to that of the whole.
+
+        Raises:
+            InputError: a pattern fits no layer, a layer no pattern, or a weight is unsuitable.
+        """
+        modules = dict(_candidates(model))
+        for option in ("include", "exclude", "layer_densities"):
+            for pattern in getattr(self, option):
+                if pattern != "*" and not any(fnmatchcase(name, pattern) for name in modules):
+                    raise InputError(
+                        f"{option}: {pattern!r} fits no layer; they are {', '.join(modules)}"
+                    )
+        for name, module in modules.items():
+            if self._chooses(name) and "weight" not in module._parameters:
+                raise InputError(
+                    f"the weight of layer {name!r} is computed from other parameters (by "
+                    "weight_norm, parametrize or prune) and cannot be masked; name it in exclude"
+                )
+        chosen = {
+            name: weight for weight, (name, _) in prunable(model).items() if self._chooses(name)
+        }
+        sizes = {name: weight.numel() for name, weight in chosen.items()}
+        if self.distribution == "uniform":
+            counts = {name: distributions.kept(n, self.sparsity) for name, n in sizes.items()}
+        else:
+            densities = {name: self._density(name, w.shape) for name, w in chosen.items()}
+            budget = distributions.kept(sum(sizes.values()), self.sparsity)
+            counts = distributions.share_out(sizes, densities, budget)
+        return {weight: counts[name] for name, weight in chosen.items()}
+
+    def _chooses(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.include) and not any(
+            fnmatchcase(name, pattern) for pattern in self.exclude
+        )
+
+    def _density(self, name: str, shape: tuple[int, ...]) -> float:
+        if self.distribution == "erk":
+            return distributions.erdos_renyi_kernel(shape)
+        for pattern, density in self.layer_densities.items():
+            if fnmatchcase(name, pattern):
+                return density
+        raise InputError(f"layer_densities: no pattern fits layer {name!r}; '*' fits all")

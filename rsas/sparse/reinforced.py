@@ -1,0 +1,244 @@
+"""Reinforced sparse architecture search: exploit what measure values praise, explore the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from rsas.sparse import masks
+from rsas.sparse.distributions import kept_published
+from rsas.sparse.layers import Layer, Target
+from rsas.sparse.measure import Attribution, GlobalCredit, Learner, PerWeightCredit
+from rsas.sparse.methods import Position, StaticPruning, largest_gradients, progress_at
+from rsas.sparse.schedules import Shape, interpolate
+
+__all__ = ["NoisePruning", "ReinforcedPruning", "overshooting_mask"]
+
+_Generator = torch.Generator | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforcedPruning(StaticPruning):
+    """Reinforced sparse architecture search (RSAS, 2023), published and repaired.
+
+    Every weight has a measure value V, learned from rewards while the weight is on
+    (``rsas.sparse.measure``). Masks are redrawn during training: the weights with the largest
+    V stay (exploit), the rest is drawn anew (explore), the less the longer it trains.
+    The defaults repair the published algorithm, which ``reference()`` returns.
+
+    Attributes:
+        measure_lr: step size of V, in (0, 1].
+        measure_update: ``ema``, V += measure_lr * (reward - V) on weights that are on, or
+            ``accumulate``, V += measure_lr * reward (published), in which ``measure_lr`` scales
+            all values alike and so changes no mask.
+        credit: ``global``, one reward a step for all weights that are on, the change of the loss
+            (published); or ``per_weight``, to each its own by ``attribution``.
+        attribution: the reward of a weight under ``per_weight``: ``loss_change``, -g * dw (Lan et
+            al. 2019), or ``saliency``, abs(w * g) (Molchanov et al. 2017).
+        credit_steps: steps before each redraw whose ``per_weight`` rewards count, at least 1.
+        reward: ``loss_decrease``, or ``loss_increase`` (published), which turns the sign.
+        reward_baseline: ``none``, or ``mean``, which is subtracted from rewards: the mean of all
+            earlier ones under ``global`` (Sutton & Barto 2018, section 2.8), the mean over the
+            layer's weights that are on under ``per_weight``.
+        paired: measure the loss change of ``global`` between before and after the step on the same
+            batch, at the price of a second forward pass, instead of between two batches.
+        count_first_loss: let the first step's whole loss be its reward (published).
+        budget: ``exact``, explore only among weights that are not exploited, so that every
+            layer always has its k ones; or ``overshoot``, draw k at random from all (published),
+            so that the density is about (1-s)(1 + s*p) when the share p is exploited.
+        exploration: shape of the explored share over the training.
+        exploration_start: explored share at the start, in [0, 1].
+        exploration_end: explored share at the stop, in [0, 1].
+        exploration_stop: part of the training, in (0, 1], after which the mask is fixed to
+            the best k.
+        exploration_draw: explored weights are drawn uniformly, or are those of the largest
+            ``gradient`` magnitude in the last batch, as RigL grows them.
+        update_interval: training steps between redraws.
+        update_clock: ``training`` counts steps over the whole training; ``epoch`` counts them
+            within each epoch, follows the schedule by epochs, and fixes the mask at the first
+            step of the last epoch before the stop (published).
+        regrow: a weight that comes back on starts from its ``latent`` value, the one it had when
+            it was switched off (published), or from ``zero``.
+    """
+
+    measure_lr: float = 0.1
+    measure_update: Literal["ema", "accumulate"] = "ema"
+    credit: Literal["global", "per_weight"] = "global"
+    attribution: Attribution = "saliency"
+    credit_steps: int = 10
+    reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
+    reward_baseline: Literal["none", "mean"] = "none"
+    paired: bool = False
+    count_first_loss: bool = False
+    budget: Literal["exact", "overshoot"] = "exact"
+    exploration: Shape = "cosine"
+    exploration_start: float = 0.3
+    exploration_end: float = 0.0
+    exploration_stop: float = 0.5
+    exploration_draw: Literal["uniform", "gradient"] = "uniform"
+    update_interval: int = 100
+    update_clock: Literal["training", "epoch"] = "training"
+    regrow: Literal["zero", "latent"] = "latent"
+
+    @classmethod
+    def reference(cls) -> Self:
+        """The published algorithm, with all its faults."""
+        return cls(
+            measure_lr=0.01,
+            measure_update="accumulate",
+            credit="global",
+            reward="loss_increase",
+            count_first_loss=True,
+            budget="overshoot",
+            exploration="linear",
+            exploration_start=1.0,
+            exploration_end=0.0,
+            exploration_stop=1.0,
+            exploration_draw="uniform",
+            update_interval=10,
+            update_clock="epoch",
+            regrow="latent",
+        )
+
+    def options(self) -> dict[str, Any]:
+        """The options by name, as ``rsas.TrainConfig`` takes them."""
+        return dataclasses.asdict(self)
+
+    @property
+    def keeps_latent(self) -> bool:
+        """Whether weights that are off keep their value."""
+        return self.regrow == "latent"
+
+    def keeps(self, planned: int, numel: int, target: Target) -> int:
+        """As planned, but rounded down in the published algorithm."""
+        if self.budget == "overshoot" and target.distribution == "uniform":
+            return kept_published(numel, target.sparsity)
+        return planned
+
+    def first_measure(self, weight: Tensor, generator: _Generator) -> Tensor | None:
+        """Zero for every weight."""
+        return torch.zeros_like(weight)
+
+    def learner(self, device: torch.device) -> Learner | None:
+        """What measure values are learned by."""
+        sign = 1.0 if self.reward == "loss_increase" else -1.0
+        baseline = self.reward_baseline == "mean"
+        if self.credit == "per_weight":
+            return PerWeightCredit(
+                rate=self.measure_lr,
+                update=self.measure_update,
+                sign=-sign,  # both attributions are of a falling loss
+                attribution=self.attribution,
+                baseline=baseline,
+            )
+        return GlobalCredit(
+            rate=self.measure_lr,
+            update=self.measure_update,
+            sign=sign,
+            paired=self.paired,
+            count_first_loss=self.count_first_loss,
+            baseline=baseline,
+            device=device,
+        )
+
+    def learns(self, at: Position) -> bool:
+        """Whether rewards of a step count for a redraw to come."""
+        if self.update_clock == "epoch":
+            final = self._final_epoch(at)
+            # The next redraw is in this epoch, or at the first step of the next one.
+            ahead = min(-at.step % self.update_interval, at.steps_per_epoch - at.step)
+            if at.epoch > final or (at.epoch == final and at.step > 0):
+                return False
+        else:
+            stop = at.last(self.exploration_stop)
+            if at.done > stop:
+                return False
+            ahead = min(-at.done % self.update_interval, stop - at.done)
+        return self.credit == "global" or ahead < self.credit_steps
+
+    def schedule(self, at: Position) -> float | None:
+        """Share of the next mask taken from the largest V; None where nothing is redrawn.
+
+        The schedule is kept as the exploited share 1 - explored, so that the published
+        floor(k * epoch / epochs) comes out without a rounding error.
+        """
+        progress: float | None
+        if self.update_clock == "epoch":
+            final = self._final_epoch(at)
+            if at.epoch == final and at.step == 0:
+                return 1.0
+            due = at.epoch < final and at.step % self.update_interval == 0
+            progress = at.epoch / at.epochs / self.exploration_stop if due else None
+        else:
+            progress = progress_at(at, self.update_interval, self.exploration_stop)
+            if progress == 1.0:
+                return 1.0
+        if progress is None:
+            return None
+        start, end = 1 - self.exploration_start, 1 - self.exploration_end
+        return interpolate(self.exploration, start, end, progress)
+
+    def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
+        """The mask with ``share`` of its budget exploited.
+
+        It has exactly ``layer.keep`` ones under the exact budget; between ``keep`` and
+        keep + floor(keep * share) under the published one.
+        """
+        assert layer.measure is not None
+        if self.budget == "overshoot":
+            return overshooting_mask(layer.measure, layer.keep, share, generator=generator)
+        best = math.floor(layer.keep * share)
+        mask = masks.top(layer.measure, best, generator=generator)
+        if best == layer.keep:
+            return mask
+        if self.exploration_draw == "gradient":
+            return mask | largest_gradients(layer, ~mask, layer.keep - best, generator)
+        return mask | masks.draw(~mask, layer.keep - best, generator=generator)
+
+    def _final_epoch(self, at: Position) -> int:
+        """The epoch, counted from 0, whose first step fixes the mask under the epoch clock."""
+        # Rounded, as 0.07 * 100 is 7.000000000000001.
+        return math.ceil(round(self.exploration_stop * at.epochs, 9)) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisePruning(ReinforcedPruning):
+    """``reinforced`` with measure values drawn once at random and never learned.
+
+    The control for what learning adds: exploit, explore and regrow are the same. What differs
+    from ``reinforced`` is owed to V, what differs from ``static`` to redrawing as such.
+    """
+
+    def first_measure(self, weight: Tensor, generator: _Generator) -> Tensor | None:
+        """Uniform in [0, 1)."""
+        return torch.rand(weight.shape, generator=generator, device=weight.device)
+
+    def learner(self, device: torch.device) -> Learner | None:
+        """None: nothing is learned."""
+        return None
+
+    def learns(self, at: Position) -> bool:
+        """Never."""
+        return False
+
+
+def overshooting_mask(
+    measure: Tensor, keep: int, share: float, *, generator: _Generator = None
+) -> Tensor:
+    """The published redraw: the best of the budget, and a whole budget drawn from all weights.
+
+    Args:
+        measure: measure values, of the shape of the weight.
+        keep: the layer's budget k.
+        share: of the budget given to the largest measure values; at 1 nothing is drawn.
+        generator: source of the draws, on the device of ``measure``; None is torch's default.
+    """
+    mask = masks.top_by_position(measure, math.floor(keep * share))
+    if share == 1.0:
+        return mask
+    return mask | masks.draw(torch.ones_like(mask), keep, generator=generator)
