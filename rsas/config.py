@@ -102,7 +102,7 @@ class TrainConfig:
     # reinforced; noise where nothing is learned
     measure_lr: float = field(default=0.1, metadata=range_of(0, 1, open_low=True))
     measure_update: Literal["ema", "accumulate"] = "ema"
-    credit: Literal["global", "per_weight"] = "global"
+    credit: Literal["global", "per_weight"] = "per_weight"
     attribution: Literal["loss_change", "saliency"] = "saliency"
     credit_steps: int = field(default=10, metadata=range_of(1, 10**9))
     reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
@@ -113,10 +113,10 @@ class TrainConfig:
     exploration: Literal["linear", "cosine", "constant"] = "cosine"
     exploration_start: float = field(default=0.3, metadata=range_of(0, 1))
     exploration_end: float = field(default=0.0, metadata=range_of(0, 1))
-    exploration_stop: float = field(default=0.5, metadata=range_of(0, 1, open_low=True))
-    exploration_draw: Literal["uniform", "gradient"] = "uniform"
+    exploration_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
+    exploration_draw: Literal["uniform", "gradient"] = "gradient"
     update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent"] = "latent"
+    regrow: Literal["zero", "latent"] = "zero"
 
     def __post_init__(self) -> None:
         validate(self)

@@ -1,27 +1,29 @@
 """Selections of exactly k positions as boolean masks: pure functions of tensors."""
 
+import math
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 __all__ = ["as_int8", "draw", "top", "top_by_position"]
 
+_Floats = npt.NDArray[np.floating[Any]]
+
 
 def as_int8(mask: Tensor) -> Tensor:
-    """The mask as zeros and ones without a copy.
-
-    Torch multiplies floats by int8 three times as fast as by bool (0.11 and 0.36 ms for 784,000
-    weights on one CPU thread), and that product is the price of masking a weight.
-    """
+    """The mask as zeros and ones without a copy: torch multiplies by int8 faster than by bool."""
     return mask.view(torch.int8)
 
 
 def draw(available: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
     """A uniformly random subset of ``count`` of the available positions.
 
-    One number in [0, 1) is drawn for every position, and those with the largest are switched
-    off. The published algorithm draws in this way, so with ``available`` all true and torch's
-    default generator the masks equal those of ``torch.nn.utils.prune.RandomUnstructured``.
+    With ``available`` all true, one number in [0, 1) is drawn for every position, and those with
+    the largest are switched off: the published draw. With torch's default generator the masks
+    then equal those of ``torch.nn.utils.prune.RandomUnstructured``.
 
     Args:
         available: boolean, any shape.
@@ -34,9 +36,37 @@ def draw(available: Tensor, count: int, *, generator: torch.Generator | None = N
     off = available.numel() - count
     if off == 0:
         return torch.ones_like(available, memory_format=torch.contiguous_format)
+    if _on_host(available) and not bool(available.all()):
+        flat = available.reshape(-1)
+        return _draw_few(flat, int(flat.count_nonzero()), count, generator).view(available.shape)
     numbers = torch.rand(available.shape, generator=generator, device=available.device)
     numbers += as_int8(~available)  # in [1, 2): what is not available is switched off first
     return ~top_by_position(numbers, off)
+
+
+def _draw_few(
+    available: Tensor, total: int, count: int, generator: torch.Generator | None
+) -> Tensor:
+    """``draw`` of ``count`` of ``total`` positions in time that grows with ``count``.
+
+    Positions are drawn one by one, with no regard for those taken or not available, until there
+    are enough. No position is treated differently from another, so all subsets are as likely.
+    """
+    if 2 * count > total:
+        return available & ~_draw_few(available, total, total - count, generator)
+    if 2 * total < len(available):
+        positions = available.nonzero().squeeze(1)
+        everywhere = torch.ones(total, dtype=torch.bool)
+        chosen = _draw_few(everywhere, total, count, generator)
+        return _at(positions[chosen], available.shape)
+    mask = torch.zeros_like(available)
+    missing = count
+    while missing:
+        # 62 bits, so that the remainder favours no position.
+        drawn = torch.randint(2**62, (missing,), generator=generator) % len(available)
+        mask[drawn[available[drawn]]] = True
+        missing = count - int(mask.count_nonzero())
+    return mask
 
 
 def top(values: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -57,11 +87,13 @@ def top(values: Tensor, count: int, *, generator: torch.Generator | None = None)
         return _top_on_device(values, count, generator)
     if count == 0:
         return torch.zeros_like(values, dtype=torch.bool)
-    border = _border(values, count)
-    mask = values >= border
+    flat = _as_numpy(values)
+    border = _border(flat, count)
+    mask = _as_mask(flat >= border, values.shape)
     surplus = int(mask.count_nonzero()) - count
     if surplus > 0:
-        mask &= ~draw(values == border, surplus, generator=generator)
+        tied = _as_mask(flat == border, values.shape)
+        mask &= ~draw(tied, surplus, generator=generator)
     return mask if surplus >= 0 else top_by_position(values, count)  # fewer: there is NaN
 
 
@@ -71,8 +103,9 @@ def top_by_position(values: Tensor, count: int) -> Tensor:
     Deterministic, but among equal values it favours some positions: the published choice.
     """
     if _on_host(values) and count > 0:
-        # Where nothing is tied there is one answer, and NumPy finds it in a tenth of the time.
-        mask = values >= _border(values, count)
+        # Where nothing is tied there is one answer, found in a tenth of the time of topk.
+        flat = _as_numpy(values)
+        mask = _as_mask(flat >= _border(flat, count), values.shape)
         if int(mask.count_nonzero()) == count:
             return mask
     return _at(torch.topk(values.reshape(-1), count, sorted=False).indices, values.shape)
@@ -83,6 +116,13 @@ def _on_host(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 
+def _top_on_device(values: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """``top`` without a number that the host would have to wait for."""
+    flat = values.reshape(-1)
+    order = torch.randperm(len(flat), generator=generator, device=flat.device)
+    return _at(order[torch.topk(flat[order], count, sorted=False).indices], values.shape)
+
+
 def _at(positions: Tensor, shape: torch.Size) -> Tensor:
     """The mask that is on at these positions of the flattened shape."""
     mask = torch.zeros(shape, dtype=torch.bool, device=positions.device)
@@ -90,17 +130,39 @@ def _at(positions: Tensor, shape: torch.Size) -> Tensor:
     return mask
 
 
-def _border(values: Tensor, count: int) -> float:
-    """The ``count``-th largest value, of a tensor on the CPU."""
+def _as_numpy(values: Tensor) -> _Floats:
     flat = values.detach().reshape(-1)
-    if flat.dtype not in (torch.float32, torch.float64):
-        flat = flat.float()  # bfloat16, which NumPy does not have
-    rank = len(flat) - count
-    return float(np.partition(flat.numpy(), rank)[rank])
+    # NumPy does not have bfloat16, and float32 holds all its values.
+    return (flat if flat.dtype in (torch.float32, torch.float64) else flat.float()).numpy()
 
 
-def _top_on_device(values: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """``top`` without a number that the host would have to wait for."""
-    flat = values.reshape(-1)
-    order = torch.randperm(len(flat), generator=generator, device=flat.device)
-    return _at(order[torch.topk(flat[order], count, sorted=False).indices], values.shape)
+def _as_mask(flat: npt.NDArray[np.bool_], shape: torch.Size) -> Tensor:
+    return torch.from_numpy(flat).view(shape)
+
+
+def _border(flat: _Floats, count: int) -> float:
+    """The ``count``-th largest value, count at least 1 (SELECT of Floyd & Rivest 1975).
+
+    A sample brackets it, and only what lies between is looked at closely. The ends of the bracket
+    are looked at first, so that a value which many share, as zero is, costs no more: 1 ms for
+    784,000 values, where ``numpy.partition`` takes 0.5 to 15 ms and ``torch.kthvalue`` 2 to 6.
+    """
+    size = len(flat)
+    sample = np.sort(flat[:: max(1, size // 4096)])
+    share = 1 - count / size
+    centre = share * len(sample)
+    margin = 4 * math.sqrt(len(sample) * share * (1 - share)) + 1  # four standard deviations
+    low = sample[max(0, math.floor(centre - margin))]
+    high = sample[min(len(sample) - 1, math.ceil(centre + margin))]
+    above_high, from_high = np.count_nonzero(flat > high), np.count_nonzero(flat >= high)
+    above_low, from_low = np.count_nonzero(flat > low), np.count_nonzero(flat >= low)
+    if above_high < count <= from_high:
+        return float(high)
+    if above_low < count <= from_low:
+        return float(low)
+    if from_high < count <= above_low and not np.isnan(high):
+        inside = flat[(flat > low) & (flat < high)]
+        rank = len(inside) - (count - from_high)
+        return float(np.partition(inside, rank)[rank])
+    # The sample was unlucky, or there is NaN.
+    return float(torch.kthvalue(torch.from_numpy(flat), size - count + 1).values)

@@ -43,15 +43,14 @@ class GlobalCredit:
 
     The reward is the change since the step before or, paired, between the losses before and
     after the step on the same batch. The masks stay as they are until the next redraw, so the
-    update of the measure values V after n steps with rewards r_1..r_n has a closed form, and the
-    rewards since the last redraw are folded into one scalar:
+    update of the measure values V after n steps with rewards r_1..r_n has a closed form:
 
     - accumulate: V += a * (r_1 + ... + r_n), the published update; the sum telescopes to the
       last loss minus the first. V is linear in the rate a, so its ranking does not depend on it.
     - ema: V <- (1-a)^n V + sum_j a (1-a)^(n-j) r_j, the constant-step-size bandit estimate
       V += a (r - V) (Sutton & Barto 2018, eq. 2.5) applied n times.
 
-    Losses stay on their device: no step waits for it.
+    A step only notes its loss, on its device: nothing is computed and nothing waits.
 
     Args:
         rate: the measure-learning-rate a, in (0, 1].
@@ -76,60 +75,64 @@ class GlobalCredit:
     ) -> None:
         self._rate, self._update, self._sign = rate, update, sign
         self._paired, self._baseline = paired, baseline
-        self._steps = 0  # with a reward, since the last redraw
-        self._rewards = 0  # of all time
-        self._folded = torch.zeros((), dtype=torch.float64, device=device)
-        self._mean = torch.zeros_like(self._folded)
-        self._previous: Tensor | None = torch.zeros_like(self._folded) if count_first_loss else None
+        # Losses since the last redraw; unpaired, the last one before it comes first.
+        self._losses: list[Tensor] = []
+        if count_first_loss and not paired:
+            self._losses.append(torch.zeros((), device=device))
+        self._rewards = 0  # before the last redraw
+        self._mean = torch.zeros((), dtype=torch.float64, device=device)  # of those
 
     def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
-        """Take the loss of a step, a detached scalar."""
-        if self._previous is not None and not self._paired:
-            self._take(self._sign * (loss.double() - self._previous))
-        self._previous = loss.double()
+        """Note the loss of a step, a detached scalar."""
+        self._losses.append(loss)
 
     def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
-        """Take the loss of the same batch after the step, where rewards are paired."""
-        if self._paired and self._previous is not None and loss_again is not None:
-            self._take(self._sign * (loss_again().double() - self._previous))
+        """Note the loss of the same batch after the step, where rewards are paired."""
+        if self._paired:
+            if loss_again is None:
+                raise ValueError("paired rewards need loss_again at every step")
+            self._losses.append(loss_again())
 
     def settle(self, layers: Iterable[Layer]) -> None:
         """Before a redraw: update the measure values of the weights that are on."""
-        kept = (1 - self._rate) ** self._steps if self._update == "ema" else 1.0
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses).double()
+        changes = losses[1::2] - losses[::2] if self._paired else losses.diff()
+        self._losses = [] if self._paired else self._losses[-1:]
+        rewards = self._against_baseline(self._sign * changes)
+        steps = len(rewards)
+        kept = 1.0
+        if self._update == "ema":
+            kept = (1 - self._rate) ** steps
+            ages = torch.arange(steps - 1, -1, -1, dtype=rewards.dtype, device=rewards.device)
+            rewards = rewards * (1 - self._rate) ** ages
+        gained = self._rate * rewards.sum()
         for layer in layers:
             measure = _measure(layer)
-            change = measure * (kept - 1) + self._folded.to(measure.dtype)
+            change = measure * (kept - 1) + gained.to(measure.dtype)
             measure += change.mul_(as_int8(layer.mask))
-        self._steps = 0
-        self._folded = torch.zeros_like(self._folded)
-
-    def _take(self, reward: Tensor) -> None:
-        if self._baseline:
-            earlier = self._mean if self._rewards else reward
-            self._mean = self._mean + (reward - self._mean) / (self._rewards + 1)
-            reward = reward - earlier
-        if self._update == "ema":
-            self._folded = self._folded + self._rate * (reward - self._folded)
-        else:
-            self._folded = self._folded + self._rate * reward
-        self._steps += 1
-        self._rewards += 1
 
     def state_dict(self) -> dict[str, Any]:
         """What ``load_state_dict`` needs to go on."""
-        return {
-            "steps": self._steps,
-            "rewards": self._rewards,
-            "folded": self._folded,
-            "mean": self._mean,
-            "previous": self._previous,
-        }
+        losses = torch.stack(self._losses) if self._losses else None
+        return {"losses": losses, "rewards": self._rewards, "mean": self._mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict()``."""
-        self._steps, self._rewards = state["steps"], state["rewards"]
-        self._folded, self._mean = state["folded"], state["mean"]
-        self._previous = state["previous"]
+        self._losses = [] if state["losses"] is None else list(state["losses"].unbind())
+        self._rewards, self._mean = state["rewards"], state["mean"]
+
+    def _against_baseline(self, rewards: Tensor) -> Tensor:
+        """Less the mean of all rewards before each; the very first one has none and counts 0."""
+        if not self._baseline or not len(rewards):
+            return rewards
+        number = self._rewards + torch.arange(len(rewards), device=rewards.device)
+        sums = self._rewards * self._mean + rewards.cumsum(0)
+        earlier = torch.where(number > 0, (sums - rewards) / number.clamp(min=1), rewards)
+        self._rewards += len(rewards)
+        self._mean = sums[-1] / self._rewards
+        return rewards - earlier
 
 
 class PerWeightCredit:

@@ -190,5 +190,5 @@ def _magnitude(layer: Layer) -> Tensor:
 def largest_gradients(layer: Layer, available: Tensor, count: int, generator: _Generator) -> Tensor:
     """The ``count`` available positions of the largest gradient magnitude in the last batch."""
     # Gradients may be zero, as behind units that are dead: those off limits have to be below.
-    scores = layer.gradient.abs().masked_fill_(~available, -1.0)
+    scores = layer.gradient.abs().mul_(masks.as_int8(available)).sub_(masks.as_int8(~available))
     return masks.top(scores, count, generator=generator)

@@ -68,7 +68,7 @@ class ReinforcedPruning(StaticPruning):
 
     measure_lr: float = 0.1
     measure_update: Literal["ema", "accumulate"] = "ema"
-    credit: Literal["global", "per_weight"] = "global"
+    credit: Literal["global", "per_weight"] = "per_weight"
     attribution: Attribution = "saliency"
     credit_steps: int = 10
     reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
@@ -79,11 +79,11 @@ class ReinforcedPruning(StaticPruning):
     exploration: Shape = "cosine"
     exploration_start: float = 0.3
     exploration_end: float = 0.0
-    exploration_stop: float = 0.5
-    exploration_draw: Literal["uniform", "gradient"] = "uniform"
+    exploration_stop: float = 0.75
+    exploration_draw: Literal["uniform", "gradient"] = "gradient"
     update_interval: int = 100
     update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent"] = "latent"
+    regrow: Literal["zero", "latent"] = "zero"
 
     @classmethod
     def reference(cls) -> Self:

@@ -134,16 +134,15 @@ class Sparsifier:
         """Go on from ``state_dict()``; the model's weights are loaded apart."""
         for layer in self._layers:
             saved = state["layers"][layer.name]
-            layer.mask = saved["mask"]
-            layer.latent = saved["latent"]
-            layer.measure = saved["measure"]
+            layer.latent, layer.measure = saved["latent"], saved["measure"]
+            layer.use(saved["mask"])
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])
 
     @torch.no_grad()
     def _mask_weights(self) -> None:
         for layer in self._layers:
-            layer.weight.mul_(as_int8(layer.mask))
+            layer.weight.mul_(layer.factor)
 
     def _redraw(self, method: StaticPruning, share: float) -> None:
         if self._learner is not None:
@@ -154,7 +153,7 @@ class Sparsifier:
             if layer.latent is not None:
                 layer.weight.add_(layer.latent)  # exact: one of the two is zero
                 torch.mul(layer.weight, as_int8(~mask), out=layer.latent)
-            layer.mask = mask
+            layer.use(mask)
         self._mask_weights()
 
     def _forget(self, weight: nn.Parameter, positions: Tensor) -> None:

@@ -1,9 +1,11 @@
 """Selections of exactly k positions."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch.nn.utils import prune
@@ -23,15 +25,23 @@ def test_draw_takes_exactly_count_of_the_available(shape, seed, data):
     assert not (mask & ~available).any()
 
 
-def test_draw_is_uniform_over_subsets():
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    "available",
+    [[1, 1, 1, 1], [1, 1, 0, 1, 1], [0, 1, 0, 0, 1, 0, 0, 1, 0, 1]],
+    ids=["all", "most", "few"],
+)
+@pytest.mark.parametrize("on_host", [True, False])
+def test_draw_is_uniform_over_subsets(available, count, on_host, monkeypatch):
+    monkeypatch.setattr(masks, "_on_host", lambda _: on_host)
     generator = torch.Generator().manual_seed(0)
-    available = torch.tensor([True, True, False, True, True])
     counts: dict[tuple[int, ...], int] = {}
-    for _ in range(6000):
-        mask = masks.draw(available, 2, generator=generator)
+    for _ in range(3000):
+        mask = masks.draw(torch.tensor(available).bool(), count, generator=generator)
         subset = tuple(mask.nonzero().view(-1).tolist())
         counts[subset] = counts.get(subset, 0) + 1
-    assert len(counts) == 6  # 4 over 2
+    assert len(counts) == math.comb(4, count)
+    assert all(available[position] for subset in counts for position in subset)
     assert chisquare(list(counts.values())).pvalue > 1e-3
 
 
@@ -44,6 +54,33 @@ def test_draw_equals_random_unstructured_of_torch(off):
     mask = masks.draw(torch.ones(10, 100, dtype=torch.bool), 1000 - off)
     assert torch.equal(mask, expected)
     assert torch.equal(torch.get_rng_state(), after)  # the draws after it agree, too
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32),
+    size=st.sampled_from([1, 2, 5000, 30_011]),
+    equal=st.sampled_from([0.0, 0.05, 0.5, 0.9, 1.0]),
+    shared=st.sampled_from([-9.0, 0.0, 9.0]),
+    levels=st.sampled_from([0, 6, 500]),
+    share=st.one_of(st.floats(0, 1), st.sampled_from([0.05, 0.1, 0.5, 0.9, 0.95])),
+)
+def test_border_is_the_kth_largest(seed, size, equal, shared, levels, share):
+    """Against sorting: distinct values, few levels, and one value that many share."""
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(size).astype(np.float32)
+    if levels:
+        values = np.round(values * levels / 6).astype(np.float32)
+    values[rng.random(size) < equal] = shared
+    count = min(size, 1 + int(share * size))
+    assert masks._border(values, count) == np.sort(values)[size - count]
+
+
+def test_border_of_values_that_mislead_the_sample():
+    """Every value that the sample sees is 0."""
+    values = np.arange(4096 * 8, dtype=np.float32)
+    values[::8] = 0
+    assert masks._border(values, 100) == np.sort(values)[-100]
 
 
 @given(

@@ -54,19 +54,19 @@ def test_reference_redraws_as_published(epochs, steps):
     assert plan(ReinforcedPruning.reference(), epochs, steps) == expected
 
 
-def test_default_explores_less_and_less_and_stops_half_way():
+def test_default_explores_less_and_less_and_stops_at_three_quarters():
     method = ReinforcedPruning(update_interval=10)
-    shares = plan(method, epochs=4, steps=50)  # 200 steps, stop after 100
-    assert list(shares) == [*range(9, 100, 10)]
-    assert shares[99] == 1.0
+    shares = plan(method, epochs=4, steps=50)  # 200 steps, stop after 150
+    assert list(shares) == [*range(9, 150, 10)]
+    assert shares[149] == 1.0
     done = 70
-    explored = 0.3 * (1 + math.cos(math.pi * done / 100)) / 2
+    explored = 0.3 * (1 + math.cos(math.pi * done / 150)) / 2
     assert shares[done - 1] == pytest.approx(1 - explored)
     assert list(shares.values()) == sorted(shares.values())
 
 
 def test_a_training_shorter_than_the_interval_ends_with_the_best():
-    assert plan(ReinforcedPruning(update_interval=100), epochs=2, steps=10) == {9: 1.0}
+    assert plan(ReinforcedPruning(update_interval=100), epochs=2, steps=10) == {14: 1.0}
 
 
 def test_the_last_epoch_before_the_stop_is_not_off_by_rounding():
@@ -90,7 +90,8 @@ def learned(method, epochs, steps):
 
 
 def test_global_credit_learns_at_every_step_until_the_stop():
-    assert learned(ReinforcedPruning(update_interval=10), 4, 50) == list(range(100))
+    method = ReinforcedPruning(credit="global", update_interval=10)
+    assert learned(method, 4, 50) == list(range(150))
     assert learned(ReinforcedPruning.reference(), 4, 25) == list(range(76))
 
 
