@@ -4,7 +4,7 @@ PYTHON ?= python3
 NAME ?=
 BIN := .venv/bin
 
-.PHONY: setup sweep test lint format ui clean
+.PHONY: setup sweep test bench lint format ui clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -19,6 +19,10 @@ sweep: setup
 
 test: setup lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks.step
+	$(BIN)/python -m tests.benchmarks.compat
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
 import time
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,21 +19,11 @@ from torch import Tensor, nn
 from rsas import data, models, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import InputError, NonFiniteLoss
-from rsas.sparse import (
-    GradualPruning,
-    NoisePruning,
-    Position,
-    ReinforcedPruning,
-    RigLPruning,
-    SetPruning,
-    Sparsifier,
-    StaticPruning,
-    Target,
-    prunable,
-)
+from rsas.pruning import method_of, target_of
+from rsas.sparse import Position, Sparsifier, prunable
 from rsas.sparse.schedules import interpolate
 
-__all__ = ["RunResult", "Trainer", "pruning_method", "resolve_device", "train"]
+__all__ = ["RunResult", "Trainer", "resolve_device", "train"]
 
 _EVALUATION_BATCH = 256
 
@@ -97,8 +85,8 @@ class Trainer:
         self._sparsifier = Sparsifier(
             self.model,
             self._optimizer,
-            pruning_method(config),
-            _target(config),
+            method_of(config),
+            target_of(config),
             generator=self._draws,
         )
 
@@ -323,33 +311,6 @@ def check(config: TrainConfig, arrays: data.Arrays) -> None:
         _build(config, arrays, device)
 
 
-_METHODS: types.MappingProxyType[str, type[StaticPruning]] = types.MappingProxyType(
-    {
-        "static": StaticPruning,
-        "set": SetPruning,
-        "rigl": RigLPruning,
-        "gmp": GradualPruning,
-        "reinforced": ReinforcedPruning,
-        "noise": NoisePruning,
-    }
-)
-
-
-def pruning_method(config: TrainConfig) -> StaticPruning | None:
-    """The method a configuration names, with its options; None for dense training."""
-    kind = _METHODS.get(config.method)
-    return None if kind is None else kind(**_options(config, kind))
-
-
-def _target(config: TrainConfig) -> Target:
-    options = _options(config, Target)
-    return Target(**options | {"layer_densities": dict(config.layer_densities)})
-
-
-def _options(config: TrainConfig, kind: type[StaticPruning | Target]) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(kind)}
-
-
 def resolve_device(name: str) -> torch.device:
     """The device of a name; ``auto`` is cuda where there is one, else cpu.
 
@@ -378,7 +339,7 @@ def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn
         shapes = arrays.input_shape, arrays.num_classes
         width = 1.0
         if config.method == "small_dense":
-            width = small_dense.matching_width(config, _target(config), *shapes)
+            width = small_dense.matching_width(config, target_of(config), *shapes)
         model = models.build(config, *shapes, width=width).to(device)
         images = torch.tensor(arrays.x_train[:2], device=device)
         shape = tuple(model.eval()(data.to_input(images, config)).shape)
@@ -389,7 +350,7 @@ def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn
     else:
         if len(shape) != 2 or shape[1] < arrays.num_classes:
             fault = f"its output for {len(images)} inputs has shape {shape}"
-        elif config.method != "dense" and not _target(config).kept(model):
+        elif config.method != "dense" and not target_of(config).kept(model):
             fault = f"it has no Conv or Linear weight for method {config.method!r} to prune"
         elif not any(True for _ in model.parameters()):
             fault = "it has no parameters to train"

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ from torch.nn.utils import prune
 from rsas import ReinforcedPruning
 from rsas.compat import Sparse_learn, Sparse_learn_v1
 from rsas.sparse import Position, Sparsifier, Target
+from tests.benchmarks import naive
 
 TRACES = json.loads((Path(__file__).parent / "reference_traces.json").read_text())
 
@@ -84,43 +84,6 @@ def test_equals_the_published_code(name, make, shape, epochs, sparsity):
         assert values.abs().max().item() == pytest.approx(largest, abs=1e-6)
 
 
-def naive_fit(model, dataset, epochs, lr, sparsity, measured):
-    """The published algorithm as algorithm.md describes it, step by step over whole tensors."""
-    optimizer = torch.optim.SGD(model.parameters(), lr)
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            prune.random_unstructured(module, "weight", amount=sparsity)
-    names = [n for n, _ in model.named_parameters() if n.endswith("weight_orig") and measured(n)]
-    masks = {n: model.get_buffer(n.replace("orig", "mask")) for n in names}
-    value = {n: torch.zeros_like(masks[n]) for n in names}
-    previous = 0.0
-    for epoch in range(epochs):
-        for i, (x, y) in enumerate(dataset.train_loader):
-            loss = nn.functional.cross_entropy(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            for n in names:
-                value[n].add_(masks[n], alpha=0.01 * (loss.item() - previous))
-            previous = loss.item()
-            optimizer.step()
-            for n in names:
-                size = masks[n].numel()
-                k = math.floor(size * (1 - sparsity))
-                if epoch < epochs - 1 and i % 10 == 0:
-                    fresh = prune.RandomUnstructured(amount=size - k)
-                    mask = fresh.prune(torch.ones_like(masks[n])).view(-1)
-                    mask[
-                        torch.topk(value[n].view(-1), math.floor(k * (epoch / epochs))).indices
-                    ] = 1
-                elif epoch == epochs - 1 and i == 0:
-                    mask = torch.zeros(size)
-                    mask[torch.topk(value[n].view(-1), k).indices] = 1
-                else:
-                    continue
-                masks[n].copy_(mask.view_as(masks[n]))
-    return value
-
-
 class Residual(nn.Module):
     """A block with names as in ResNet-18: what the second version passes over, too."""
 
@@ -151,7 +114,7 @@ def test_both_versions_equal_the_description(learner, measured):
     torch.manual_seed(5)
     _, measure = learner.fit_sparse(model, data, 4, 0.1, "cpu", 0.7)
     torch.manual_seed(5)
-    expected = naive_fit(twin, data, 4, 0.1, 0.7, measured)
+    expected = naive.fit(twin, data, 4, 0.1, 0.7, measured)
 
     assert measure.keys() == expected.keys()
     for name in measure:
@@ -172,7 +135,7 @@ def test_layers_too_small_to_keep_a_weight(sparsity):
     _, measure = Sparse_learn().fit_sparse(model, data, 4, 0.1, "cpu", sparsity)
     after = torch.get_rng_state()
     torch.manual_seed(5)
-    expected = naive_fit(twin, data, 4, 0.1, sparsity, lambda name: True)
+    expected = naive.fit(twin, data, 4, 0.1, sparsity)
     assert torch.equal(torch.get_rng_state(), after)
     for name in measure:
         assert torch.equal(measure[name], expected[name])

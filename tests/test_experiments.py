@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rsas import ReinforcedPruning
-from rsas.search.book import check_space
 from rsas.search.experiment import load_experiment
+from rsas.search.spaces import check_space
 from rsas.trainer import Trainer
 
 FOLDER = Path(__file__).parents[1] / "experiments"

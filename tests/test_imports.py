@@ -20,7 +20,8 @@ ALLOWED = {
     "rsas.data": {"rsas.config", "rsas.errors"},
     "rsas.models": {"rsas.config", "rsas.errors", "rsas.userfile"},
     "rsas.small_dense": {"rsas", "rsas.config", "rsas.sparse"},
-    "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
+    "rsas.pruning": {"rsas.config", "rsas.sparse"},
+    "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse"},
     "rsas.analysis": {"rsas.analysis", "rsas.records"},
     "rsas.tracking": {"rsas.analysis", "rsas.errors", "rsas.records"},
     "rsas.search": {
@@ -29,6 +30,7 @@ ALLOWED = {
         "rsas.config",
         "rsas.data",
         "rsas.errors",
+        "rsas.pruning",
         "rsas.records",
         "rsas.search",
         "rsas.trainer",
@@ -101,6 +103,10 @@ def loaded_by(statement):
         ),
         ("import rsas.compat", {"ray", "optuna", "mlflow", "pandas"}),
         ("import rsas.sparse", {"ray", "optuna", "mlflow", "pandas", "torchvision"}),
+        (
+            "import tests.benchmarks.step",
+            {"ray", "optuna", "mlflow", "pandas", "sklearn", "scipy", "hypothesis"},
+        ),
         ("import rsas.analysis", {"ray", "optuna", "mlflow", "torch"}),
         ("import rsas.search.experiment", {"ray", "optuna", "mlflow", "torch"}),
         ("import rsas.search.workspace", {"ray", "optuna", "mlflow", "torch"}),

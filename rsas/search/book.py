@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -23,9 +21,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rsas.config import TrainConfig
 from rsas.errors import InputError
 from rsas.records import Objective, State, TrialRecord, trial_id
-from rsas.search.experiment import Experiment, Space, name_of
+from rsas.search.experiment import Experiment, Space
 
-__all__ = ["Book", "check_space"]
+__all__ = ["Book"]
 
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -143,39 +141,6 @@ class Book:
     def _writable(self) -> Experiment:
         assert self._experiment is not None, "this book was opened for reading"
         return self._experiment
-
-
-def check_space(experiment: Experiment) -> dict[str, Any]:
-    """Try the space on a throw-away study, before anything is written.
-
-    Returns:
-        The fields it set, those of all tries together.
-
-    Raises:
-        InputError: it raises, or sets an unknown field or a value that is not valid, or one
-            that every trial of a sweep must share.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    name = f"space {name_of(experiment.space)!r}"
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=experiment.seed))
-    found: dict[str, Any] = {}
-    for _ in range(16):
-        trial = study.ask()
-        try:
-            fields = experiment.space(trial)
-            experiment.base.replace(**fields)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
-        except Exception as error:
-            raise InputError(f"{name}: {type(error).__name__}: {error}") from error
-        shared = {"dataset", "val_fraction", "split_seed"} & fields.keys()
-        if shared:
-            raise InputError(f"{name}: {shared.pop()!r} is the same for all trials of a sweep")
-        for parameter in trial.params:
-            if not re.fullmatch(r"[\w .:/-]{1,250}", parameter):  # MLflow takes no others
-                raise InputError(f"{name}: parameter {parameter!r}: expected letters and digits")
-        found |= fields
-    return found
 
 
 def _mend(path: Path) -> None:

@@ -30,11 +30,12 @@ from rsas import data, tracking, trainer
 from rsas.config import TrainConfig
 from rsas.errors import InputError
 from rsas.records import TrialRecord, trial_id
-from rsas.search.book import Book, check_space
+from rsas.search.book import Book
 from rsas.search.checkpoints import TrialFolder
 from rsas.search.display import SweepDisplay
 from rsas.search.experiment import Experiment, Resources, load_experiment
 from rsas.search.searcher import BookSearcher
+from rsas.search.spaces import check_space, idle_axes
 from rsas.search.trainable import TrialTrainable
 from rsas.search.workspace import Status, SweepFolder, Workspace
 
@@ -77,6 +78,8 @@ def launch(
     experiment = dataclasses.replace(experiment, base=_anchored(experiment.base))
     for field in check_space(experiment).keys() & set(assigned):
         raise InputError(f"--set {field}: the space of {experiment.name!r} searches this field")
+    for line in idle_axes(experiment):
+        console.print(f"note: the space of {experiment.name!r}: {line}", style="yellow")
     folder_of_data = (data_dir or data.default_data_dir()).expanduser().absolute()
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, folder_of_data)

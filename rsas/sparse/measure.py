@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from rsas.sparse.layers import Layer
-from rsas.sparse.masks import as_int8
 
 __all__ = ["Attribution", "GlobalCredit", "Learner", "PerWeightCredit"]
 
@@ -111,7 +110,7 @@ class GlobalCredit:
         for layer in layers:
             measure = _measure(layer)
             change = measure * (kept - 1) + gained.to(measure.dtype)
-            measure += change.mul_(as_int8(layer.mask))
+            measure += change.mul_(layer.factor)
 
     def state_dict(self) -> dict[str, Any]:
         """What ``load_state_dict`` needs to go on."""
@@ -172,9 +171,9 @@ class PerWeightCredit:
     def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
         """Between the backward pass and the optimizer's step."""
         for layer in layers:
-            measure, on = _measure(layer), as_int8(layer.mask)
+            measure = _measure(layer)
             if self._update == "ema":
-                measure.sub_(measure * on, alpha=self._rate)
+                measure.sub_(measure * layer.factor, alpha=self._rate)
             if self._attribution == "loss_change":
                 self._add(layer, layer.weight * layer.gradient, self._scale)
             else:
@@ -199,7 +198,7 @@ class PerWeightCredit:
     def _add(self, layer: Layer, reward: Tensor, scale: float) -> None:
         if self._baseline:
             mean = reward.sum() / layer.mask.sum().clamp(min=1)
-            reward -= as_int8(layer.mask) * mean
+            reward -= layer.factor * mean
         _measure(layer).add_(reward, alpha=scale)
 
 

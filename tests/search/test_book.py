@@ -6,7 +6,7 @@ import pytest
 
 from rsas import InputError, TrainConfig
 from rsas.records import Objective
-from rsas.search.book import Book, check_space
+from rsas.search.book import Book
 from rsas.search.experiment import Budget, Experiment
 from search_spaces.paper import paper
 
@@ -144,51 +144,6 @@ def test_a_damaged_book_is_named(tmp_path):
     for options in ((), (experiment(),)):
         with pytest.raises(InputError, match="book: the book of the sweep cannot be read"):
             Book(tmp_path / "book", *options)
-
-
-def test_fields_of_all_branches_are_found():
-    def space(trial):
-        name = trial.suggest_categorical("which", ["lr", "momentum"])
-        return {name: trial.suggest_float(name, 0.1, 0.5)}
-
-    assert set(check_space(experiment(space=space))) == {"lr", "momentum"}
-
-
-def test_names_that_mlflow_refuses_are_refused_before():
-    def space(trial):
-        return {"hidden": [trial.suggest_int("hidden[0]", 10, 20)]}
-
-    with pytest.raises(InputError, match=r"parameter 'hidden\[0\]'"):
-        check_space(experiment(space=space))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"sparcity": 0.5}, "unknown field 'sparcity'.*did you mean 'sparsity'"),
-        ({"sparsity": 1.5}, r"sparsity=1.5: expected a number in \[0, 1\]"),
-        ({"dataset": "mnist"}, "'dataset' is the same for all trials"),
-    ],
-)
-def test_a_space_is_checked_before_a_sweep(fields, message):
-    with pytest.raises(InputError, match=message):
-        check_space(experiment(space=lambda trial: fields))
-
-
-def test_a_space_that_raises_is_named():
-    def broken(trial):
-        return trial.suggest_flaot("x", 0, 1)
-
-    with pytest.raises(InputError, match="broken.*AttributeError"):
-        check_space(experiment(space=broken))
-
-
-def test_a_space_that_is_rarely_wrong_is_found():
-    def rare(trial):
-        return {"sparsity": trial.suggest_float("s", 0.0, 1.3)}
-
-    with pytest.raises(InputError, match="expected a number in"):
-        check_space(experiment(space=rare))
 
 
 def test_experiment_round_trip():

@@ -58,7 +58,7 @@ def test_folded_rewards_equal_updates_step_by_step(rate, update, sign, first, ba
     layer = plain_layer(30)
     expected, previous, earlier = layer.measure.clone(), 0.0 if first else None, []
     for steps in losses:
-        layer.mask = torch.rand(30, generator=generator) < 0.5
+        layer.use(torch.rand(30, generator=generator) < 0.5)
         rewards = []
         for loss in steps:
             credit.before_step([layer], torch.tensor(loss))
@@ -79,7 +79,7 @@ def test_ema_of_a_constant_reward_approaches_it_at_the_rate(rate, steps):
     for step in range(steps + 1):  # the loss falls by 0.5 a step: so many rewards of 0.5
         credit.before_step([], torch.tensor(100 - 0.5 * step))
     layer = plain_layer(3)
-    layer.mask = torch.tensor([True, False, True])
+    layer.use(torch.tensor([True, False, True]))
     credit.settle([layer])
     expected = 0.5 * (1 - (1 - rate) ** steps)
     assert layer.measure.tolist() == pytest.approx([expected, 0.0, expected], rel=1e-9)
@@ -117,7 +117,7 @@ def test_state_goes_on_in_the_middle_of_a_window(baseline):
         each.before_step([], torch.tensor(0.5))
         layer = plain_layer(2)
         layer.measure.fill_(0.7)
-        layer.mask = torch.tensor([True, False])
+        layer.use(torch.tensor([True, False]))
         each.settle([layer])
         results.append(layer.measure)
     assert torch.equal(*results)

@@ -191,7 +191,7 @@ def test_gmp_by_hand(layer):
     method = GradualPruning()
     assert method.next_mask(pruned, 0.0).all()
     assert method.next_mask(pruned, 0.5).tolist() == [False, True, True, True, False, True]
-    pruned.mask = torch.tensor([True, False, True, True, True, True])  # -0.9 was dropped before
+    pruned.use(torch.tensor([True, False, True, True, True, True]))  # -0.9 was dropped before
     assert method.next_mask(pruned, 1.0).tolist() == [False, False, True, False, False, True]
 
 

@@ -1,0 +1,39 @@
+"""A density for each layer, under the budget that the pruning rate leaves to all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optuna
+
+    from rsas.search.experiment import Space
+
+
+def layerwise(*patterns: str) -> Space:
+    """The space of the pruning rate and a relative density for each pattern of layer names.
+
+    The densities are scaled together to the budget, so only their ratios count: the first one
+    stays at 1, and the others range from a hundredth to a hundred times of it.
+
+    Args:
+        patterns: at least two, such as ``"conv1"``, ``"layer1.*"``; every layer has to fit one.
+    """
+    first, *others = patterns
+
+    def space(trial: optuna.Trial) -> dict[str, Any]:
+        densities = {first: 1.0}
+        for pattern in others:
+            axis = "density_" + pattern.replace("*", "all")
+            densities[pattern] = trial.suggest_float(axis, 0.01, 100.0, log=True)
+        return {
+            "sparsity": trial.suggest_float("sparsity", 0.5, 0.99),
+            "distribution": "map",
+            "layer_densities": densities,
+        }
+
+    return space
+
+
+shallow = layerwise("fc1", "fc2")
+"""For networks with one hidden layer."""

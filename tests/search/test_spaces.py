@@ -1,0 +1,135 @@
+"""Spaces tried before a sweep begins."""
+
+import pytest
+
+from rsas import InputError
+from rsas.config import TrainConfig
+from rsas.search.experiment import Experiment, Objective
+from rsas.search.spaces import check_space, idle_axes
+
+
+def experiment(space, **base):
+    return Experiment(
+        name="test",
+        base=TrainConfig(**base),
+        space=space,
+        objectives=(Objective("val_accuracy", "max", worst=0.1),),
+    )
+
+
+def rates(trial):
+    return {
+        "sparsity": trial.suggest_float("sparsity", 0.5, 0.99),
+        "measure_lr": trial.suggest_float("measure_lr", 1e-3, 1.0, log=True),
+    }
+
+
+def test_fields_of_all_branches_are_found():
+    def space(trial):
+        name = trial.suggest_categorical("which", ["lr", "momentum"])
+        return {name: trial.suggest_float(name, 0.1, 0.5)}
+
+    assert set(check_space(experiment(space))) == {"lr", "momentum"}
+
+
+def test_names_that_mlflow_refuses_are_refused_before():
+    def space(trial):
+        return {"hidden": [trial.suggest_int("hidden[0]", 10, 20)]}
+
+    with pytest.raises(InputError, match=r"parameter 'hidden\[0\]'"):
+        check_space(experiment(space))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sparcity": 0.5}, "unknown field 'sparcity'.*did you mean 'sparsity'"),
+        ({"sparsity": 1.5}, r"sparsity=1.5: expected a number in \[0, 1\]"),
+        ({"dataset": "mnist"}, "'dataset' is the same for all trials"),
+    ],
+)
+def test_a_space_is_checked_before_a_sweep(fields, message):
+    with pytest.raises(InputError, match=message):
+        check_space(experiment(lambda trial: fields))
+
+
+def test_a_space_that_raises_is_named():
+    def broken(trial):
+        return trial.suggest_flaot("x", 0, 1)
+
+    with pytest.raises(InputError, match="broken.*AttributeError"):
+        check_space(experiment(broken))
+
+
+def test_a_space_that_is_rarely_wrong_is_found():
+    def rare(trial):
+        return {"sparsity": trial.suggest_float("s", 0.0, 1.3)}
+
+    with pytest.raises(InputError, match="expected a number in"):
+        check_space(experiment(rare))
+
+
+def test_the_space_of_the_paper_acts_by_default():
+    assert idle_axes(experiment(rates)) == []
+
+
+@pytest.mark.parametrize(
+    ("base", "line"),
+    [
+        (
+            {"measure_update": "accumulate", "credit": "global"},
+            "measure_lr does nothing: measure_update='accumulate' makes all values proportional",
+        ),
+        ({"method": "static"}, "measure_lr does nothing: method='static' has no use for it"),
+        ({"method": "noise"}, "measure_lr does nothing: method='noise' has no use for it"),
+    ],
+)
+def test_an_axis_that_cannot_act_is_named_with_the_reason(base, line):
+    (found,) = idle_axes(experiment(rates, **base))
+    assert found.startswith(line)
+
+
+def test_an_axis_that_acts_for_some_methods_only():
+    def space(trial):
+        return {
+            "method": trial.suggest_categorical("method", ["static", "set"]),
+            "drop_fraction": trial.suggest_float("drop_fraction", 0.1, 0.5),
+        }
+
+    (found,) = idle_axes(experiment(space))
+    assert found.startswith("drop_fraction does nothing in ")
+    assert " of 16 configurations tried: method='static' has no use for it" in found
+
+    def conditional(trial):
+        fields = {"method": trial.suggest_categorical("method", ["static", "set"])}
+        if fields["method"] == "set":
+            fields["drop_fraction"] = trial.suggest_float("drop_fraction", 0.1, 0.5)
+        return fields
+
+    assert idle_axes(experiment(conditional)) == []
+
+
+def test_an_axis_that_is_no_field_is_judged_by_what_it_changes():
+    def space(trial):
+        share = trial.suggest_float("share of the first layer", 0.1, 0.9)
+        trial.suggest_int("forgotten", 1, 9)
+        return {"distribution": "map", "layer_densities": {"fc1": share, "fc2": 1 - share}}
+
+    assert idle_axes(experiment(space)) == [
+        "forgotten does nothing: no field that acts depends on it"
+    ]
+    (of_uniform, _) = idle_axes(
+        experiment(lambda trial: space(trial) | {"distribution": "uniform"})
+    )
+    assert of_uniform.startswith("share of the first layer does nothing: no field")
+
+
+def test_axes_with_one_value_and_spaces_that_raise_are_no_matter():
+    def space(trial):
+        if trial.suggest_float("sparsity", 0.5, 0.9) > 0.7:
+            raise ValueError
+        return {"momentum": trial.suggest_categorical("momentum", [0.9])}
+
+    assert idle_axes(experiment(space)) == [
+        "sparsity does nothing: no field that acts depends on it"
+    ]

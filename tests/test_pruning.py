@@ -1,0 +1,113 @@
+"""Which options act: told from the configuration, and seen in training."""
+
+import pytest
+import torch
+
+from rsas import InputError, TrainConfig, Trainer, data
+from rsas.pruning import acting, idle, method_of, target_of
+from rsas.sparse import ReinforcedPruning, RigLPruning, SetPruning, Target
+
+BASE = TrainConfig(
+    hidden=(20,), epochs=2, batch_size=50, momentum=0.9, lr=0.05, update_interval=10, sparsity=0.8
+)
+# Another value for every option of pruning.
+OTHER = {
+    "sparsity": 0.7,
+    "distribution": "erk",
+    "layer_densities": {"fc1": 1.0, "fc2": 3.0},
+    "include": ("fc1",),
+    "exclude": ("fc2",),
+    "update_interval": 7,
+    "update_stop": 0.4,
+    "drop_fraction": 0.6,
+    "measure_lr": 0.5,  # a power of two of the variants' rates: ranks stay exact
+    "measure_update": "accumulate",
+    "credit": "global",
+    "attribution": "loss_change",
+    "credit_steps": 4,
+    "reward": "loss_increase",
+    "reward_baseline": "mean",
+    "paired": True,
+    "count_first_loss": True,
+    "budget": "overshoot",
+    "exploration": "linear",
+    "exploration_start": 0.8,
+    "exploration_end": 0.2,
+    "exploration_stop": 0.4,
+    "exploration_draw": "uniform",
+    "update_clock": "epoch",
+    "regrow": "latent",
+    "momentum": 0.5,
+    "hidden": (10,),
+}
+GLOBAL = {"credit": "global", "exploration_draw": "uniform", "measure_lr": 0.25}
+VARIANTS = {
+    **{
+        name: {"method": name}
+        for name in ("dense", "small_dense", "static", "set", "rigl", "gmp", "noise")
+    },
+    "per_weight": {"measure_lr": 0.25},
+    "map": {"distribution": "map", "layer_densities": {"*": 1.0}},
+    "adam": {"optimizer": "adam", "lr": 0.003},
+    "global": GLOBAL,
+    "accumulate": GLOBAL | {"measure_update": "accumulate"},
+    "paired": GLOBAL | {"paired": True},
+    "overshoot": GLOBAL | {"budget": "overshoot"},
+    "nothing off": {"sparsity": 0.0},
+    "nothing dropped": {"method": "set", "drop_fraction": 0.0},
+    "constant": {"exploration": "constant"},
+    "nothing explored": {"exploration_start": 0.0},
+}
+# What acts in general, but not here: without exploration, saliency is above 0 for the first mask
+# and 0 for all other weights, so that mask stays whatever its values are.
+FIRST_MASK_STAYS = {"measure_lr", "measure_update", "credit_steps", "update_interval"}
+UNSEEN = {("nothing explored", name) for name in (*FIRST_MASK_STAYS, "exploration_stop")}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def trained(config, digits):
+    trainer = Trainer(config, digits)
+    for _ in range(config.epochs):
+        trainer.run_epoch()
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_idle_options_change_nothing_and_the_others_something(variant, digits):
+    config = BASE.replace(**VARIANTS[variant])
+    without = idle(config)
+    expected = trained(config, digits)
+    for name, value in OTHER.items():
+        changed = config.replace(**{name: value})
+        if changed == config:
+            continue
+        weights = trained(changed, digits)
+        same = weights.shape == expected.shape and torch.equal(weights, expected)
+        if name in without:
+            assert same, f"{name} is told to do nothing: {without[name]}"
+            assert acting(changed) == acting(config)
+        elif (variant, name) not in UNSEEN:
+            assert not same, f"{name} does nothing, and nobody tells"
+            assert acting(changed) != acting(config)
+
+
+def test_method_and_target_have_the_options_of_the_configuration():
+    config = TrainConfig(method="rigl", drop_fraction=0.2, update_interval=7, distribution="erk")
+    assert method_of(config) == RigLPruning(drop_fraction=0.2, update_interval=7)
+    assert target_of(config) == Target(sparsity=0.9, distribution="erk")
+    assert type(method_of(config.replace(method="set"))) is SetPruning
+    assert method_of(config.replace(method="dense")) is None
+    assert method_of(config.replace(method="small_dense")) is None
+    reinforced = TrainConfig(**ReinforcedPruning.reference().options())
+    assert method_of(reinforced) == ReinforcedPruning.reference()
+
+
+def test_patterns_that_fit_no_layer_are_refused(digits):
+    with pytest.raises(InputError, match="exclude: 'fc9' fits no layer; they are fc1, fc2"):
+        Trainer(BASE.replace(exclude=("fc9",)), digits)
+    with pytest.raises(InputError, match="no Conv or Linear weight for method 'reinforced'"):
+        Trainer(BASE.replace(exclude=("*",)), digits)

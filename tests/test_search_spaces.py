@@ -1,0 +1,55 @@
+"""The shipped spaces: every field they set is valid, and every axis acts."""
+
+import dataclasses
+from typing import get_args, get_type_hints
+
+import pytest
+
+from rsas import Trainer, data
+from rsas.config import TrainConfig
+from rsas.search.experiment import load_experiment
+from rsas.search.spaces import check_space, idle_axes
+from search_spaces import layerwise, methods, paper, schedule
+
+SPACES = {
+    "paper": paper.paper,
+    "pruning_rate": paper.pruning_rate,
+    "schedule": schedule.schedule,
+    "shallow": layerwise.shallow,
+    "methods": methods.methods,
+}
+BASE = TrainConfig(hidden=(20,), epochs=1, batch_size=50)
+
+
+@pytest.fixture
+def experiment():
+    found, _ = load_experiment("experiments/digits_quickstart.py")
+    return found
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_every_axis_acts_wherever_it_is_asked_for(name, seed, experiment):
+    space = dataclasses.replace(experiment, space=SPACES[name], seed=seed)
+    assert "sparsity" in check_space(space)
+    assert idle_axes(space) == []
+
+
+def test_the_methods_are_all_that_a_sweep_can_compare():
+    every = set(get_args(get_type_hints(TrainConfig)["method"]))
+    assert every - set(methods.METHODS) == {"dense"}  # a point of its own, without an axis
+
+
+def test_layerwise_keeps_the_budget_of_the_whole(experiment):
+    space = layerwise.layerwise("fc1", "*")
+    import optuna
+
+    for seed in range(5):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        fields = space(study.ask())
+        config = BASE.replace(**fields)
+        trainer = Trainer(config, data.load("digits"))
+        row = trainer.run_epoch()
+        size = 64 * 20 + 20 * 10
+        assert row["sparsity"] == round(size * config.sparsity) / size
+        assert row["sparsity/fc1"] != pytest.approx(row["sparsity/fc2"], abs=0.01)
