@@ -1,7 +1,10 @@
 """What ``make sweep`` runs: the paper's space on the digits data, which need no download."""
 
+import dataclasses
+
 from rsas.config import TrainConfig
 from rsas.search.experiment import Budget, Experiment, Objective
+from search_spaces.methods import methods
 from search_spaces.paper import paper
 
 
@@ -25,3 +28,7 @@ def experiment() -> Experiment:
         ),
         budget=Budget(trials=24),
     )
+
+
+def by_method() -> Experiment:
+    return dataclasses.replace(experiment(), name="digits_methods", space=methods)

@@ -1,7 +1,10 @@
 """FashionMNIST, one hidden layer of 1000: minutes a trial on a CPU, and harder than MNIST."""
 
+import dataclasses
+
 from rsas.config import TrainConfig
 from rsas.search.experiment import Budget, Experiment, Objective
+from search_spaces import layerwise, methods, schedule
 from search_spaces.paper import paper
 
 
@@ -23,3 +26,17 @@ def experiment() -> Experiment:
         ),
         budget=Budget(trials=32),
     )
+
+
+def by_method() -> Experiment:
+    return dataclasses.replace(
+        experiment(), name="fashion_mnist_methods", space=methods.methods, budget=Budget(trials=64)
+    )
+
+
+def by_schedule() -> Experiment:
+    return dataclasses.replace(experiment(), name="fashion_mnist_schedule", space=schedule.schedule)
+
+
+def by_layer() -> Experiment:
+    return dataclasses.replace(experiment(), name="fashion_mnist_layers", space=layerwise.shallow)

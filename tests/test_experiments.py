@@ -8,7 +8,7 @@ import pytest
 
 from rsas import ReinforcedPruning
 from rsas.search.experiment import load_experiment
-from rsas.search.spaces import check_space
+from rsas.search.spaces import check_space, idle_axes
 from rsas.trainer import Trainer
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -60,3 +60,21 @@ def test_every_experiment_trains(name, tmp_path):
     row = Trainer(config).run_epoch()
     assert math.isfinite(row["train_loss"])
     assert row["sparsity"] == pytest.approx(config.sparsity, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "digits_quickstart.py:by_method",
+        "fashion_mnist_shallow.py:by_method",
+        "fashion_mnist_shallow.py:by_schedule",
+        "fashion_mnist_shallow.py:by_layer",
+    ],
+)
+def test_variants_search_what_acts(spec):
+    experiment, _ = load_experiment(f"{FOLDER}/{spec}")
+    plain, _ = load_experiment(f"{FOLDER}/{spec.split(':')[0]}")
+    assert experiment.name != plain.name
+    assert experiment.base == plain.base
+    assert check_space(experiment).keys() > {"sparsity"}
+    assert idle_axes(experiment) == []
