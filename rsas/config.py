@@ -74,7 +74,7 @@ class TrainConfig:
     seed: int = field(default=0, metadata=range_of(0, 2**63 - 1))
     """Seed of initialisation, batch order, augmentation, dropout and mask draws."""
     device: str = "auto"
-    """auto (cuda where there is one), cpu, cuda, cuda:N or mps."""
+    """auto (cuda where there is one), cpu, cuda or cuda:N."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: forward and backward pass under torch.autocast; weights and masks stay float32."""

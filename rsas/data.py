@@ -7,6 +7,7 @@ augmentation included, so there are no loader processes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -163,10 +164,16 @@ def to_input(x: Tensor, config: TrainConfig, generator: torch.Generator | None =
         x = _padded_crop(_flip(x, generator), 4, generator)
     shape = (1, -1) + (1,) * (x.dim() - 2)
     if config.mean:
-        x = x - x.new_tensor(config.mean).view(shape)
+        x = x - _on_device(config.mean, x.dtype, x.device).view(shape)
     if config.std:
-        x = x / x.new_tensor(config.std).view(shape)
+        x = x / _on_device(config.std, x.dtype, x.device).view(shape)
     return x
+
+
+@functools.lru_cache(maxsize=16)
+def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copied to the device once, as every copy makes the host wait for it."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _flip(x: Tensor, generator: torch.Generator) -> Tensor:

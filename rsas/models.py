@@ -72,7 +72,8 @@ def _build_users(
         model = function(**{key: value for key, value in offered.items() if key in taken})
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"model={name!r}: calling it failed ({reason})") from error
+        narrow = f" with width_multiplier={width:g}" if width != 1.0 else ""
+        raise InputError(f"model={name!r}: calling it{narrow} failed ({reason})") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model={name!r}: returned {type(model).__name__}, not an nn.Module")
     return model
@@ -96,10 +97,10 @@ def _resnet18(stem: str, channels: int, outputs: int) -> nn.Module:
 
     model: nn.Module = resnet18(num_classes=outputs)
     if stem == "small":  # He et al. 2016, section 4.2: a 3x3 convolution and no pooling
-        model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        model.conv1 = _initialised(nn.Conv2d(channels, 64, 3, padding=1, bias=False))
         model.maxpool = nn.Identity()
     elif channels != 3:
-        model.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        model.conv1 = _initialised(nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False))
     return model
 
 
@@ -108,8 +109,16 @@ def _vgg16(channels: int, outputs: int) -> nn.Module:
 
     model: nn.Module = vgg16(num_classes=outputs)
     if channels != 3:
-        model.set_submodule("features.0", nn.Conv2d(channels, 64, 3, padding=1))
+        model.set_submodule("features.0", _initialised(nn.Conv2d(channels, 64, 3, padding=1)))
     return model
+
+
+def _initialised(conv: nn.Conv2d) -> nn.Conv2d:
+    """As torchvision initialises the convolutions of its ResNet and VGG."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
 
 
 def _narrow(model: nn.Module, width: float, channels: int, outputs: int) -> None:
@@ -126,10 +135,7 @@ def _narrow(model: nn.Module, width: float, channels: int, outputs: int) -> None
                 wide.padding,  # type: ignore[arg-type]
                 bias=wide.bias is not None,
             )
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
-            model.set_submodule(name, conv)
+            model.set_submodule(name, _initialised(conv))
             last = wide.out_channels
         elif isinstance(wide, nn.BatchNorm2d):
             model.set_submodule(name, nn.BatchNorm2d(_scaled(wide.num_features, width)))

@@ -10,6 +10,7 @@ from rsas.config import TrainConfig
 from rsas.sparse import (
     GradualPruning,
     NoisePruning,
+    PruningMethod,
     ReinforcedPruning,
     RigLPruning,
     SetPruning,
@@ -19,7 +20,7 @@ from rsas.sparse import (
 
 __all__ = ["acting", "idle", "method_of", "target_of"]
 
-_METHODS: types.MappingProxyType[str, type[StaticPruning]] = types.MappingProxyType(
+_METHODS: types.MappingProxyType[str, type[PruningMethod]] = types.MappingProxyType(
     {
         "static": StaticPruning,
         "set": SetPruning,
@@ -31,7 +32,7 @@ _METHODS: types.MappingProxyType[str, type[StaticPruning]] = types.MappingProxyT
 )
 
 
-def method_of(config: TrainConfig) -> StaticPruning | None:
+def method_of(config: TrainConfig) -> PruningMethod | None:
     """The method a configuration names, with its options; None for dense training."""
     kind = _METHODS.get(config.method)
     return None if kind is None else kind(**{name: getattr(config, name) for name in _names(kind)})
@@ -136,5 +137,5 @@ def _used_by(method: str) -> set[str]:
     return used
 
 
-def _names(kind: type[StaticPruning | Target]) -> set[str]:
+def _names(kind: type[PruningMethod | Target]) -> set[str]:
     return {f.name for f in dataclasses.fields(kind)}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from rsas import models
 from rsas.config import TrainConfig
+from rsas.errors import InputError
 from rsas.sparse import Target, prunable
 
 __all__ = ["layer_sizes", "matching_width"]
@@ -32,6 +34,8 @@ def matching_width(
     full = _meta(config, input_shape, num_classes, 1.0)
     kept = target.kept(full)
     budget = sum(kept.get(weight, weight.numel()) for weight in prunable(full))
+    if budget == _count(full):
+        return 1.0
     low, high = 0.0, 1.0
     for _ in range(30):  # counts do not fall with width: halve the interval
         middle = (low + high) / 2
@@ -51,7 +55,7 @@ def layer_sizes(
 ) -> dict[str, int]:
     """Weights of each Conv and Linear layer of the model at full width."""
     model = _meta(config, input_shape, num_classes, 1.0)
-    return {name: weight.numel() for weight, (name, _) in prunable(model).items()}
+    return {found.name: weight.numel() for weight, found in prunable(model).items()}
 
 
 def _count(model: nn.Module) -> int:
@@ -63,4 +67,10 @@ def _meta(
 ) -> nn.Module:
     """The model without memory for its weights."""
     with torch.random.fork_rng([]), torch.device("meta"):
-        return models.build(config, input_shape, num_classes, width=width)
+        model = models.build(config, input_shape, num_classes, width=width)
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise InputError(
+            f"method='small_dense': model={config.model!r} has lazy layers, whose sizes are not "
+            "known before the first batch"
+        )
+    return model

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rsas import data, models, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import InputError, NonFiniteLoss
-from rsas.pruning import method_of, target_of
+from rsas.pruning import idle, method_of, target_of
 from rsas.sparse import Position, Sparsifier, prunable
 from rsas.sparse.schedules import interpolate
 
@@ -73,6 +73,7 @@ class Trainer:
             if self.device.type == "cuda"
             else None
         )
+        self._is_paired = config.paired and "paired" not in idle(config)
         self.history: list[Row] = []
         self._full_sizes = (
             small_dense.layer_sizes(config, arrays.input_shape, arrays.num_classes)
@@ -191,7 +192,7 @@ class Trainer:
         if self._full_sizes is None:
             return self._sparsifier.sparsity()
         full = self._full_sizes
-        sizes = {name: weight.numel() for weight, (name, _) in prunable(self.model).items()}
+        sizes = {found.name: weight.numel() for weight, found in prunable(self.model).items()}
         by_layer = {name: 1 - sizes[name] / full[name] for name in full}
         return 1 - sum(sizes.values()) / sum(full.values()), by_layer
 
@@ -208,7 +209,7 @@ class Trainer:
         for step, rows in enumerate(batches):
             at = Position(self.epoch, step, config.epochs, len(batches))
             inputs, labels = data.to_input(x[rows], config, self._batches), y[rows]
-            again = self._repeatable(inputs, labels) if config.paired else None
+            again = self._repeatable(inputs, labels) if self._is_paired else None
             loss = self._loss(inputs, labels)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -352,7 +353,7 @@ def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn
             fault = f"its output for {len(images)} inputs has shape {shape}"
         elif config.method != "dense" and not target_of(config).kept(model):
             fault = f"it has no Conv or Linear weight for method {config.method!r} to prune"
-        elif not any(True for _ in model.parameters()):
+        elif not any(parameter.requires_grad for parameter in model.parameters()):
             fault = "it has no parameters to train"
     if fault:
         raise InputError(

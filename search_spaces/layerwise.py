@@ -10,20 +10,21 @@ if TYPE_CHECKING:
     from rsas.search.experiment import Space
 
 
-def layerwise(*patterns: str) -> Space:
+def layerwise(first: str, second: str, *others: str) -> Space:
     """The space of the pruning rate and a relative density for each pattern of layer names.
 
     The densities are scaled together to the budget, so only their ratios count: the first one
     stays at 1, and the others range from a hundredth to a hundred times of it.
 
     Args:
-        patterns: at least two, such as ``"conv1"``, ``"layer1.*"``; every layer has to fit one.
+        first: pattern of names, such as ``"conv1"``.
+        second: the next one, such as ``"layer1.*"``.
+        others: more of them; every layer has to fit one.
     """
-    first, *others = patterns
 
     def space(trial: optuna.Trial) -> dict[str, Any]:
         densities = {first: 1.0}
-        for pattern in others:
+        for pattern in (second, *others):
             axis = "density_" + pattern.replace("*", "all")
             densities[pattern] = trial.suggest_float(axis, 0.01, 100.0, log=True)
         return {

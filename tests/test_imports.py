@@ -19,7 +19,7 @@ ALLOWED = {
     "rsas.compat": {"rsas.sparse"},
     "rsas.data": {"rsas.config", "rsas.errors"},
     "rsas.models": {"rsas.config", "rsas.errors", "rsas.userfile"},
-    "rsas.small_dense": {"rsas", "rsas.config", "rsas.sparse"},
+    "rsas.small_dense": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
     "rsas.pruning": {"rsas.config", "rsas.sparse"},
     "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse"},
     "rsas.analysis": {"rsas.analysis", "rsas.records"},

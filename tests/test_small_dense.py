@@ -34,6 +34,12 @@ def test_convolutions_come_near_the_budget(model, sparsity):
     assert count == pytest.approx(full * (1 - sparsity), rel=0.03)
 
 
+@pytest.mark.parametrize("model", ["mlp", "resnet18", "vgg16"])
+def test_at_sparsity_0_it_is_the_dense_network(model):
+    config = TrainConfig(model=model)
+    assert matching_width(config, Target(sparsity=0.0), (3, 32, 32), 10) == 1.0
+
+
 def test_its_sparsity_is_what_it_lacks():
     """On the same scale as that of pruned networks, so that both stand in one front."""
     config = TrainConfig(method="small_dense", sparsity=0.9, hidden=(300,), epochs=1)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 
 from rsas.config import TrainConfig
 from rsas.errors import InputError
@@ -69,9 +68,10 @@ def idle_axes(experiment: Experiment) -> list[str]:
         config = _config(experiment, trial)
         if config is None:
             continue
-        for axis, moved in _moved(experiment, study, trial):
-            tried[axis] += 1
-            if acting(config) == acting(moved):
+        for axis in trial.distributions:
+            moved = _moved(experiment, study, trial, axis)
+            tried[axis] += bool(moved)
+            if moved and all(acting(other) == acting(config) for other in moved):
                 reasons[axis].append(idle(config).get(axis, "no field that acts depends on it"))
     return [
         f"{axis} does nothing{_where(len(found), tried[axis])}: {'; '.join(dict.fromkeys(found))}"
@@ -84,25 +84,20 @@ def _where(found: int, tried: int) -> str:
 
 
 def _moved(
-    experiment: Experiment, study: optuna.Study, trial: optuna.Trial
-) -> Iterator[tuple[str, TrainConfig]]:
-    """The configurations with one axis at another value, where there is one."""
-    for axis, distribution in trial.distributions.items():
-        value = _another(distribution, trial.params[axis])
-        if value is None:
-            continue
-        study.enqueue_trial({**trial.params, axis: value})
-        moved = _config(experiment, study.ask())
-        if moved is not None:
-            yield axis, moved
-
-
-def _another(distribution: BaseDistribution, value: Any) -> Any:
+    experiment: Experiment, study: optuna.Study, trial: optuna.Trial, axis: str
+) -> list[TrainConfig]:
+    """The configurations with the axis at the ends of its range, or at its other choices."""
+    distribution = trial.distributions[axis]
     if isinstance(distribution, CategoricalDistribution):
         values = list(distribution.choices)
     else:
         values = [distribution.low, distribution.high]  # type: ignore[attr-defined]
-    return next((other for other in values if other != value), None)
+    configs = []
+    for value in values:
+        if value != trial.params[axis]:
+            study.enqueue_trial({**trial.params, axis: value})
+            configs.append(_config(experiment, study.ask()))
+    return [config for config in configs if config is not None]
 
 
 def _config(experiment: Experiment, trial: optuna.Trial) -> TrainConfig | None:

@@ -4,6 +4,7 @@ from rsas.sparse.layers import Target, prunable
 from rsas.sparse.methods import (
     GradualPruning,
     Position,
+    PruningMethod,
     RigLPruning,
     SetPruning,
     StaticPruning,
@@ -15,6 +16,7 @@ __all__ = [
     "GradualPruning",
     "NoisePruning",
     "Position",
+    "PruningMethod",
     "ReinforcedPruning",
     "RigLPruning",
     "SetPruning",

@@ -1,12 +1,13 @@
 """Sparsity of a whole network -> how many weights each layer keeps."""
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Hashable, Mapping
+from typing import Literal, TypeVar
 
 __all__ = ["Distribution", "erdos_renyi_kernel", "kept", "kept_published", "share_out"]
 
 Distribution = Literal["uniform", "erk", "map"]
+_Layer = TypeVar("_Layer", bound=Hashable)
 
 
 def kept(numel: int, sparsity: float) -> int:
@@ -32,8 +33,8 @@ def erdos_renyi_kernel(shape: tuple[int, ...]) -> float:
 
 
 def share_out(
-    sizes: Mapping[str, int], densities: Mapping[str, float], budget: int
-) -> dict[str, int]:
+    sizes: Mapping[_Layer, int], densities: Mapping[_Layer, float], budget: int
+) -> dict[_Layer, int]:
     """Divide a budget of weights among layers in proportion to relative densities.
 
     A layer keeps size * min(1, c * density), with the c for which all keep ``budget``; what is
@@ -45,7 +46,9 @@ def share_out(
         densities: relative density of each layer, above 0; only their ratios matter.
         budget: 0 to the sum of the sizes.
     """
-    full: set[str] = set()
+    largest = max(densities.values(), default=1.0)  # so that tiny and huge ones do not overflow
+    densities = {name: density / largest for name, density in densities.items()}
+    full: set[_Layer] = set()
     scale = 0.0
     while len(full) < len(sizes):
         rest = {name: sizes[name] * densities[name] for name in sizes if name not in full}

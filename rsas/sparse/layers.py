@@ -8,16 +8,18 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rsas.errors import InputError
 from rsas.sparse import distributions
 from rsas.sparse.distributions import Distribution
 from rsas.sparse.masks import as_int8
 
-__all__ = ["PRUNABLE", "Layer", "Target", "prunable"]
+__all__ = ["PRUNABLE", "Layer", "Prunable", "Target", "prunable"]
 
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """Modules whose ``weight`` is pruned; biases and normalisation layers never are."""
+_UNCALLED = nn.modules.linear.NonDynamicallyQuantizableLinear
 
 
 @dataclass
@@ -54,24 +56,43 @@ class Layer:
         return torch.zeros_like(self.weight) if self.weight.grad is None else self.weight.grad
 
 
-def prunable(model: nn.Module) -> dict[nn.Parameter, tuple[str, list[nn.Module]]]:
-    """Each prunable weight once, with the name of its first module and all its modules.
+@dataclass(frozen=True)
+class Prunable:
+    """A weight tensor that can be pruned, and where it is."""
 
-    Names are those of the model inside, where it was wrapped by ``torch.compile``. Weights that
-    are computed from other parameters, as weight_norm does, are not among them.
+    names: list[str]  # of its modules, the first one in model.named_modules() first
+    modules: list[nn.Module]  # each once
+
+    @property
+    def name(self) -> str:
+        """The first name, by which the layer is known."""
+        return self.names[0]
+
+
+def prunable(model: nn.Module) -> dict[nn.Parameter, Prunable]:
+    """Each weight of a Conv or Linear layer once, with all its names and modules.
+
+    Names are those of the model inside, where it was wrapped by ``torch.compile``. Left out are
+    weights that are empty, complex or not initialised yet, those that are computed from other
+    parameters, as weight_norm does, and the output projection of ``nn.MultiheadAttention``, which
+    is not called as a layer.
     """
-    found: dict[nn.Parameter, tuple[str, list[nn.Module]]] = {}
+    found: dict[nn.Parameter, Prunable] = {}
     for name, module in _candidates(model):
         weight = module._parameters.get("weight")
-        if weight is not None:
-            found.setdefault(weight, (name, []))[1].append(module)
+        if weight is None or is_lazy(weight) or weight.is_complex() or weight.numel() == 0:
+            continue
+        entry = found.setdefault(weight, Prunable([], []))
+        entry.names.append(name)
+        if module not in entry.modules:
+            entry.modules.append(module)
     return found
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for path, module in model.named_modules():
-        if isinstance(module, PRUNABLE):
-            yield path.replace("_orig_mod.", ""), module
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, PRUNABLE) and not isinstance(module, _UNCALLED):
+            yield ".".join(part for part in path.split(".") if part != "_orig_mod"), module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,46 +119,54 @@ class Target:
     def kept(self, model: nn.Module) -> dict[nn.Parameter, int]:
         """Number of weights that stay on, for each weight tensor that is pruned.
 
+        A weight that several layers share is chosen, or left dense, if any of them is named. One
+        that is not trained (``requires_grad`` is false) is not pruned.
+
         Under ``uniform`` each is the nearest to size * (1 - sparsity); otherwise their sum is
         the nearest to that of the whole.
 
         Raises:
             InputError: a pattern fits no layer, a layer no pattern, or a weight is unsuitable.
         """
-        modules = dict(_candidates(model))
+        modules = list(_candidates(model))
+        names = list(dict.fromkeys(name for name, _ in modules))
         for option in ("include", "exclude", "layer_densities"):
             for pattern in getattr(self, option):
-                if pattern != "*" and not any(fnmatchcase(name, pattern) for name in modules):
+                if pattern != "*" and not _fits(names, pattern):
                     raise InputError(
-                        f"{option}: {pattern!r} fits no layer; they are {', '.join(modules)}"
+                        f"{option}: {pattern!r} fits no layer; they are {', '.join(names)}"
                     )
-        for name, module in modules.items():
-            if self._chooses(name) and "weight" not in module._parameters:
+        for name, module in modules:
+            if self._chooses([name]) and "weight" not in module._parameters:
                 raise InputError(
                     f"the weight of layer {name!r} is computed from other parameters (by "
                     "weight_norm, parametrize or prune) and cannot be masked; name it in exclude"
                 )
         chosen = {
-            name: weight for weight, (name, _) in prunable(model).items() if self._chooses(name)
+            weight: found.names
+            for weight, found in prunable(model).items()
+            if weight.requires_grad and self._chooses(found.names)
         }
-        sizes = {name: weight.numel() for name, weight in chosen.items()}
+        sizes = {weight: weight.numel() for weight in chosen}
         if self.distribution == "uniform":
-            counts = {name: distributions.kept(n, self.sparsity) for name, n in sizes.items()}
-        else:
-            densities = {name: self._density(name, w.shape) for name, w in chosen.items()}
-            budget = distributions.kept(sum(sizes.values()), self.sparsity)
-            counts = distributions.share_out(sizes, densities, budget)
-        return {weight: counts[name] for name, weight in chosen.items()}
+            return {weight: distributions.kept(n, self.sparsity) for weight, n in sizes.items()}
+        densities = {weight: self._density(names, weight.shape) for weight, names in chosen.items()}
+        budget = distributions.kept(sum(sizes.values()), self.sparsity)
+        return distributions.share_out(sizes, densities, budget)
 
-    def _chooses(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.include) and not any(
-            fnmatchcase(name, pattern) for pattern in self.exclude
+    def _chooses(self, names: list[str]) -> bool:
+        return any(_fits(names, pattern) for pattern in self.include) and not any(
+            _fits(names, pattern) for pattern in self.exclude
         )
 
-    def _density(self, name: str, shape: tuple[int, ...]) -> float:
+    def _density(self, names: list[str], shape: tuple[int, ...]) -> float:
         if self.distribution == "erk":
             return distributions.erdos_renyi_kernel(shape)
         for pattern, density in self.layer_densities.items():
-            if fnmatchcase(name, pattern):
+            if _fits(names, pattern):
                 return density
-        raise InputError(f"layer_densities: no pattern fits layer {name!r}; '*' fits all")
+        raise InputError(f"layer_densities: no pattern fits layer {names[0]!r}; '*' fits all")
+
+
+def _fits(names: list[str], pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names)

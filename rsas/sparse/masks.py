@@ -76,7 +76,7 @@ def top(values: Tensor, count: int, *, generator: torch.Generator | None = None)
     rule, and breaking them by position would favour the first rows of a layer.
 
     Args:
-        values: floating point, any shape. NaN counts as larger than all others.
+        values: floating point, any shape.
         count: 0 to the number of values.
         generator: as in ``draw``.
 

@@ -119,8 +119,9 @@ class GlobalCredit:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict()``."""
-        self._losses = [] if state["losses"] is None else list(state["losses"].unbind())
-        self._rewards, self._mean = state["rewards"], state["mean"]
+        device = self._mean.device
+        self._losses = [] if state["losses"] is None else list(state["losses"].to(device).unbind())
+        self._rewards, self._mean = state["rewards"], state["mean"].to(device)
 
     def _against_baseline(self, rewards: Tensor) -> Tensor:
         """Less the mean of all rewards before each; the very first one has none and counts 0."""
@@ -138,10 +139,11 @@ class PerWeightCredit:
     """A reward of its own for each weight that is on, from its gradient g.
 
     - loss_change: -g * dw, the first-order share of the weight in the fall of the loss at a
-      step that moves it by dw (Loss Change Allocation, Lan et al. 2019, eq. 2 with one gradient
-      a step). Summed over weights and steps they are the loss change, to first order.
+      step that moves it by dw (Loss Change Allocation, Lan et al. 2019, but with the gradient
+      of the step's batch alone). Summed over weights and steps they are the loss change, to
+      first order.
     - saliency: abs(w * g), what the loss would change by without the weight, to first order
-      (Molchanov et al. 2017, eq. 8; at initialisation, SNIP, Lee et al. 2019).
+      (the connection sensitivity of SNIP, Lee et al. 2019, here during training).
 
     V += a (r - V) on weights that are on, or V += a r, at each step observed. Weights that are
     off are zero before and after a step, so their reward is zero. No copy of a weight is kept:
@@ -174,16 +176,18 @@ class PerWeightCredit:
             measure = _measure(layer)
             if self._update == "ema":
                 measure.sub_(measure * layer.factor, alpha=self._rate)
-            if self._attribution == "loss_change":
-                self._add(layer, layer.weight * layer.gradient, self._scale)
-            else:
-                self._add(layer, (layer.weight * layer.gradient).abs_(), self._scale)
+            reward = _weight_times_gradient(layer)
+            self._add(
+                layer,
+                reward.abs_() if self._attribution == "saliency" else reward,
+                self._scale,
+            )
 
     def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
         """After the optimizer's step, with the weights masked."""
         if self._attribution == "loss_change":
             for layer in layers:
-                self._add(layer, layer.weight * layer.gradient, -self._scale)
+                self._add(layer, _weight_times_gradient(layer), -self._scale)
 
     def settle(self, layers: Iterable[Layer]) -> None:
         """Nothing is open at a redraw: measure values follow at each step."""
@@ -200,6 +204,11 @@ class PerWeightCredit:
             mean = reward.sum() / layer.mask.sum().clamp(min=1)
             reward -= layer.factor * mean
         _measure(layer).add_(reward, alpha=scale)
+
+
+def _weight_times_gradient(layer: Layer) -> Tensor:
+    # In the precision of the measure: -g * dw is a small difference of such products.
+    return layer.weight.to(_measure(layer).dtype) * layer.gradient
 
 
 def _measure(layer: Layer) -> Tensor:

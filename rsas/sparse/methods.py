@@ -6,7 +6,6 @@ the next mask of a layer is (``next_mask``); ``rsas.sparse.sparsifier`` does the
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +14,12 @@ from torch import Tensor
 from rsas.sparse import masks
 from rsas.sparse.layers import Layer, Target
 from rsas.sparse.measure import Learner
-from rsas.sparse.schedules import cubic, interpolate
+from rsas.sparse.schedules import count_of, cubic, interpolate
 
 __all__ = [
     "GradualPruning",
     "Position",
+    "PruningMethod",
     "RigLPruning",
     "SetPruning",
     "StaticPruning",
@@ -44,18 +44,14 @@ class Position:
         """Steps of the whole training that are done when this one is."""
         return self.epoch * self.steps_per_epoch + self.step + 1
 
-    def last(self, part: float) -> int:
-        """Steps of the first ``part`` of the training, at least one."""
+    def steps_of(self, part: float) -> int:
+        """Steps in the first ``part`` of the training, at least one."""
         return max(1, round(part * self.epochs * self.steps_per_epoch))
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticPruning:
-    """A random mask, drawn once and kept: the control every other method has to beat.
-
-    A network trained from scratch on a fixed random mask (Liu et al. 2022, "The Unreasonable
-    Effectiveness of Random Pruning"; with ``distribution="erk"`` their stronger variant).
-    """
+class PruningMethod:
+    """What every method does unless it says otherwise: a random mask that stays."""
 
     @property
     def keeps_latent(self) -> bool:
@@ -92,10 +88,21 @@ class StaticPruning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetPruning(StaticPruning):
+class StaticPruning(PruningMethod):
+    """A random mask, drawn once and kept: the control every other method has to beat.
+
+    A network trained from scratch on a fixed random mask (Liu et al. 2022, "The Unreasonable
+    Effectiveness of Random Pruning"; with ``distribution="erk"`` their stronger variant).
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetPruning(PruningMethod):
     """SET: drop the smallest weights, grow random ones (Mocanu et al. 2018, algorithm 1).
 
-    Here as a control of RigL: the share dropped falls as RigL's does, and weights grow at zero.
+    As in the comparisons of the RigL paper (Evci et al. 2020): by magnitude, where the original
+    drops the smallest positive and the largest negative weights apart; a share that falls to 0,
+    where it is constant; every so many steps, where it is every epoch; growing at zero.
 
     Attributes:
         update_interval: training steps between redraws.
@@ -117,7 +124,9 @@ class SetPruning(StaticPruning):
 
     def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
         """Exactly ``layer.keep`` ones: what is left of the mask, and what grows."""
-        grown = math.floor(layer.keep * share)
+        if layer.weight.grad is None:
+            return layer.mask  # not in use: what would grow could not train
+        grown = count_of(layer.keep, share)
         left = masks.top(_magnitude(layer), layer.keep - grown, generator=generator)
         return left | self.grow(layer, ~left, grown, generator=generator)
 
@@ -144,7 +153,7 @@ class RigLPruning(SetPruning):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradualPruning(StaticPruning):
+class GradualPruning(PruningMethod):
     """GMP: train dense, drop the smallest weights little by little (Zhu & Gupta 2018).
 
     "To prune, or not to prune", eq. 1, from sparsity 0: the share of the final sparsity that is
@@ -176,7 +185,7 @@ class GradualPruning(StaticPruning):
 
 def progress_at(at: Position, interval: int, stop: float) -> float | None:
     """Progress in (0, 1] to the stop, after every ``interval`` steps and at the stop."""
-    last = at.last(stop)
+    last = at.steps_of(stop)
     if at.done == last:
         return 1.0
     return at.done / last if at.done < last and at.done % interval == 0 else None

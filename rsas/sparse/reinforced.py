@@ -14,8 +14,8 @@ from rsas.sparse import masks
 from rsas.sparse.distributions import kept_published
 from rsas.sparse.layers import Layer, Target
 from rsas.sparse.measure import Attribution, GlobalCredit, Learner, PerWeightCredit
-from rsas.sparse.methods import Position, StaticPruning, largest_gradients, progress_at
-from rsas.sparse.schedules import Shape, interpolate
+from rsas.sparse.methods import Position, PruningMethod, largest_gradients, progress_at
+from rsas.sparse.schedules import Shape, count_of, interpolate
 
 __all__ = ["NoisePruning", "ReinforcedPruning", "overshooting_mask"]
 
@@ -23,7 +23,7 @@ _Generator = torch.Generator | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReinforcedPruning(StaticPruning):
+class ReinforcedPruning(PruningMethod):
     """Reinforced sparse architecture search (RSAS, 2023), published and repaired.
 
     Every weight has a measure value V, learned from rewards while the weight is on
@@ -39,7 +39,7 @@ class ReinforcedPruning(StaticPruning):
         credit: ``global``, one reward a step for all weights that are on, the change of the loss
             (published); or ``per_weight``, to each its own by ``attribution``.
         attribution: the reward of a weight under ``per_weight``: ``loss_change``, -g * dw (Lan et
-            al. 2019), or ``saliency``, abs(w * g) (Molchanov et al. 2017).
+            al. 2019), or ``saliency``, abs(w * g) (Lee et al. 2019).
         credit_steps: steps before each redraw whose ``per_weight`` rewards count, at least 1.
         reward: ``loss_decrease``, or ``loss_increase`` (published), which turns the sign.
         reward_baseline: ``none``, or ``mean``, which is subtracted from rewards: the mean of all
@@ -121,8 +121,8 @@ class ReinforcedPruning(StaticPruning):
         return planned
 
     def first_measure(self, weight: Tensor, generator: _Generator) -> Tensor | None:
-        """Zero for every weight."""
-        return torch.zeros_like(weight)
+        """Zero for every weight, in float32 at least: rewards are small beside the values."""
+        return torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
 
     def learner(self, device: torch.device) -> Learner | None:
         """What measure values are learned by."""
@@ -155,7 +155,7 @@ class ReinforcedPruning(StaticPruning):
             if at.epoch > final or (at.epoch == final and at.step > 0):
                 return False
         else:
-            stop = at.last(self.exploration_stop)
+            stop = at.steps_of(self.exploration_stop)
             if at.done > stop:
                 return False
             ahead = min(-at.done % self.update_interval, stop - at.done)
@@ -192,7 +192,9 @@ class ReinforcedPruning(StaticPruning):
         assert layer.measure is not None
         if self.budget == "overshoot":
             return overshooting_mask(layer.measure, layer.keep, share, generator=generator)
-        best = math.floor(layer.keep * share)
+        if layer.weight.grad is None:
+            return layer.mask  # not in use: what would be explored could not train
+        best = count_of(layer.keep, share)
         mask = masks.top(layer.measure, best, generator=generator)
         if best == layer.keep:
             return mask

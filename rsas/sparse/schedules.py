@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-__all__ = ["Shape", "cubic", "interpolate"]
+__all__ = ["Shape", "count_of", "cubic", "interpolate"]
 
 Shape = Literal["linear", "cosine", "constant"]
 
@@ -29,3 +29,8 @@ def interpolate(shape: Shape, start: float, end: float, progress: float) -> floa
 def cubic(progress: float) -> float:
     """From 0 at progress 0 to 1 at progress 1, fast at first (Zhu & Gupta 2018, eq. 1)."""
     return 1 - (1 - progress) ** 3
+
+
+def count_of(count: int, share: float) -> int:
+    """Count * share rounded down, where 100 * 0.29 is 29 and not 28.999999999999996."""
+    return math.floor(round(count * share, 9))

@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 from rsas.sparse.layers import Layer, Target, prunable
 from rsas.sparse.masks import as_int8
 from rsas.sparse.measure import Learner
-from rsas.sparse.methods import Position, StaticPruning
+from rsas.sparse.methods import Position, PruningMethod
 
 __all__ = ["Sparsifier"]
 
@@ -31,7 +31,8 @@ class Sparsifier:
         optimizer: of the model; its state is zeroed for weights that come back on.
         method: the pruning method, or None.
         target: the sparsity, and of which layers.
-        generator: source of all draws, on the device of the model.
+        generator: source of all draws, on the device of the model. Its seed must not be that of
+            the initialisation, or masks and weights are made of the same random numbers.
 
     Raises:
         InputError: the target does not fit the model.
@@ -41,7 +42,7 @@ class Sparsifier:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        method: StaticPruning | None,
+        method: PruningMethod | None,
         target: Target,
         *,
         generator: torch.Generator,
@@ -55,10 +56,10 @@ class Sparsifier:
         if method is None:
             return
         for weight, planned in target.kept(model).items():
-            name, modules = self._prunable[weight]
+            found = self._prunable[weight]
             layer = Layer(
-                name=name,
-                modules=modules,
+                name=found.name,
+                modules=found.modules,
                 weight=weight,
                 mask=method.first_mask(weight, planned, generator),
                 keep=method.keeps(planned, weight.numel(), target),
@@ -98,7 +99,7 @@ class Sparsifier:
 
     def sparsity(self) -> tuple[float, dict[str, float]]:
         """Measured share of all Conv and Linear weights that are off: of all, and by layer."""
-        by_layer = {name: 0.0 for name, _ in self._prunable.values()}
+        by_layer = {found.name: 0.0 for found in self._prunable.values()}
         if not self._layers:
             return 0.0, by_layer
         off = torch.stack([(~layer.mask).sum() for layer in self._layers]).tolist()
@@ -106,12 +107,14 @@ class Sparsifier:
             by_layer[layer.name] = count / layer.mask.numel()
         return sum(off) / sum(weight.numel() for weight in self._prunable), by_layer
 
+    @torch.no_grad()
     def attach(self) -> None:
         """Hand the masks over to ``torch.nn.utils.prune``, which reparametrises the weights.
 
         Afterwards the model is an ordinary pruned one: ``prune.is_pruned`` is true, its state
         holds ``weight_orig`` and ``weight_mask``, and ``prune.remove`` makes zeros permanent.
         """
+        # Without gradients, as a weight that is computed with them could not be copied.
         for layer in self._layers:
             for module in layer.modules:
                 prune.custom_from_mask(module, "weight", layer.mask.to(layer.weight.dtype))
@@ -131,11 +134,22 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``; the model's weights are loaded apart."""
+        """Go on from ``state_dict()``, on any device; the model's weights are loaded apart.
+
+        Raises:
+            ValueError: it is of another model, method or target.
+        """
+        if state["layers"].keys() != {layer.name for layer in self._layers}:
+            raise ValueError(f"a state of the layers {', '.join(state['layers'])}, not of these")
         for layer in self._layers:
             saved = state["layers"][layer.name]
-            layer.latent, layer.measure = saved["latent"], saved["measure"]
-            layer.use(saved["mask"])
+            for name in ("mask", "latent", "measure"):
+                value, mine = saved[name], getattr(layer, name)
+                if getattr(value, "shape", None) != getattr(mine, "shape", None):
+                    raise ValueError(f"layer {layer.name!r}: {name} is of another method or model")
+                if value is not None:
+                    setattr(layer, name, value.to(layer.weight.device, copy=True))
+            layer.use(layer.mask)
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])
 
@@ -144,7 +158,7 @@ class Sparsifier:
         for layer in self._layers:
             layer.weight.mul_(layer.factor)
 
-    def _redraw(self, method: StaticPruning, share: float) -> None:
+    def _redraw(self, method: PruningMethod, share: float) -> None:
         if self._learner is not None:
             self._learner.settle(self._layers)
         for layer in self._layers:

@@ -25,6 +25,7 @@ from rsas.sparse import (
     GradualPruning,
     NoisePruning,
     Position,
+    PruningMethod,
     ReinforcedPruning,
     RigLPruning,
     SetPruning,
@@ -33,7 +34,7 @@ from rsas.sparse import (
     Target,
 )
 
-Method = Callable[[int], StaticPruning | None]
+Method = Callable[[int], PruningMethod | None]
 """Update interval -> method."""
 
 GLOBAL = {"credit": "global", "exploration_draw": "uniform"}
@@ -71,7 +72,7 @@ class Run:
         self,
         make: Callable[[], nn.Module],
         shape: tuple[int, ...],
-        method: StaticPruning | None,
+        method: PruningMethod | None,
         device: torch.device,
     ) -> None:
         torch.manual_seed(0)
@@ -82,7 +83,8 @@ class Run:
             self.optimizer,
             method,
             Target(sparsity=0.9),
-            generator=torch.Generator(device).manual_seed(0),
+            # Not the seed of the initialisation, or all hidden units are dead (experiments/LOG.md).
+            generator=torch.Generator(device).manual_seed(1),
         )
         self.x = torch.rand(10, *shape, device=device)
         self.y = torch.randint(0, 10, (10, shape[0]), device=device)
@@ -130,7 +132,7 @@ class Run:
 def compare(
     make: Callable[[], nn.Module],
     shape: tuple[int, ...],
-    method: StaticPruning,
+    method: PruningMethod | None,
     *,
     window: int,
     windows: int,

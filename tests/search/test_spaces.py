@@ -1,5 +1,7 @@
 """Spaces tried before a sweep begins."""
 
+import dataclasses
+
 import pytest
 
 from rsas import InputError
@@ -122,6 +124,14 @@ def test_an_axis_that_is_no_field_is_judged_by_what_it_changes():
         experiment(lambda trial: space(trial) | {"distribution": "uniform"})
     )
     assert of_uniform.startswith("share of the first layer does nothing: no field")
+
+
+def test_an_axis_that_is_rounded_acts():
+    def space(trial):
+        return {"hidden": [round(trial.suggest_float("width", 5, 15))]}
+
+    for seed in range(4):
+        assert idle_axes(dataclasses.replace(experiment(space), seed=seed)) == []
 
 
 def test_axes_with_one_value_and_spaces_that_raise_are_no_matter():

@@ -15,8 +15,9 @@ def layer():
         values = torch.as_tensor(weight, dtype=dtype)
         on = torch.ones_like(values, dtype=torch.bool) if mask is None else torch.as_tensor(mask)
         parameter = nn.Parameter(values * on)
-        if gradient is not None:
-            parameter.grad = torch.as_tensor(gradient, dtype=dtype)
+        parameter.grad = (
+            torch.zeros_like(values) if gradient is None else torch.as_tensor(gradient, dtype=dtype)
+        )
         return Layer(
             name="layer",
             modules=[],

@@ -52,6 +52,11 @@ def test_erk_divides_in_the_ratio_of_the_sums_of_dimensions():
     assert counts == {"a": 300, "b": 600}
 
 
+def test_tiny_and_huge_densities_do_not_overflow():
+    for size in (1e-310, 1e308):
+        assert share_out({"a": 100, "b": 300}, {"a": size, "b": size}, 40) == {"a": 10, "b": 30}
+
+
 def network():
     return nn.ModuleDict(
         {

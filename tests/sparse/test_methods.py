@@ -20,6 +20,7 @@ from rsas.sparse import (
     Target,
 )
 from rsas.sparse.distributions import kept
+from rsas.sparse.schedules import count_of
 
 METHODS = (
     StaticPruning,
@@ -171,6 +172,11 @@ def test_rigl_and_set_by_hand(share, left, grown, layer):
         assert chisquare(drawn.numpy()).pvalue > 1e-4
 
 
+@given(count=st.integers(0, 10**6), percent=st.integers(0, 100))
+def test_counts_are_rounded_down_and_not_off_by_the_last_bit(count, percent):
+    assert count_of(count, percent / 100) == count * percent // 100
+
+
 def test_rigl_never_takes_what_stays_for_what_grows(layer):
     """Where gradients are zero, as behind dead units, the count holds all the same."""
     pruned = layer(torch.arange(1.0, 21), torch.arange(20) < 10, gradient=torch.zeros(20))
@@ -231,7 +237,12 @@ def test_exact_budget_has_exactly_k_ones_and_the_best_among_them(
     generator = torch.Generator().manual_seed(seed)
     measure = torch.randn(size, generator=generator)
     keep = kept(size, sparsity)
-    pruned = layer(torch.ones(size), keep=keep, measure=measure, gradient=torch.randn(size))
+    pruned = layer(
+        torch.ones(size),
+        keep=keep,
+        measure=measure,
+        gradient=torch.randn(size, generator=generator),
+    )
     mask = method.next_mask(pruned, exploited, generator=generator)
     assert mask.sum() == keep
     best = math.floor(keep * exploited)
@@ -252,7 +263,7 @@ def test_overshoot_has_the_published_density(layer):
 
 
 def test_explored_weights_are_drawn_uniformly_from_the_rest(layer):
-    method = ReinforcedPruning()
+    method = ReinforcedPruning(exploration_draw="uniform")
     generator = torch.Generator().manual_seed(1)
     pruned = layer(torch.zeros(20), keep=10, measure=torch.arange(20.0))
     counts = sum(method.next_mask(pruned, 0.5, generator=generator).float() for _ in range(3000))

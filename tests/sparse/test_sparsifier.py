@@ -1,5 +1,7 @@
 """Masks on a model while an optimizer moves its weights."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,6 +21,7 @@ from rsas.sparse import (
     StaticPruning,
     Target,
     masks,
+    prunable,
 )
 
 METHODS = {
@@ -27,8 +30,8 @@ METHODS = {
     "rigl": RigLPruning(update_interval=2, drop_fraction=0.9),
     "gmp": GradualPruning(update_interval=2),
     "noise": NoisePruning(update_interval=2),
-    "zero": ReinforcedPruning(update_interval=2, regrow="zero"),
-    "latent": ReinforcedPruning(update_interval=2, regrow="latent"),
+    "zero": ReinforcedPruning(update_interval=2, credit="global", exploration_draw="uniform"),
+    "latent": ReinforcedPruning(update_interval=2, credit="global", regrow="latent"),
     "loss_change": ReinforcedPruning(
         update_interval=3, credit="per_weight", attribution="loss_change", credit_steps=2
     ),
@@ -40,7 +43,9 @@ METHODS = {
         exploration_draw="gradient",
         regrow="zero",
     ),
-    "paired": ReinforcedPruning(update_interval=3, paired=True, reward_baseline="mean"),
+    "paired": ReinforcedPruning(
+        update_interval=3, credit="global", paired=True, reward_baseline="mean"
+    ),
 }
 
 
@@ -174,11 +179,13 @@ def exploring(regrow):
         exploration="constant",
         exploration_start=1.0,
         exploration_stop=1.0,
+        exploration_draw="uniform",
         regrow=regrow,
     )
 
 
 def test_latent_weights_go_on_from_where_they_were_switched_off():
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False))
     weight = model[1].weight
     latent = torch.full_like(weight, torch.nan)  # last value of each weight while it was on
@@ -203,6 +210,7 @@ def test_latent_weights_go_on_from_where_they_were_switched_off():
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_weights_regrow_at_zero_and_forgotten_by_the_optimizer(optimizer):
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False))
     weight = model[1].weight
     optimizer = OPTIMIZERS[optimizer](model.parameters())
@@ -217,8 +225,8 @@ def test_weights_regrow_at_zero_and_forgotten_by_the_optimizer(optimizer):
         loss = nn.functional.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
         sparsifier.observe(Position(0, step, 1, 20), loss.detach())
+        optimizer.step()
         sparsifier.step(Position(0, step, 1, 20))
         before, mask = mask, sparsifier.state_dict()["layers"]["1"]["mask"]
         came_back = mask & ~before
@@ -264,11 +272,16 @@ def test_attached_masks_are_ordinary_ones_of_torch():
     assert torch.equal(model(x), before)
 
 
-def test_channels_last():
-    model = network().to(memory_format=torch.channels_last)
-    for regrow in ("zero", "latent"):
-        train(model, ReinforcedPruning(update_interval=2, regrow=regrow), sparsity=0.5)
-    assert (model[0].weight != 0).sum() <= 18
+@pytest.mark.parametrize("method", METHODS)
+def test_channels_last(method):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    model = model.to(memory_format=torch.channels_last)
+    assert not model[0].weight.is_contiguous()
+    sparsifier = train(model, METHODS[method], sparsity=0.5, shape=(3, 6, 6))
+    mask = sparsifier.state_dict()["layers"]["0"]["mask"]
+    assert mask.sum() == 54
+    assert not model[0].weight[~mask].any()
 
 
 def test_a_shared_weight_has_one_mask():
@@ -379,3 +392,143 @@ def test_no_step_waits_for_the_device(method, monkeypatch):
             masks.top(torch.ones(9), 3)  # the code for the CPU does read
         monkeypatch.setattr(masks, "_on_host", lambda values: False)
         train(model, METHODS[method])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_frozen_weights_stay_as_they_are(method):
+    """As in the fine-tuning of a head: what would regrow at zero could not train."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, 3))
+    model[1].weight.requires_grad_(False)
+    before = model[1].weight.clone()
+    sparsifier = train(model, METHODS[method], sparsity=0.5)
+    assert torch.equal(model[1].weight, before)
+    assert sparsifier.sparsity() == (30 / 780, {"1": 0.0, "3": 0.5})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_that_are_not_used_keep_their_mask(method):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    model.register_module("unused", nn.Linear(12, 12))
+    model.forward = lambda x: model[1](model[0](x))
+    sparsifier = train(model, METHODS[method], sparsity=0.5)
+    assert (model.unused.weight != 0).sum() == 72
+    assert sparsifier.sparsity()[0] == 0.5
+
+
+def tied():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.Linear(6, 6), nn.Linear(6, 6))
+    model[3].weight = model[2].weight
+    return model
+
+
+@pytest.mark.parametrize("name", ["2", "3"])
+def test_a_shared_weight_goes_by_all_its_names(name):
+    model = tied()
+    (first,) = Target(sparsity=0.5, exclude=(name,)).kept(model)
+    assert first is model[1].weight
+    assert list(Target(sparsity=0.5, include=(name,)).kept(model).values()) == [18]
+    densities = {name: 0.5, "*": 1.0}
+    kept = Target(sparsity=0.5, distribution="map", layer_densities=densities).kept(model)
+    assert kept[model[1].weight] == round(126 * 216 / (216 + 18))
+    twice = nn.Sequential(nn.Flatten(), model[1], model[2], model[2])
+    assert list(Target(sparsity=0.5, exclude=("3",)).kept(twice)) == [model[1].weight]
+
+
+def test_what_cannot_be_pruned_is_left_out():
+    model = nn.ModuleDict(
+        {
+            "plain": nn.Linear(4, 4),
+            "lazy": nn.LazyLinear(3),
+            "empty": nn.Linear(4, 0),
+            "complex": nn.Linear(4, 4, dtype=torch.complex64),
+            "attention": nn.MultiheadAttention(4, 2),
+        }
+    )
+    assert list(Target(sparsity=0.5).kept(model).values()) == [8]
+    assert list(Target(sparsity=0.5, distribution="erk").kept(model).values()) == [8]
+
+
+def test_names_in_compiled_models_are_those_of_the_model_inside():
+    inner = nn.Sequential(nn.Linear(4, 4))
+    inner.add_module("my_orig_mod", nn.Linear(4, 4))
+    names = [found.name for found in prunable(torch.compile(inner)).values()]
+    assert names == ["0", "my_orig_mod"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_measure_values_of_low_precision_weights_are_exact(dtype):
+    """-g * dw against the same in float64: g * w before less g * w after cancels digits."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False)).to(dtype)
+    method = ReinforcedPruning(
+        credit="per_weight",
+        attribution="loss_change",
+        measure_update="accumulate",
+        measure_lr=1.0,
+        credit_steps=100,
+        update_interval=100,
+        exploration_stop=1.0,
+    )
+    expected = torch.zeros(3, 36, dtype=torch.float64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(1)
+    sparsifier = Sparsifier(model, optimizer, method, Target(sparsity=0.5), generator=generator)
+    for step in range(20):
+        x = torch.randn(16, 36, generator=generator).to(dtype)
+        loss = nn.functional.cross_entropy(model(x).float(), torch.arange(16) % 3)
+        optimizer.zero_grad()
+        loss.backward()
+        sparsifier.observe(Position(0, step, 1, 100), loss.detach())
+        before = model[1].weight.detach().double().clone()
+        gradient = model[1].weight.grad.double()
+        optimizer.step()
+        sparsifier.step(Position(0, step, 1, 100))
+        expected -= gradient * (model[1].weight.detach().double() - before)
+    measure = sparsifier.state_dict()["layers"]["1"]["measure"]
+    assert torch.allclose(measure.double(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_finished_model_can_be_copied():
+    model = network()
+    train(model, ReinforcedPruning(update_interval=3)).attach()
+    twin = copy.deepcopy(model)
+    x = torch.randn(2, 1, 6, 6)
+    assert torch.equal(model.eval()(x), twin.eval()(x))
+    twin.train()(x).sum().backward()  # and trained on
+    assert twin[4].weight_orig.grad.any()
+
+
+def test_a_state_is_copied_and_not_shared():
+    source = train(network(), METHODS["latent"])
+    state = source.state_dict()
+    before = copy.deepcopy(state)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    other = Sparsifier(
+        model,
+        optimizer,
+        METHODS["latent"],
+        Target(sparsity=0.8),
+        generator=torch.Generator().manual_seed(9),
+    )
+    other.load_state_dict(state)
+    for step in range(6):
+        model(torch.randn(4, 1, 6, 6)).sum().backward()
+        other.observe(Position(0, step, 1, 100), torch.tensor(1.0 + step))
+        optimizer.step()
+        other.step(Position(0, step, 1, 100))
+    for name, layer in before["layers"].items():
+        for kind, value in layer.items():
+            assert torch.equal(state["layers"][name][kind], value)
+
+
+@pytest.mark.parametrize("other", ["static", "zero"])
+def test_a_state_of_another_method_is_refused(other):
+    state = train(network(), METHODS[other]).state_dict()
+    sparsifier = train(network(), METHODS["latent"])
+    with pytest.raises(ValueError, match="layer '0': (latent|measure) is of another method"):
+        sparsifier.load_state_dict(state)
+    with pytest.raises(ValueError, match="a state of the layers"):
+        sparsifier.load_state_dict({"layers": {}, "learner": None})
