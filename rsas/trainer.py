@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rsas import data, models, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import InputError, NonFiniteLoss
-from rsas.pruning import idle, method_of, target_of
+from rsas.pruning import method_of, target_of
 from rsas.sparse import Position, Sparsifier, prunable
 from rsas.sparse.schedules import interpolate
 
@@ -73,7 +73,6 @@ class Trainer:
             if self.device.type == "cuda"
             else None
         )
-        self._is_paired = config.paired and "paired" not in idle(config)
         self.history: list[Row] = []
         self._full_sizes = (
             small_dense.layer_sizes(config, arrays.input_shape, arrays.num_classes)
@@ -83,10 +82,12 @@ class Trainer:
         with self._own_rng():
             self.model = _build(config, arrays, self.device)
         self._optimizer = _optimizer(config, self.model)
+        method = method_of(config)
+        self._is_paired = method is not None and method.is_paired
         self._sparsifier = Sparsifier(
             self.model,
             self._optimizer,
-            method_of(config),
+            method,
             target_of(config),
             generator=self._draws,
         )

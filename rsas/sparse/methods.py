@@ -58,6 +58,11 @@ class PruningMethod:
         """Whether weights that are off keep their value; otherwise they regrow at zero."""
         return False
 
+    @property
+    def is_paired(self) -> bool:
+        """Whether ``Sparsifier.step`` needs the loss of the batch again."""
+        return False
+
     def keeps(self, planned: int, numel: int, target: Target) -> int:
         """Ones of a layer's redrawn masks, where the target plans so many."""
         return planned

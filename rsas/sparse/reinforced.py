@@ -114,6 +114,11 @@ class ReinforcedPruning(PruningMethod):
         """Whether weights that are off keep their value."""
         return self.regrow == "latent"
 
+    @property
+    def is_paired(self) -> bool:
+        """Whether a reward compares the loss before and after a step."""
+        return self.paired and self.credit == "global"
+
     def keeps(self, planned: int, numel: int, target: Target) -> int:
         """As planned, but rounded down in the published algorithm."""
         if self.budget == "overshoot" and target.distribution == "uniform":
@@ -225,6 +230,11 @@ class NoisePruning(ReinforcedPruning):
         return None
 
     def learns(self, at: Position) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def is_paired(self) -> bool:
         """Never."""
         return False
 

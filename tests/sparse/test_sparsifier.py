@@ -441,7 +441,7 @@ def test_what_cannot_be_pruned_is_left_out():
         {
             "plain": nn.Linear(4, 4),
             "lazy": nn.LazyLinear(3),
-            "empty": nn.Linear(4, 0),
+            "empty": nn.utils.skip_init(nn.Linear, 4, 0),
             "complex": nn.Linear(4, 4, dtype=torch.complex64),
             "attention": nn.MultiheadAttention(4, 2),
         }
