@@ -100,11 +100,11 @@ class TrainConfig:
     update_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
     drop_fraction: float = field(default=0.3, metadata=range_of(0, 1))
     # reinforced; noise where nothing is learned
-    measure_lr: float = field(default=0.2, metadata=range_of(0, 1, open_low=True))
+    measure_lr: float = field(default=0.3, metadata=range_of(0, 1, open_low=True))
     measure_update: Literal["ema", "accumulate"] = "ema"
     credit: Literal["global", "per_weight"] = "per_weight"
     attribution: Literal["loss_change", "saliency"] = "saliency"
-    credit_steps: int = field(default=3, metadata=range_of(1, 10**9))
+    credit_steps: int = field(default=1, metadata=range_of(1, 10**9))
     reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
     reward_baseline: Literal["none", "mean"] = "none"
     paired: bool = False

@@ -204,5 +204,6 @@ def _magnitude(layer: Layer) -> Tensor:
 def largest_gradients(layer: Layer, available: Tensor, count: int, generator: _Generator) -> Tensor:
     """The ``count`` available positions of the largest gradient magnitude in the last batch."""
     # Gradients may be zero, as behind units that are dead: those off limits have to be below.
-    scores = layer.gradient.abs().mul_(masks.as_int8(available)).sub_(masks.as_int8(~available))
+    scores = layer.gradient.abs()
+    scores.sub_(masks.as_int8(~available), alpha=torch.finfo(scores.dtype).max)
     return masks.top(scores, count, generator=generator)

@@ -66,11 +66,11 @@ class ReinforcedPruning(PruningMethod):
             it was switched off (published), or from ``zero``.
     """
 
-    measure_lr: float = 0.2
+    measure_lr: float = 0.3
     measure_update: Literal["ema", "accumulate"] = "ema"
     credit: Literal["global", "per_weight"] = "per_weight"
     attribution: Attribution = "saliency"
-    credit_steps: int = 3
+    credit_steps: int = 1
     reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
     reward_baseline: Literal["none", "mean"] = "none"
     paired: bool = False

@@ -67,17 +67,17 @@ class Sparsifier:
                 measure=method.first_measure(weight, generator),
             )
             self._layers.append(layer)
-            with torch.no_grad():
-                if layer.latent is not None:
-                    torch.mul(weight, as_int8(~layer.mask), out=layer.latent)
-        self._mask_weights()
+            if layer.latent is not None:
+                torch.mul(weight.detach(), as_int8(~layer.mask), out=layer.latent)
+        with torch.no_grad():
+            self._mask_weights()
         self._learner = method.learner(generator.device)
 
-    @torch.no_grad()
     def observe(self, at: Position, loss: Tensor) -> None:
         """Before the optimizer's step: take the loss, a detached scalar, and the gradients."""
-        if self._method is not None and self._learner is not None and self._method.learns(at):
-            self._learner.before_step(self._layers, loss)
+        if self._learner is not None and self._method is not None and self._method.learns(at):
+            with torch.no_grad():
+                self._learner.before_step(self._layers, loss)
 
     @torch.no_grad()
     def step(self, at: Position, loss_again: Callable[[], Tensor] | None = None) -> None:
@@ -153,7 +153,6 @@ class Sparsifier:
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])
 
-    @torch.no_grad()
     def _mask_weights(self) -> None:
         for layer in self._layers:
             layer.weight.mul_(layer.factor)
@@ -163,15 +162,15 @@ class Sparsifier:
             self._learner.settle(self._layers)
         for layer in self._layers:
             mask = method.next_mask(layer, share, generator=self._generator)
-            self._forget(layer.weight, mask & ~layer.mask)
+            self._forget(layer, mask)
             if layer.latent is not None:
                 layer.weight.add_(layer.latent)  # exact: one of the two is zero
                 torch.mul(layer.weight, as_int8(~mask), out=layer.latent)
             layer.use(mask)
         self._mask_weights()
 
-    def _forget(self, weight: nn.Parameter, positions: Tensor) -> None:
-        """Zero what the optimizer remembers of weights that come back on."""
-        for value in self._optimizer.state.get(weight, {}).values():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                value.mul_(as_int8(~positions))
+    def _forget(self, layer: Layer, mask: Tensor) -> None:
+        """Zero what the optimizer remembers of weights that come back on with this mask."""
+        for value in self._optimizer.state.get(layer.weight, {}).values():
+            if isinstance(value, Tensor) and value.shape == mask.shape:
+                value.mul_(as_int8(~mask | layer.mask))
