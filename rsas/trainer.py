@@ -104,8 +104,7 @@ class Trainer:
             epoch (counted from 1), train_loss (mean over the epoch's images), val_loss,
             val_accuracy in [0, 1], sparsity (measured share of Conv and Linear weights that
             are off, or that a small_dense network lacks), sparsity/LAYER for each layer, and
-            seconds. Without a validation split val_loss and
-            val_accuracy are NaN.
+            seconds. Without a validation split val_loss and val_accuracy are NaN.
 
         Raises:
             NonFiniteLoss: the training or validation loss became NaN or infinite.
