@@ -336,6 +336,21 @@ def test_paired_rewards_leave_no_trace_in_the_network(tmp_path, digits):
     assert seen[::2] == seen[1::2] == plain_run.model.seen[1 : 1 + 27]
 
 
+def test_paired_losses_drop_the_same_units(tmp_path, digits):
+    """With a rate of almost 0 nothing changes between them, so both are the same."""
+    (tmp_path / "noisy.py").write_text(NOISY)
+    config = SMALL.replace(
+        model=f"{tmp_path / 'noisy.py'}:net", lr=1e-12, epochs=1, credit="global", paired=True
+    )
+    trainer = Trainer(config, digits)
+    trainer._sparsifier._redraw = lambda *_: None
+    trainer.run_epoch()
+    losses = torch.stack(trainer._sparsifier._learner._losses)
+    assert len(losses) == 2 * round(0.75 * 27)  # until exploring stops
+    assert torch.equal(losses[::2], losses[1::2])
+    assert losses.unique().numel() > 10
+
+
 def test_paired_rewards_are_what_one_step_changes(digits):
     """Of a linear model at a small rate: -lr * |g|^2 to first order, always a fall."""
     config = SMALL.replace(
