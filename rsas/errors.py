@@ -1,15 +1,30 @@
-"""The two errors a user can meet; everything else is a defect of rsas."""
+"""The errors a user can meet; everything else is a defect of rsas."""
 
-__all__ = ["InputError", "NonFiniteLoss"]
+from rsas.redact import redact
+
+__all__ = ["Halted", "InputError", "NonFiniteLoss"]
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
 
-    The message is one line: what is wrong, where, and what would be right. The command line
-    prints it without a traceback and ends with exit code 2.
+    The message is one line: what is wrong, where, and what would be right; secrets in it are
+    hidden. The command line prints it without a traceback and ends with exit code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class NonFiniteLoss(ArithmeticError):
     """The training loss became NaN or infinite; the message names epoch and step."""
+
+
+class Halted(RuntimeError):
+    """A sweep had to stop, such as for want of disk space; what is done is kept.
+
+    The message is one line; the command line prints it and ends with exit code 1.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
