@@ -59,6 +59,7 @@ class Trainer:
         self.config = config
         self.device = resolve_device(config.device)
         self._data = data.split(arrays, config, self.device)
+        self._input_shape, self._num_classes = arrays.input_shape, arrays.num_classes
         # Three streams of random numbers, so that drawing masks does not change the batches:
         # sparsity 0 then equals dense training bit for bit. Torch's own, which initialisation
         # and dropout use, is swapped in while the run computes and out again afterwards.
@@ -187,6 +188,23 @@ class Trainer:
         self._batches.set_state(rng["batches"])
         self._draws.set_state(rng["draws"])
         self._rng, self._cuda_rng = rng["torch"], rng["cuda"]
+
+    def final_state(self) -> dict[str, Any]:
+        """The network alone, to be kept: plain types and tensors.
+
+        Returns:
+            config (``TrainConfig.to_dict()``), epoch, input_shape, num_classes, model (its
+            ``state_dict()``, zero where weights are off) and masks (layer -> bool tensor).
+        """
+        layers = self._sparsifier.state_dict()["layers"]
+        return {
+            "config": self.config.to_dict(),
+            "epoch": self.epoch,
+            "input_shape": list(self._input_shape),
+            "num_classes": self._num_classes,
+            "model": self.model.state_dict(),
+            "masks": {name: layer["mask"] for name, layer in layers.items()},
+        }
 
     def _sparsity(self) -> tuple[float, dict[str, float]]:
         if self._full_sizes is None:

@@ -1,93 +1,208 @@
 """Where a trial keeps its checkpoints and history: a folder named after its identity.
 
-Whoever runs the trial, this process or the next one, finds them there by name.
+Whoever runs the trial, this process or the next one, finds them there by name:
+
+checkpoint-000040.pt    the state of its trainer, of the two newest intervals
+history-0001.jsonl      a line an epoch, a file each time the trial was begun or gone on with
+error.txt               the last traceback
+trial.json              what the book has of it (rsas.search.book)
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from pathlib import Path
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from rsas.search.storage import Storage
 
 if TYPE_CHECKING:  # histories are read without torch
     import torch
 
-__all__ = ["TrialFolder"]
+__all__ = ["History", "Superseded", "TrialFolder", "read_model"]
+
+Row = dict[str, float]
 
 _KEPT = 2  # the newest checkpoint may be damaged
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pt")
+_HISTORY = re.compile(r"history-(\d+)\.jsonl")
+
+
+class Superseded(Exception):
+    """Another process has taken the trial over; this one is to stop."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What a trial's files tell of its training."""
+
+    rows: list[Row]  # one an epoch, as last computed
+    epochs_trained: int  # those trained twice count twice
+    seconds: float  # that they took, all together
 
 
 class TrialFolder:
-    """The folder of one trial; it is made when something is written."""
+    """The folder of one trial; it is made when something is written.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    A process that trains the trial calls ``begin`` first. The number it gets marks its history,
+    and is the fence: when a later one has begun, this one may write no more. Two processes can
+    be at it for a while when a driver was killed and its workers do not know yet.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._attempt = 0
+        self._lines: list[str] = []
+
+    def begin(self) -> None:
+        """Take the trial over from whoever trained it before."""
+        attempts = [int(found[1]) for found in map(_HISTORY.fullmatch, self._names()) if found]
+        self._attempt = max(attempts, default=0) + 1
+        self._lines = []
+        self._storage.write(_history(self._attempt), b"")
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows to the history, and who computed them.
+
+        Raises:
+            Superseded: another process has begun the trial since.
+            StorageError: they could not be written.
+        """
+        self._check_fence()
+        author = {"pid": os.getpid(), "host": socket.gethostname()}
+        node = os.environ.get("RAY_NODE_ID")  # set by workers
+        author |= {"node": node} if node else {}
+        self._lines += [json.dumps({**row, **author}) + "\n" for row in rows]
+        # Written anew each time: object stores cannot append, and no line is ever half there.
+        self._storage.write(_history(self._attempt), "".join(self._lines).encode())
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Write a checkpoint; a reader sees the whole file or none."""
-        import torch
+        """Write a checkpoint; a reader sees the whole file or none.
 
-        self._path.mkdir(parents=True, exist_ok=True)
-        target = self._path / f"checkpoint-{epoch:06d}.pt"
-        partial = target.with_suffix(f".{os.getpid()}.partial")
-        torch.save(state, partial)
-        partial.replace(target)
-        for old in self._checkpoints()[_KEPT:]:
-            old.unlink(missing_ok=True)
-
-    def load(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest checkpoint that can be read, or None.
-
-        A damaged one is kept aside as ``.damaged``.
+        Raises:
+            Superseded: another process has begun the trial since.
+            StorageError: it could not be written.
         """
+        self._check_fence()
+        self._storage.write(f"checkpoint-{epoch:06d}.pt", _to_bytes(state))
+        for old in self.checkpoints()[_KEPT:]:
+            self._storage.delete(old)
+
+    def load(self, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest checkpoint that can be read, or None; and the names of damaged ones.
+
+        Those are kept aside as ``.damaged``.
+        """
+        damaged = []
+        for name in self.checkpoints():
+            try:
+                content = self._storage.read(name)
+                if content is None:
+                    continue
+                state = _from_bytes(content, device)
+            except OSError:
+                raise  # of the storage, not of what is in it
+            except Exception:  # torch raises many kinds for damaged files
+                self._storage.move(name, name.replace(".pt", ".damaged"))
+                damaged.append(name)
+            else:
+                return state, damaged
+        return None, damaged
+
+    def damaged(self) -> list[str]:
+        """Names of the checkpoints that cannot be read; nothing is changed."""
         import torch
 
-        for path in self._checkpoints():
+        found = []
+        for name in self.checkpoints():
             try:
-                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            except Exception:  # torch raises many kinds for damaged files
-                path.replace(path.with_suffix(".damaged"))
-            else:
-                return state
-        return None
+                _from_bytes(self._storage.read(name) or b"", torch.device("cpu"))
+            except Exception:  # torch raises many kinds
+                found.append(name)
+        return found
 
-    def append(self, row: dict[str, float]) -> None:
-        """Add a row of the history, and who computed it."""
-        self._path.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({**row, "pid": os.getpid()})
-        with self._history.open("a+", encoding="utf-8") as file:
-            file.seek(0)
-            cut_off = not (file.read() or "\n").endswith("\n")  # by a kill; spoil no other line
-            file.write("\n" * cut_off + line + "\n")
+    def checkpoints(self) -> list[str]:
+        """Names of the checkpoints, newest first."""
+        return sorted(filter(_CHECKPOINT.fullmatch, self._names()), reverse=True)
 
-    def rows(self) -> list[dict[str, float]]:
-        """The history: one row an epoch, as last computed, without a line that was cut off."""
-        rows: dict[float, dict[str, float]] = {}
-        if self._history.exists():
-            for line in self._history.read_text(encoding="utf-8").splitlines():
+    def history(self) -> History:
+        """All rows of all processes that trained the trial."""
+        names = sorted(filter(_HISTORY.fullmatch, self._names()))
+        rows: dict[float, Row] = {}
+        count, seconds = 0, 0.0
+        for content in self._storage.read_all(names):
+            for line in (content or b"").decode(errors="replace").splitlines():
                 try:
                     row = json.loads(line)
-                except ValueError:  # cut off
+                    row = {name: row[name] for name in row if name not in _AUTHOR}
+                    rows[row["epoch"]] = row
+                except (ValueError, KeyError, TypeError):  # damaged; 'rsas check' tells of it
                     continue
-                row.pop("pid", None)
-                rows[row["epoch"]] = row
-        return [rows[epoch] for epoch in sorted(rows)]
+                count += 1
+                seconds += row.get("seconds", 0.0)
+        return History([rows[epoch] for epoch in sorted(rows)], count, seconds)
+
+    def clear(self) -> None:
+        """Remove the checkpoints, when the trial has ended."""
+        for name in self.checkpoints():
+            self._storage.delete(name)
 
     def set_error(self, text: str) -> None:
         """Keep the traceback of an error."""
-        self._path.mkdir(parents=True, exist_ok=True)
-        (self._path / "error.txt").write_text(text, encoding="utf-8")
+        self._storage.write("error.txt", text.encode())
 
-    def error(self) -> str:
-        """The last traceback, or an empty text."""
-        path = self._path / "error.txt"
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+    def set_record(self, record: dict[str, Any]) -> None:
+        """Keep what the book has of the trial, from which a damaged book is made again."""
+        self._storage.write("trial.json", (json.dumps(record, indent=1) + "\n").encode())
 
-    @property
-    def _history(self) -> Path:
-        return self._path / "history.jsonl"
+    def _names(self) -> list[str]:
+        return self._storage.names()
 
-    def _checkpoints(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self._path.glob("checkpoint-*.pt"), reverse=True)
+    def _check_fence(self) -> None:
+        if self._storage.exists(_history(self._attempt + 1)):
+            raise Superseded
+
+
+_AUTHOR = ("pid", "host", "node")
+
+
+def write_model(models: Storage, trial: str, state: dict[str, Any]) -> None:
+    """Keep the final model of a trial in a folder of its own."""
+    models.write(f"{trial}/model.pt", _to_bytes(state))
+
+
+def read_model(models: Storage, trial: str) -> dict[str, Any] | None:
+    """What ``write_model`` was given, on the CPU; None if there is none.
+
+    Raises:
+        Exception: of torch's, when the file is damaged.
+    """
+    import torch
+
+    content = models.read(f"{trial}/model.pt")
+    return None if content is None else _from_bytes(content, torch.device("cpu"))
+
+
+def _history(attempt: int) -> str:
+    return f"history-{attempt:04d}.jsonl"
+
+
+def _to_bytes(state: dict[str, Any]) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _from_bytes(content: bytes, device: torch.device) -> dict[str, Any]:
+    import torch
+
+    # weights_only: nothing in the file is executed.
+    state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    return state

@@ -1,0 +1,160 @@
+"""A folder that every node of the cluster reaches: a path, or an URI such as ``s3://...``."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsas.errors import InputError
+from rsas.redact import HIDDEN, redact
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+__all__ = ["Storage", "StorageError"]
+
+_PATIENCE = 60.0  # seconds for which a write is tried again
+_FULL = ("No space left", "Disk quota exceeded", "Read-only file system", "Permission denied")
+_READERS = 16
+
+
+class StorageError(OSError):
+    """The storage could not be written, for longer than a hiccup."""
+
+
+class Storage:
+    """Files below one place, written whole or not at all.
+
+    Args:
+        place: a path, or an URI that pyarrow knows (``s3://bucket/folder``, ``gs://``, ``hdfs://``).
+            It need not exist. Keys come from the environment, never from the URI.
+
+    Raises:
+        InputError: it is neither, or it holds a secret.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = str(place).rstrip("/")
+        if redact(self.place) != self.place or HIDDEN in self.place:
+            raise InputError(
+                f"storage {self.place!r}: keys do not belong here; set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or what your cloud reads"
+            )
+        self._fs, self._path = _open(self.place)
+
+    def __truediv__(self, name: str) -> Storage:
+        inner = copy.copy(self)  # with the same connection
+        inner.place, inner._path = f"{self.place}/{name}", f"{self._path}/{name}"
+        return inner
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path, which only machines that mount it can reach."""
+        return "://" not in self.place
+
+    def read(self, name: str) -> bytes | None:
+        """The content of a file; None if there is none."""
+        try:
+            with self._fs.open_input_stream(f"{self._path}/{name}") as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None
+
+    def read_all(self, names: list[str]) -> list[bytes | None]:
+        """The contents of files; many at once where each takes a while."""
+        if self.is_local:
+            return [self.read(name) for name in names]
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(self.read, names))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file. A reader sees all of it, or what was there before.
+
+        Raises:
+            StorageError: that was not possible, at once where the place is full or closed, else
+                for a minute.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        for attempt in range(100):
+            try:
+                self._write(f"{self._path}/{name}", content)
+                return
+            except OSError as error:
+                full = any(reason in str(error) for reason in _FULL)
+                if full or time.monotonic() > deadline:
+                    reason = str(error).splitlines()[0]
+                    raise StorageError(
+                        f"cannot write {self.place}/{name} ({redact(reason)})"
+                    ) from None
+                time.sleep(min(0.2 * 2**attempt, 5.0))
+
+    def move(self, name: str, to: str) -> None:
+        """Give a file another name; nothing if it is gone."""
+        try:
+            self._fs.move(f"{self._path}/{name}", f"{self._path}/{to}")
+        except OSError:
+            if self.exists(name):
+                raise
+
+    def delete(self, name: str) -> None:
+        """Remove a file or a folder; nothing if it is gone."""
+        from pyarrow.fs import FileType
+
+        path = f"{self._path}/{name}"
+        try:
+            if self._fs.get_file_info(path).type is FileType.Directory:
+                self._fs.delete_dir(path)
+            else:
+                self._fs.delete_file(path)
+        except FileNotFoundError:
+            pass
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        from pyarrow.fs import FileType
+
+        found = self._fs.get_file_info(f"{self._path}/{name}")
+        return bool(found.type is not FileType.NotFound)
+
+    def names(self) -> list[str]:
+        """Names of the files and folders right here, sorted."""
+        from pyarrow.fs import FileSelector
+
+        found = self._fs.get_file_info(FileSelector(self._path, allow_not_found=True))
+        return sorted(info.base_name for info in found if not info.base_name.endswith(".partial"))
+
+    def _write(self, path: str, content: bytes) -> None:
+        if not self.is_local:  # an object appears when its upload ends
+            with self._fs.open_output_stream(path) as file:
+                file.write(content)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            partial.write_bytes(content)
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _open(place: str) -> tuple[fs.FileSystem, str]:
+    from pyarrow import fs
+
+    if not re.match(r"[a-z][a-z0-9+.-]*://", place):
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(place))
+    try:
+        found, path = fs.FileSystem.from_uri(place)
+    except Exception as error:  # pyarrow raises several kinds
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"storage {place!r}: expected a path or s3://BUCKET/FOLDER ({reason})"
+        ) from None
+    return found, str(path).rstrip("/")
