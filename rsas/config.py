@@ -209,6 +209,10 @@ def validate(config: DataclassInstance, names: Iterable[str] | None = None) -> N
             continue
         value = getattr(config, f.name)
         kind = _types(type(config))[f.name]
+        if isinstance(kind, types.UnionType):  # float | None
+            if value is None:
+                continue
+            kind = get_args(kind)[0]
         converted, ok = _convert(value, kind)
         low, high, open_low = f.metadata.get("range", (-math.inf, math.inf, False))
         if ok and "range" in f.metadata:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import types
 from typing import Any
 
@@ -18,7 +20,7 @@ from rsas.sparse import (
     Target,
 )
 
-__all__ = ["acting", "idle", "method_of", "target_of"]
+__all__ = ["acting", "acting_key", "idle", "method_of", "target_of"]
 
 _METHODS: types.MappingProxyType[str, type[PruningMethod]] = types.MappingProxyType(
     {
@@ -48,6 +50,12 @@ def acting(config: TrainConfig) -> dict[str, Any]:
     """The fields that make the run what it is: two runs that share them are the same."""
     without = idle(config)
     return {name: value for name, value in config.to_dict().items() if name not in without}
+
+
+def acting_key(config: TrainConfig) -> str:
+    """Hexadecimal digits that two configurations share when their runs are the same."""
+    text = json.dumps(acting(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def idle(config: TrainConfig) -> dict[str, str]:

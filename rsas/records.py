@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rsas.errors import InputError
 
-__all__ = ["METRICS", "Objective", "State", "TrialRecord", "metrics_of", "trial_id"]
+__all__ = [
+    "METRICS",
+    "Mirror",
+    "MirroredRun",
+    "Objective",
+    "State",
+    "TrialRecord",
+    "front_mark",
+    "metrics_of",
+    "status_of",
+    "trial_id",
+]
 
 METRICS = ("epoch", "train_loss", "val_loss", "val_accuracy", "sparsity", "seconds")
 """Columns every row of a history has; ``sparsity/LAYER`` columns come beside them."""
 
 State = Literal["running", "complete", "pruned", "failed"]
+
+
+_STATUS: dict[State, str] = {
+    "running": "RUNNING",
+    "complete": "FINISHED",
+    "pruned": "KILLED",
+    "failed": "FAILED",
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +75,48 @@ class TrialRecord:
     started: float  # seconds since 1970
     finished: float | None
     reason: str = ""  # of a failure
+    same_as: str = ""  # the trial whose configuration and result it repeats
+    epochs: float = 0.0  # after which it ended
+    device_seconds: float = 0.0  # of training, times GPUs, or CPUs where it has no GPU
     rows: list[dict[str, float]] = field(default_factory=list)  # its history, where that was read
+
+
+@dataclass(frozen=True)
+class MirroredRun:
+    """What MLflow has of a trial."""
+
+    run_id: str
+    trial_id: str
+    status: str
+    state: str  # tag rsas.state
+    pareto: str  # tag rsas.pareto, empty without one
+    params: dict[str, str]
+    metrics: dict[str, float]  # last values
+    epochs: list[int]  # that are logged, in order
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """What MLflow has of a sweep."""
+
+    parents: list[str]  # run ids; there is to be one
+    status: str  # of the first
+    front: str  # mark of the trials in pareto/front.json
+    points: list[int]  # complete trials at which the hypervolume is logged
+    runs: list[MirroredRun]
+
+
+def front_mark(trials: Iterable[str]) -> str:
+    """A short text by which two sets of trials are known to be equal."""
+    names = sorted(trials)
+    return f"{len(names)}-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:12]}"
+
+
+def status_of(state: State, *, running: bool) -> str:
+    """MLflow's status of a trial's run; a trial of a sweep that nobody runs is cut off."""
+    if state == "running" and not running:
+        return "KILLED"
+    return _STATUS[state]
 
 
 def trial_id(number: int) -> str:

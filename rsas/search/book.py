@@ -6,24 +6,31 @@ Tune executes and MLflow mirrors; after an interruption the book says what is st
 from __future__ import annotations
 
 import contextlib
+import datetime
+import json
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
+import sqlalchemy
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from rsas.config import TrainConfig
-from rsas.errors import InputError
+from rsas.errors import Halted, InputError
 from rsas.records import Objective, State, TrialRecord, trial_id
 from rsas.search.experiment import Experiment, Space
 
-__all__ = ["Book"]
+__all__ = ["Book", "Launch", "Rung", "is_behind", "rebuild"]
 
 _STATES: dict[TrialState, State] = {
     TrialState.RUNNING: "running",
@@ -32,7 +39,21 @@ _STATES: dict[TrialState, State] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+# Attributes of trials.
 _REASON = "rsas:reason"
+_KEY = "rsas:key"
+_SAME_AS = "rsas:same_as"
+_RUNG = "rsas:rung:"
+_EPOCHS = "rsas:epochs"
+_DEVICE_SECONDS = "rsas:device_seconds"
+_KNOWN = "rsas:known"
+# Attributes of the study.
+_RECORD = "rsas:record"
+_LAUNCH = "rsas:launch:"
+_QUEUE = "rsas:queue"
+
+_DATABASE_SCHEMA = "rsas"
+_PATIENCE = 60.0  # seconds for which a database that is away is asked again
 
 _SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
@@ -41,55 +62,117 @@ _SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a trial had come to at a rung, and what was decided there."""
+
+    number: int
+    rung: int  # epochs
+    values: list[float]  # of the objectives
+    stops: bool
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One process that ran the sweep, as it last noted."""
+
+    began: float  # seconds since 1970
+    first: float | None = None  # when the first epoch began
+    last: float = 0.0  # when it last told of an epoch
+    slot_seconds: float = 0.0  # from first to last, times the trials that could run at once
+    trained: float = 0.0  # seconds of training, of all slots together
+
 
 class Book:
     """The trials of a sweep and what became of them.
 
     Args:
-        path: the journal file.
+        place: the journal file, or the URL of a database (``postgresql+psycopg://...``).
         experiment: what is searched; with None the book can only be read. Whoever writes is
             alone (``SweepFolder.locked``).
+        study: name of the study, where a database has several.
 
     Raises:
-        InputError: the file is damaged, or to be read and without a study.
+        InputError: the book is damaged or cannot be reached, or is to be read and not there.
     """
 
-    def __init__(self, path: Path, experiment: Experiment | None = None) -> None:
+    def __init__(
+        self, place: Path | str, experiment: Experiment | None = None, *, study: str = "sweep"
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._experiment = experiment
-        if experiment is not None:
-            _mend(path)
+        if experiment is not None and isinstance(place, Path):
+            _cut_torn_line(place)
         try:
-            storage = JournalStorage(JournalFileBackend(str(path)))
+            storage = _open(place)
             if experiment is None:
-                self._study = optuna.load_study(study_name="sweep", storage=storage)
+                self._study = optuna.load_study(study_name=study, storage=storage)
             else:
                 self._study = optuna.create_study(
-                    study_name="sweep",
+                    study_name=study,
                     storage=storage,
                     directions=[_direction(objective) for objective in experiment.objectives],
                     load_if_exists=True,
                 )
-        except (ValueError, KeyError, OSError) as error:
+            self._frozen()
+        except InputError:
+            raise
+        except Exception as error:  # Optuna, SQLAlchemy and drivers have kinds of their own
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(
-                f"{path}: the book of the sweep cannot be read ({type(error).__name__}: {error})"
+                f"{place}: the book of the sweep cannot be read ({reason}); "
+                "'rsas check NAME --repair' makes a damaged one anew"
             ) from error
 
-    def trials(self, objectives: tuple[Objective, ...]) -> list[TrialRecord]:
+    # What the book holds.
+
+    def trials(self, objectives: Sequence[Objective]) -> list[TrialRecord]:
         """All trials in the order they were begun."""
-        return [_record(trial, objectives) for trial in self._frozen()]
+        return [_record(trial, objectives) for trial in self._begun()]
+
+    def trial(self, number: int, objectives: Sequence[Objective]) -> TrialRecord:
+        """One trial."""
+        return _record(self._frozen()[number], objectives)
 
     def unfinished(self) -> list[int]:
         """Numbers of the trials that are begun and not ended."""
-        return [t.number for t in self._frozen() if not t.state.is_finished()]
+        return [t.number for t in self._begun() if not t.state.is_finished()]
 
     def ended(self) -> dict[State, int]:
         """How many trials ended in each state."""
         counts: dict[State, int] = {"complete": 0, "pruned": 0, "failed": 0}
-        for trial in self._frozen():
+        for trial in self._begun():
             if trial.state.is_finished():
                 counts[_STATES[trial.state]] += 1
         return counts
+
+    def rungs(self) -> list[Rung]:
+        """All that was noted at rungs, in the order of the trials."""
+        return [
+            Rung(trial.number, int(name.removeprefix(_RUNG)), note["values"], note["stops"])
+            for trial in self._begun()
+            for name, note in trial.user_attrs.items()
+            if name.startswith(_RUNG)
+        ]
+
+    def device_seconds(self) -> float:
+        """Of all trials that ended."""
+        return float(sum(trial.user_attrs.get(_DEVICE_SECONDS, 0.0) for trial in self._begun()))
+
+    def launches(self) -> list[Launch]:
+        """The processes that ran the sweep, oldest first."""
+        found = self._study.user_attrs.items()
+        return [Launch(**value) for name, value in sorted(found) if name.startswith(_LAUNCH)]
+
+    def record(self) -> dict[str, Any] | None:
+        """The sweep's own record, which ``note_record`` kept."""
+        found: dict[str, Any] | None = self._study.user_attrs.get(_RECORD)
+        return found
+
+    # What becomes of trials.
 
     def begin(self) -> int:
         """Ask the sampler for a new trial; returns its number.
@@ -99,12 +182,21 @@ class Book:
         points of the sampler nor, with one trial at a time, differs from an undisturbed one.
         """
         experiment = self._writable()
-        number = len(self._frozen())
-        self._study.sampler = _sampler(experiment, number)
-        trial = self._study.ask()
+
+        def ask() -> int:
+            frozen = self._frozen()
+            queue = self._study.user_attrs.get(_QUEUE, [])
+            waiting = any(trial.state is TrialState.WAITING for trial in frozen)  # by a kill
+            begun = len(self._begun())
+            if begun < len(queue) and not waiting:
+                self._study.enqueue_trial(queue[begun])
+            self._study.sampler = _sampler(experiment, len(self._frozen()))
+            return self._study.ask().number
+
+        number = _patiently(ask)
         with contextlib.suppress(Exception):  # config() meets it again, and tells
-            experiment.space(trial)
-        return trial.number
+            experiment.space(Trial(self._study, self._frozen()[number]._trial_id))
+        return number
 
     def config(self, number: int) -> TrainConfig:
         """The configuration of a trial.
@@ -117,33 +209,295 @@ class Book:
         """
         experiment = self._writable()
         self._study.sampler = _sampler(experiment, number)
-        trial = Trial(self._study, self._frozen()[number]._trial_id)
+        trial = _patiently(lambda: Trial(self._study, self._frozen()[number]._trial_id))
         return _apply(experiment.space, trial, experiment.base)
 
-    def complete(self, number: int, metrics: dict[str, float]) -> None:
+    def note_key(self, number: int, key: str) -> int | None:
+        """Note what identifies a trial's configuration.
+
+        Returns:
+            The number of a complete trial that has the same, if there is one.
+        """
+        self._set(number, _KEY, key)
+        for trial in self._begun():
+            if trial.state is TrialState.COMPLETE and trial.user_attrs.get(_KEY) == key:
+                return trial.number
+        return None
+
+    def note_rung(self, rung: Rung) -> None:
+        """Keep what was decided at a rung, before it is acted upon."""
+        note = {"values": list(rung.values), "stops": rung.stops}
+        self._set(rung.number, f"{_RUNG}{rung.rung}", note)
+
+    def complete(
+        self, number: int, metrics: Mapping[str, float], device_seconds: float = 0.0
+    ) -> None:
         """A trial came to its end; without finite objectives it failed."""
         names = [objective.name for objective in self._writable().objectives]
         values = [metrics.get(name, math.nan) for name in names]
         if not all(math.isfinite(value) for value in values):
             bad = ", ".join(f"{n}={v}" for n, v in zip(names, values, strict=True))
-            self.fail(number, f"objectives are not finite: {bad}")
+            self.fail(number, f"objectives are not finite: {bad}", device_seconds)
             return
-        self._study.tell(number, values)
+        self._set(number, _EPOCHS, metrics.get("epoch", 0.0))
+        self._set(number, _DEVICE_SECONDS, device_seconds)
+        self._tell(number, TrialState.COMPLETE, values)
 
-    def fail(self, number: int, reason: str) -> None:
+    def repeat(self, number: int, same_as: int) -> None:
+        """A trial has the configuration of a complete one: it counts with the same result."""
+        other = self._frozen()[same_as]
+        self._set(number, _SAME_AS, trial_id(same_as))
+        self._set(number, _EPOCHS, other.user_attrs.get(_EPOCHS, 0.0))
+        self._tell(number, TrialState.COMPLETE, other.values)
+
+    def prune(self, number: int, epochs: float, device_seconds: float = 0.0) -> None:
+        """A trial was stopped early."""
+        self._set(number, _EPOCHS, epochs)
+        self._set(number, _DEVICE_SECONDS, device_seconds)
+        self._tell(number, TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str, device_seconds: float = 0.0) -> None:
         """A trial failed for good."""
-        Trial(self._study, self._frozen()[number]._trial_id).set_user_attr(_REASON, reason)
-        self._study.tell(number, state=TrialState.FAIL)
+        self._set(number, _REASON, reason)
+        self._set(number, _DEVICE_SECONDS, device_seconds)
+        self._tell(number, TrialState.FAIL)
+
+    # What is known of the sweep itself.
+
+    def note_record(self, record: dict[str, Any]) -> None:
+        """Keep the sweep's record here, too; its file may be damaged."""
+        self._note(_RECORD, record)
+
+    def note_launch(self, index: int, launch: Launch) -> None:
+        """Note how far a launch has come."""
+        self._note(f"{_LAUNCH}{index:04d}", vars(launch))
+
+    def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
+        """Values of parameters with which the first trials are run."""
+        self._note(_QUEUE, [dict(point) for point in points])
+
+    def add_known(self, other: Book, sweep: str) -> int:
+        """Tell the sampler the complete trials of another sweep; they are no trials of this one.
+
+        Returns:
+            How many there were.
+        """
+        known = [trial for trial in other._begun() if trial.state is TrialState.COMPLETE]
+        there = {trial.user_attrs.get(_KNOWN) for trial in self._frozen()}  # before a kill
+        for trial in known:
+            if f"{sweep}/{trial_id(trial.number)}" in there:
+                continue
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    values=trial.values,
+                    user_attrs={_KNOWN: f"{sweep}/{trial_id(trial.number)}"},
+                )
+            )
+        return len(known)
+
+    def delete(self) -> None:
+        """Remove the study from its database."""
+        optuna.delete_study(study_name=self._study.study_name, storage=self._study._storage)
+
+    def to_dict(self, number: int) -> dict[str, Any]:
+        """All the book has of a trial, as JSON types; ``rebuild`` takes it back."""
+        return _trial_to_dict(self._frozen()[number])
+
+    def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
+        def tell() -> None:
+            if not self._frozen()[number].state.is_finished():  # it was, before a connection broke
+                self._study.tell(number, values, state=state)
+
+        _patiently(tell)
+
+    def _set(self, number: int, name: str, value: Any) -> None:
+        def put() -> None:
+            trial = self._frozen()[number]
+            if not trial.state.is_finished():
+                self._study._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+        _patiently(put)
+
+    def _note(self, name: str, value: Any) -> None:
+        _patiently(lambda: self._study.set_user_attr(name, value))
 
     def _frozen(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return _patiently(lambda: self._study.get_trials(deepcopy=False))
+
+    def _begun(self) -> list[FrozenTrial]:
+        own = self._own(self._frozen())
+        return [trial for trial in own if trial.state is not TrialState.WAITING]
+
+    @staticmethod
+    def _own(trials: Sequence[FrozenTrial]) -> Iterator[FrozenTrial]:
+        """Those that are not another sweep's."""
+        return (trial for trial in trials if _KNOWN not in trial.user_attrs)
 
     def _writable(self) -> Experiment:
         assert self._experiment is not None, "this book was opened for reading"
         return self._experiment
 
 
-def _mend(path: Path) -> None:
+def rebuild(
+    journal: Path, records: Mapping[int, Mapping[str, Any]], experiment: Experiment
+) -> list[str]:
+    """Make a damaged journal anew, of its whole part and of the trials' own records.
+
+    The damaged file is kept aside as ``.damaged``.
+
+    Args:
+        journal: the file.
+        records: ``Book.to_dict`` of the trials, by number, as kept in their folders.
+        experiment: what is searched.
+
+    Returns:
+        Lines that say what was done and what is lost.
+    """
+    whole, launches, queue, record = _whole_part(journal)
+    aside = _aside(journal)
+    partial = journal.with_name(f".{journal.name}.partial")
+    partial.unlink(missing_ok=True)
+    made = Book(partial, experiment)
+    lines, lost = [f"{journal} is damaged, kept aside as {aside.name}"], []
+    for number in range(max([*whole, *records], default=-1) + 1):
+        kept, found = whole.get(number), records.get(number)
+        # A record is written after the book: where both are there, it may be the older one.
+        if found is None or (kept is not None and kept["state"] != "RUNNING"):
+            found = kept
+        if found is None:
+            lost.append(trial_id(number))
+            found = {"state": "FAIL", "user_attrs": {_REASON: "lost with the damaged book"}}
+        made._study.add_trial(_trial_from_dict(found, len(experiment.objectives)))
+    for index, launch in enumerate(launches):
+        made.note_launch(index, launch)
+    made.enqueue(queue)
+    if record is not None:
+        made.note_record(record)
+    count = len(made._frozen())
+    if journal.exists():
+        journal.replace(aside)
+    partial.replace(journal)
+    lines.append(f"the book is made anew of {count} trials' records")
+    if lost:
+        lines.append(f"nothing is known any more of {', '.join(lost)}: told as failed")
+    return lines
+
+
+def is_behind(book: Book, records: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Whether trials' own records know more than the book, which so must have been cut."""
+    frozen = book._frozen()
+    return any(
+        number >= len(frozen)
+        or (record["state"] != "RUNNING" and not frozen[number].state.is_finished())
+        for number, record in records.items()
+    )
+
+
+def _whole_part(
+    journal: Path,
+) -> tuple[dict[int, dict[str, Any]], list[Launch], list[dict[str, Any]], dict[str, Any] | None]:
+    """What the lines before the first damaged one tell."""
+    content = journal.read_bytes() if journal.exists() else b""
+    good = []
+    for line in content.splitlines(keepends=True):
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        good.append(line)
+    partial = journal.with_name(f".{journal.name}.whole")
+    try:
+        partial.write_bytes(b"".join(good))
+        book = Book(partial)
+        trials = {trial.number: _trial_to_dict(trial) for trial in book._frozen()}
+        return trials, book.launches(), book._study.user_attrs.get(_QUEUE, []), book.record()
+    except InputError:  # not even its beginning is there
+        return {}, [], [], None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    """A name for a damaged file that is not taken."""
+    number = 0
+    while (aside := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
+        number += 1
+    return aside
+
+
+def _trial_to_dict(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "params": trial.params,
+        "distributions": {k: distribution_to_json(v) for k, v in trial.distributions.items()},
+        "values": trial.values,
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "started": _timestamp(trial.datetime_start),
+        "finished": _timestamp(trial.datetime_complete),
+    }
+
+
+def _trial_from_dict(values: Mapping[str, Any], objectives: int) -> FrozenTrial:
+    state = TrialState[values["state"]]
+    distributions = values.get("distributions", {})
+    trial = optuna.trial.create_trial(
+        state=state,
+        params=values.get("params", {}),
+        distributions={k: json_to_distribution(v) for k, v in distributions.items()},
+        values=values.get("values") if state is TrialState.COMPLETE else None,
+        user_attrs=values.get("user_attrs", {}),
+        system_attrs=values.get("system_attrs", {}),
+    )
+    now = datetime.datetime.now()
+    started, finished = values.get("started"), values.get("finished")
+    trial.datetime_start = datetime.datetime.fromtimestamp(started) if started else now
+    if state.is_finished():
+        trial.datetime_complete = datetime.datetime.fromtimestamp(finished) if finished else now
+    return trial
+
+
+def _timestamp(moment: datetime.datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
+
+
+def _open(place: Path | str) -> BaseStorage:
+    if isinstance(place, Path):
+        return JournalStorage(JournalFileBackend(str(place)))
+    # A connection that a restarted server has dropped is noticed and made anew.
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if place.startswith("postgresql"):
+        # Optuna and MLflow both have a table alembic_version: in one database they need a
+        # schema each (mlflow #3374).
+        engine = sqlalchemy.create_engine(place)
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text(f"CREATE SCHEMA IF NOT EXISTS {_DATABASE_SCHEMA}"))
+        engine.dispose()
+        options["connect_args"] = {"options": f"-csearch_path={_DATABASE_SCHEMA}"}
+    return optuna.storages.RDBStorage(place, engine_kwargs=options)
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    """Do it; again, for a while, where a database is away."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return action()
+        except optuna.exceptions.StorageInternalError as error:
+            if time.monotonic() > deadline:
+                reason = str(error.__cause__ or error).splitlines()[0]
+                raise Halted(f"the study's database does not answer ({reason})") from None
+            time.sleep(1.0)
+        except OSError as error:
+            raise Halted(f"the book cannot be written ({error.strerror or error})") from None
+
+
+def _cut_torn_line(path: Path) -> None:
     """Remove what a process that was killed while it wrote may have left.
 
     A line that was cut off would be glued to the next one and make the whole file unreadable;
@@ -170,10 +524,9 @@ def _direction(objective: Objective) -> StudyDirection:
     return StudyDirection.MAXIMIZE if objective.direction == "max" else StudyDirection.MINIMIZE
 
 
-def _record(trial: FrozenTrial, objectives: tuple[Objective, ...]) -> TrialRecord:
+def _record(trial: FrozenTrial, objectives: Sequence[Objective]) -> TrialRecord:
     names = [objective.name for objective in objectives]
-    begun, ended = trial.datetime_start, trial.datetime_complete
-    assert begun is not None
+    attributes = trial.user_attrs
     return TrialRecord(
         trial_id=trial_id(trial.number),
         state=_STATES[trial.state],
@@ -183,7 +536,10 @@ def _record(trial: FrozenTrial, objectives: tuple[Objective, ...]) -> TrialRecor
             if trial.state is TrialState.COMPLETE
             else {}
         ),
-        started=begun.timestamp(),
-        finished=None if ended is None else ended.timestamp(),
-        reason=trial.user_attrs.get(_REASON, ""),
+        started=_timestamp(trial.datetime_start) or 0.0,
+        finished=_timestamp(trial.datetime_complete),
+        reason=attributes.get(_REASON, ""),
+        same_as=attributes.get(_SAME_AS, ""),
+        epochs=attributes.get(_EPOCHS, 0.0),
+        device_seconds=attributes.get(_DEVICE_SECONDS, 0.0),
     )

@@ -31,14 +31,19 @@ Space = Callable[[Any], dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When a sweep is done.
+    """When a sweep is done: at whichever comes first.
 
     Attributes:
-        trials: trials that are to be complete.
+        trials: trials that are to be complete, or stopped early by a scheduler.
+        device_hours: hours of training of all trials together, times the GPUs of a trial, or
+            its CPUs where it has no GPU; None for no limit.
+        hours: hours that the sweep has run, its interruptions not counted; None for no limit.
         failures: failed trials after which the sweep gives up.
     """
 
     trials: int = field(default=64, metadata=range_of(1, 10**6))
+    device_hours: float | None = field(default=None, metadata=range_of(0, 1e9, open_low=True))
+    hours: float | None = field(default=None, metadata=range_of(0, 1e9, open_low=True))
     failures: int = field(default=8, metadata=range_of(1, 10**6))
 
     def __post_init__(self) -> None:
@@ -52,13 +57,20 @@ class Resources:
     Attributes:
         cpus: CPU cores; a trial computes with as many threads, at least one.
         gpus: GPUs; 0.25 lets four trials share one.
+        max_concurrent: trials at once; by default as many as fit the cluster as it is.
     """
 
     cpus: float = field(default=1.0, metadata=range_of(0, 1024, open_low=True))
     gpus: float = field(default=0.0, metadata=range_of(0, 64))
+    max_concurrent: int | None = field(default=None, metadata=range_of(1, 10**6))
 
     def __post_init__(self) -> None:
         validate(self)
+
+    @property
+    def devices(self) -> float:
+        """GPUs, or CPUs where there is no GPU: what device-seconds count."""
+        return self.gpus or self.cpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +85,11 @@ class Experiment:
         budget: when the sweep is done.
         resources: what one trial gets.
         sampler: of Optuna: tpe, nsga2, gp (Gaussian process) or random.
+        scheduler: none; asha, asynchronous successive halving on the first objective; or
+            pareto_asha, on all of them (``rsas.search.scheduler``).
+        grace_period: epochs of the first rung, before which the scheduler stops no trial.
+        reduction_factor: each rung has so many times the epochs of the one before, and keeps
+            one trial in so many.
         seed: of the sampler; with one trial at a time the suggestions depend on it alone.
         checkpoint_every: epochs between checkpoints of a trial; the last epoch has one always.
         retries: how often a trial goes on from its checkpoint after an error before it failed.
@@ -88,6 +105,9 @@ class Experiment:
     budget: Budget = Budget()
     resources: Resources = Resources()
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
+    scheduler: Literal["none", "asha", "pareto_asha"] = "none"
+    grace_period: int = field(default=1, metadata=range_of(1, 10**6))
+    reduction_factor: int = field(default=3, metadata=range_of(2, 100))
     seed: int = field(default=0, metadata=range_of(0, 2**32 - 1))
     checkpoint_every: int = field(default=1, metadata=range_of(1, 10**6))
     retries: int = field(default=2, metadata=range_of(0, 100))
@@ -131,11 +151,20 @@ class Experiment:
             objectives=tuple(Objective(**objective) for objective in values["objectives"]),
             budget=Budget(**values["budget"]),
             resources=Resources(**values["resources"]),
-            **{name: values[name] for name in _PLAIN_FIELDS},
+            # Sweeps of earlier versions lack what has come since.
+            **{name: values[name] for name in _PLAIN_FIELDS if name in values},
         )
 
 
-_PLAIN_FIELDS = ("sampler", "seed", "checkpoint_every", "retries")
+_PLAIN_FIELDS = (
+    "sampler",
+    "scheduler",
+    "grace_period",
+    "reduction_factor",
+    "seed",
+    "checkpoint_every",
+    "retries",
+)
 
 
 def as_published(experiment: Experiment, space: Space) -> Experiment:

@@ -1,20 +1,55 @@
-"""Tune's search algorithm: hands out what the book still lacks."""
+"""Tune's search algorithm and scheduler: hand out what the book lacks, stop what cannot win."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from rsas.errors import Halted
+from rsas.pruning import acting_key
 from rsas.records import metrics_of
 from rsas.records import trial_id as name_of
-from rsas.search.book import Book
-from rsas.search.experiment import Budget
-from rsas.search.trainable import FAILED
+from rsas.search.book import Book, Rung
+from rsas.search.checkpoints import History
+from rsas.search.experiment import Experiment
+from rsas.search.scheduler import Halving
+from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS
 
-__all__ = ["BookSearcher"]
+__all__ = ["BookSearcher", "Listener", "RungScheduler"]
+
+
+class Listener(Protocol):
+    """Hears what becomes of trials."""
+
+    def begin(self, number: int) -> None:
+        """A trial is handed out, or goes on."""
+
+    def rows(self, number: int, rows: list[dict[str, float]]) -> None:
+        """A trial has trained these epochs."""
+
+    def change(self, number: int) -> None:
+        """The book holds something new of a trial that runs."""
+
+    def end(self, number: int) -> None:
+        """The book has been told the end of a trial."""
+
+    def note(self, number: int, line: str) -> None:
+        """Something happened to a trial that the user should know."""
+
+
+@dataclass
+class _Running:
+    number: int
+    epochs: int  # of a whole training
+    seconds: float  # trained so far, in earlier launches, too
+    stopped: bool = False  # by the scheduler
+    told: tuple[Any, ...] = ()  # the result that was told last
 
 
 class BookSearcher(Searcher):
@@ -22,33 +57,49 @@ class BookSearcher(Searcher):
 
     Args:
         book: asked for suggestions and told the results.
-        budget: what the book is to hold in the end; failures before this launch do not count.
+        experiment: its budget says what the book is to hold in the end; failures before this
+            launch do not count.
+        halving: decides at rungs; None stops no trial.
         slots: trials that may run at once.
-        on_begin: called with a trial's number when it is handed out.
-        on_row: called with a trial's number and each row of its history.
-        on_end: called with a trial's number when the book has been told its end.
-        reason: why a trial failed, by its number.
+        hours: for which the sweep ran before this launch.
+        listener: hears what becomes of trials.
+        history: what was trained of a trial so far, by its number.
+        clock: seconds; another one in tests.
     """
 
     def __init__(
         self,
         book: Book,
-        budget: Budget,
+        experiment: Experiment,
         *,
-        slots: int,
-        on_begin: Callable[[int], None],
-        on_row: Callable[[int, dict[str, float]], None],
-        on_end: Callable[[int], None],
-        reason: Callable[[int], str],
+        halving: Halving | None,
+        slots: Callable[[], int],
+        hours: float,
+        listener: Listener,
+        history: Callable[[int], History],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
-        self._book, self._budget, self._slots = book, budget, slots
-        self._on_begin, self._on_row, self._on_end = on_begin, on_row, on_end
-        self._reason = reason
-        self._failed_before = book.ended()["failed"]
+        self._book, self._budget, self._slots = book, experiment.budget, slots
+        self._objectives = experiment.objectives
+        self._devices = experiment.resources.devices
+        self._halving = halving
+        self._listener, self._history, self._clock = listener, history, clock
+        self._ended = book.ended()
+        self._failed_before = self._ended["failed"]
+        self._device_seconds = book.device_seconds()  # of trials that ended
         self._orphans = deque(book.unfinished())
-        self._running: dict[str, int] = {}  # Tune's id of a trial -> its number in the book
-        self._epochs: dict[int, int] = {}  # number -> epochs of a whole training
+        self._running: dict[str, _Running] = {}  # by Tune's id of the trial
+        self._deadline = None
+        if self._budget.hours is not None:
+            self._deadline = clock() + 3600 * (self._budget.hours - hours)
+        self._judged: dict[tuple[int, int], bool] = {}  # (number, rung) -> whether it is stopped
+        for rung in book.rungs():
+            self._judged[rung.number, rung.rung] = rung.stops
+            if halving is not None and rung.rung in halving.rungs:
+                halving.record(rung.rung, rung.number, rung.values)
+        self.halted = ""
+        """Why the sweep cannot go on; empty while it can."""
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         """Objectives are the book's; Tune's metric and mode are not used."""
@@ -58,47 +109,43 @@ class BookSearcher(Searcher):
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
         """A trial to run, None while there is none to begin, or FINISHED."""
-        if len(self._running) >= self._slots:
-            return None
-        ended = self._book.ended()
-        lacking = self._budget.trials - ended["complete"] - len(self._running)
-        if ended["failed"] - self._failed_before >= self._budget.failures:
-            lacking = 0
-        if lacking <= 0:
-            return None if self._running else str(Searcher.FINISHED)
-        number = self._orphans.popleft() if self._orphans else self._book.begin()
+        while len(self._running) < self._slots():
+            if self._lacking() <= len(self._running):
+                return None if self._running else str(Searcher.FINISHED)
+            try:
+                found = self._next()
+            except Halted as error:
+                self.halted = self.halted or str(error)
+                continue
+            if found is not None:
+                self._running[trial_id], config = found
+                return config
+        return None
+
+    def judge(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether Tune is to stop a trial; asked at each of its results but the last."""
+        run = self._running[trial_id]
+        if self.halted or self._is_time_up():
+            return True
         try:
-            config = self._book.config(number)
-        except Exception as error:  # of the space, which is the user's
-            self._on_begin(number)
-            self._book.fail(number, f"the search space: {type(error).__name__}: {error}")
-            self._on_end(number)
-            return self.suggest(trial_id)
-        self._running[trial_id] = number
-        self._epochs[number] = config.epochs
-        self._on_begin(number)
-        return {"trial": name_of(number), "train": config.to_dict()}
+            run.stopped = self._is_beaten(run.number, result.get(ROWS, []))
+        except Halted as error:
+            self.halted = self.halted or str(error)
+        return run.stopped or bool(self.halted)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tune has a result that is not a trial's last."""
-        self._on_row(self._running[trial_id], metrics_of(result))
+        self._tell(self._running[trial_id], result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tune ended a trial."""
-        number = self._running.pop(trial_id)
-        if error or result is None:
-            self._book.fail(number, self._reason(number))
-        elif FAILED in result:
-            self._book.fail(number, result[FAILED])
-        else:
-            metrics = metrics_of(result)
-            self._on_row(number, metrics)
-            if metrics["epoch"] < self._epochs[number]:
-                return  # Tune is ending; the book still has it as running, for a resume
-            self._book.complete(number, metrics)
-        self._on_end(number)
+        """Tune ended a trial, or ends itself."""
+        run = self._running.pop(trial_id)
+        try:
+            self._end(run, result or {}, error)
+        except Halted as failure:  # Tune would swallow it
+            self.halted = self.halted or str(failure)
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher into its own files, which rsas never reads."""
@@ -109,3 +156,126 @@ class BookSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: the book is the state."""
+
+    def _end(self, run: _Running, result: dict[str, Any], error: bool) -> None:
+        self._tell(run, result)
+        last = metrics_of(result[ROWS][-1]) if result.get(ROWS) else {}
+        spent = run.seconds * self._devices
+        if error:
+            self._book.fail(run.number, "the process that ran it died", spent)
+        elif HALTED in result:
+            self.halted = self.halted or result[HALTED]
+            return
+        elif FAILED in result:
+            self._book.fail(run.number, result[FAILED], spent)
+        elif run.stopped:
+            self._book.prune(run.number, last["epoch"], spent)
+        elif last.get("epoch", 0) >= run.epochs:
+            self._book.complete(run.number, last, spent)
+        else:
+            return  # the book still has it as running, for a resume
+        self._count(run.number)
+
+    def _lacking(self) -> int:
+        """How many trials are to be run yet, those that run included."""
+        failed = self._ended["failed"] - self._failed_before
+        if self.halted or self._is_time_up() or failed >= self._budget.failures:
+            return 0
+        return self._budget.trials - self._ended["complete"] - self._ended["pruned"]
+
+    def _is_time_up(self) -> bool:
+        if self._deadline is not None and self._clock() >= self._deadline:
+            return True
+        limit = self._budget.device_hours
+        if limit is None:
+            return False
+        running = sum(run.seconds for run in self._running.values()) * self._devices
+        return self._device_seconds + running >= 3600 * limit
+
+    def _next(self) -> tuple[_Running, dict[str, Any]] | None:
+        """A trial and what Tune gives to its trainable; None if it ended before it was run."""
+        is_orphan = bool(self._orphans)
+        number = self._orphans.popleft() if is_orphan else self._book.begin()
+        try:
+            config = self._book.config(number)
+        except Halted:
+            raise
+        except Exception as error:  # of the space, which is the user's
+            self._listener.begin(number)
+            self._book.fail(number, f"the search space: {type(error).__name__}: {error}")
+            self._count(number)
+            return None
+        same = self._book.note_key(number, acting_key(config))
+        self._listener.begin(number)
+        if same is not None:
+            self._book.repeat(number, same)
+            self._count(number)
+            return None
+        trained = self._history(number) if is_orphan else History([], 0, 0.0)
+        if self._is_beaten(number, trained.rows):  # at a rung that was never judged
+            last = max(e for (n, e), stops in self._judged.items() if n == number and stops)
+            self._book.prune(number, last, trained.seconds * self._devices)
+            self._count(number)
+            return None
+        run = _Running(number, config.epochs, trained.seconds)
+        return run, {"trial": name_of(number), "train": config.to_dict()}
+
+    def _is_beaten(self, number: int, rows: list[dict[str, float]]) -> bool:
+        """Judge a trial at the rungs it has come to, each once; the book keeps the verdict."""
+        if self._halving is None or not rows:
+            return False
+        reached = rows[-1]["epoch"]
+        by_epoch = {round(row["epoch"]): row for row in rows}
+        for rung in self._halving.rungs:
+            if rung > reached:
+                break
+            if (number, rung) not in self._judged:
+                if rung not in by_epoch:  # trained by a process that died before it told
+                    by_epoch |= {round(row["epoch"]): row for row in self._history(number).rows}
+                if rung not in by_epoch:
+                    continue
+                values = [by_epoch[rung][name] for name in self._halving.names]
+                stops = not self._halving.keeps(rung, number, values)
+                self._book.note_rung(Rung(number, rung, values, stops))
+                self._judged[number, rung] = stops
+                self._listener.change(number)
+            if self._judged[number, rung]:
+                return True
+        return False
+
+    def _tell(self, run: _Running, result: dict[str, Any]) -> None:
+        """Pass on what is new in a result; Tune gives the last one again when it ends."""
+        mark = (result.get("pid"), result.get("training_iteration"))
+        if run.told == mark:
+            return
+        run.told = mark
+        for line in result.get(NOTES, []):
+            self._listener.note(run.number, line)
+        rows = [metrics_of(row) for row in result.get(ROWS, [])]
+        run.seconds += sum(row["seconds"] for row in rows)
+        if rows:
+            self._listener.rows(run.number, rows)
+
+    def _count(self, number: int) -> None:
+        """A trial has ended, as the book tells."""
+        trial = self._book.trial(number, self._objectives)
+        self._ended[trial.state] += 1
+        self._device_seconds += trial.device_seconds
+        self._listener.end(number)
+
+
+class RungScheduler(FIFOScheduler):
+    """Tune's scheduler: begins trials in order, and stops those the searcher judges so.
+
+    Args:
+        searcher: knows the book, the rungs and the budget.
+    """
+
+    def __init__(self, searcher: BookSearcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Tune asks at each result but a trial's last."""
+        stops = self._searcher.judge(trial.trial_id, result)
+        return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)

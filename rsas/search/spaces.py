@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -14,7 +16,7 @@ from rsas.errors import InputError
 from rsas.pruning import acting, idle
 from rsas.search.experiment import Experiment, name_of
 
-__all__ = ["check_space", "idle_axes"]
+__all__ = ["check_points", "check_space", "idle_axes"]
 
 _TRIES = 16
 
@@ -49,6 +51,33 @@ def check_space(experiment: Experiment) -> dict[str, Any]:
                 raise InputError(f"{name}: parameter {parameter!r}: expected letters and digits")
         found |= fields
     return found
+
+
+def check_points(experiment: Experiment, points: Sequence[Mapping[str, Any]]) -> None:
+    """See that the space can have these values of its parameters; others it draws itself.
+
+    Raises:
+        InputError: it does not ask for a parameter, or not for such a value.
+    """
+    study = _study(experiment)
+    for index, point in enumerate(points):
+        where = f"point {index} to enqueue"
+        study.enqueue_trial(dict(point))
+        trial = study.ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna's, of values that are refused below
+            _config(experiment, trial)
+        for name, value in point.items():
+            distribution = trial.distributions.get(name)
+            if distribution is None:
+                asked = ", ".join(trial.distributions)
+                raise InputError(f"{where}: the space asks for {asked}, not for {name!r}")
+            try:
+                fits = distribution._contains(distribution.to_internal_repr(value))
+            except (ValueError, TypeError):
+                fits = False
+            if not fits:
+                raise InputError(f"{where}: {name}={value!r}: expected a value of {distribution}")
 
 
 def idle_axes(experiment: Experiment) -> list[str]:
