@@ -8,17 +8,18 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rsas.errors import InputError, NonFiniteLoss
+from rsas.errors import Halted, InputError, NonFiniteLoss
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rsas.search.check import Fault
     from rsas.search.workspace import Status, Workspace
 
 __all__ = ["main"]
@@ -47,6 +48,27 @@ _SetOption = Annotated[
 ]
 _FileArgument = Annotated[
     str, typer.Argument(metavar="FILE.py[:FUNCTION]", help="Defines the experiment.")
+]
+_TrialsOption = Annotated[
+    int | None, typer.Option(help="Trials to be complete or stopped early, in all.")
+]
+_HoursOption = Annotated[float | None, typer.Option(help="Hours to run, in all.")]
+_DeviceHoursOption = Annotated[
+    float | None, typer.Option(help="Hours of training times GPUs (else CPUs), in all.")
+]
+_AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|HOST:PORT|ray://HOST:PORT",
+        help="A Ray cluster; by default one is started on this machine.",
+    ),
+]
+_StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|s3://...",
+        help="Where trials keep their files, reached by all nodes; by default the workspace.",
+    ),
 ]
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")]
 _JsonOption = Annotated[
@@ -131,12 +153,18 @@ def sweep(
     name: Annotated[
         str | None, typer.Option(help="New name; by default one with the time.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="Trials to be complete.")] = None,
+    trials: _TrialsOption = None,
+    hours: _HoursOption = None,
+    device_hours: _DeviceHoursOption = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, gp or random.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="none, asha or pareto_asha.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
     cpus: Annotated[float | None, typer.Option(help="CPU cores of a trial.")] = None,
     gpus: Annotated[
         float | None, typer.Option(help="GPUs of a trial; 0.25 lets four share one.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Trials at once; by default as many as fit.")
     ] = None,
     assignments: _SetOption = None,
     data_dir: _DataDirOption = None,
@@ -144,6 +172,24 @@ def sweep(
     tracking_uri: Annotated[
         str | None,
         typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server; by default a local file."),
+    ] = None,
+    address: _AddressOption = None,
+    storage: _StorageOption = None,
+    study_storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RSAS_STUDY_STORAGE", help="Database of the book; by default a local file."
+        ),
+    ] = None,
+    enqueue: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.json|SWEEP", help="Begin with these points, or a sweep's front."
+        ),
+    ] = None,
+    known: Annotated[
+        str | None,
+        typer.Option(metavar="SWEEP", help="Tell the sampler the results of an earlier sweep."),
     ] = None,
 ) -> None:
     """Search: run the trials of an experiment and print the front."""
@@ -153,24 +199,21 @@ def sweep(
 
     experiment, source = load_experiment(file)
     changes: dict[str, Any] = {"base": experiment.base.override(assignments or [])}
-    if trials is not None:
-        changes["budget"] = dataclasses.replace(experiment.budget, trials=trials)
-    if sampler is not None:
-        changes["sampler"] = sampler
-    if seed is not None:
-        changes["seed"] = seed
-    given = {"cpus": cpus, "gpus": gpus}
-    resources = {name: value for name, value in given.items() if value is not None}
+    changes |= _given(sampler=sampler, scheduler=scheduler, seed=seed)
+    budget = _given(trials=trials, hours=hours, device_hours=device_hours)
+    changes["budget"] = dataclasses.replace(experiment.budget, **budget)
+    resources = _given(cpus=cpus, gpus=gpus, max_concurrent=concurrency)
     changes["resources"] = dataclasses.replace(experiment.resources, **resources)
     experiment = dataclasses.replace(experiment, **changes)
     name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     place = _workspace(workspace)
     place.check_writable()
     place.check_free(name)
+    points = _points(enqueue, place) if enqueue else []
     console = _console()
-    with console.status("loading libraries"):
-        from rsas.search.sweep import launch
-    with _resumable(place, name, console):
+    with _resumable(place, name, console), _early_ray(address, source):
+        with console.status("loading libraries"):
+            from rsas.search.sweep import launch
         found = launch(
             experiment,
             source,
@@ -180,20 +223,50 @@ def sweep(
             console=console,
             data_dir=data_dir,
             tracking_uri=tracking_uri,
+            address=address,
+            storage=storage,
+            study_storage=study_storage,
+            enqueued=points,
+            known=known,
         )
         _conclude(found, place, console)
 
 
 @app.command()
-def resume(name: _NameArgument, workspace: _WorkspaceOption = _RUNS) -> None:
+def resume(
+    name: _NameArgument, workspace: _WorkspaceOption = _RUNS, address: _AddressOption = None
+) -> None:
     """Go on with a sweep that was interrupted."""
     place = _workspace(workspace)
-    place.open(name)
+    record = place.open(name).record
     console = _console()
-    with console.status("loading libraries"):
-        from rsas.search.sweep import resume as resume_sweep
-    with _resumable(place, name, console):
-        found = resume_sweep(name, workspace=place, console=console)
+    with _resumable(place, name, console), _early_ray(address, record):
+        with console.status("loading libraries"):
+            from rsas.search.sweep import resume as resume_sweep
+        found = resume_sweep(name, workspace=place, console=console, address=address)
+        _conclude(found, place, console)
+
+
+@app.command()
+def extend(
+    name: _NameArgument,
+    trials: _TrialsOption = None,
+    hours: _HoursOption = None,
+    device_hours: _DeviceHoursOption = None,
+    workspace: _WorkspaceOption = _RUNS,
+    address: _AddressOption = None,
+) -> None:
+    """Give a sweep more trials, or more time, in all, and go on with it."""
+    budget = _given(trials=trials, hours=hours, device_hours=device_hours)
+    if not budget:
+        raise InputError("extend: expected --trials, --hours or --device-hours")
+    place = _workspace(workspace)
+    record = place.open(name).record
+    console = _console()
+    with _resumable(place, name, console), _early_ray(address, record):
+        with console.status("loading libraries"):
+            from rsas.search.sweep import extend as extend_sweep
+        found = extend_sweep(name, budget, workspace=place, console=console, address=address)
         _conclude(found, place, console)
 
 
@@ -225,7 +298,8 @@ def status(
     table = Table()
     table.add_column("sweep")
     table.add_column("state")
-    for column in ("complete", "running", "failed", "front", "hypervolume"):
+    columns = ("complete", "running", "stopped", "failed", "front", "hypervolume")
+    for column in (*columns, "device time", "slots busy"):
         table.add_column(column, justify="right")
     for each in found:
         counts = each.counts
@@ -234,11 +308,54 @@ def status(
             each.state,
             f"{counts['complete']} of {counts['asked']}",
             f"{counts['running']}",
+            f"{counts['pruned']}",
             f"{counts['failed']}",
             f"{len(each.front)}",
             f"{each.hypervolume:.4f}",
+            _clock(each.device_seconds),
+            "" if each.slot_share is None else f"{each.slot_share:.0%}",
         )
     _console().print(table)
+
+
+@app.command()
+def check(
+    name: _NameArgument,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
+    workspace: _WorkspaceOption = _RUNS,
+    as_json: _JsonOption = False,
+) -> None:
+    """Compare the books of a sweep; exit code 1 where they do not agree."""
+    import dataclasses
+
+    place = _workspace(workspace)
+    folder = place.open(name)
+    console = _console()
+    with console.status("comparing the study, MLflow and the storage"):
+        from rsas.search import repair as repairs
+
+        done: list[str] = []
+        if repair:
+            with folder.locked():
+                done = repairs.repair(folder, place)
+        faults = repairs.check(folder, place)
+    if as_json:
+        told = [
+            {k: v for k, v in dataclasses.asdict(fault).items() if k != "content"}
+            for fault in faults
+        ]
+        print(json.dumps({"name": name, "ok": not faults, "repaired": done, "faults": told}))
+    else:
+        for line in done:
+            console.print(f"mended: {line}", markup=False)
+        _print_faults(faults, console)
+        trials = len(folder.status().trials) if not faults else 0
+        if not faults:
+            console.print(f"{name}: study, MLflow and storage agree on {trials} trials")
+        elif not repair:
+            console.print(f"to mend them: {_rsas()} check {name} --repair{_where(place)}")
+    if faults:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -280,7 +397,7 @@ def main() -> None:
     except InputError as error:
         print(f"rsas: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except NonFiniteLoss as error:
+    except (Halted, NonFiniteLoss) as error:
         print(f"rsas: error: {error}", file=sys.stderr)
         sys.exit(1)
 
@@ -304,6 +421,8 @@ def _status_json(found: Status) -> dict[str, Any]:
         "counts": found.counts,
         "front_size": len(found.front),
         "hypervolume": found.hypervolume,
+        "device_seconds": found.device_seconds,
+        "slot_share": found.slot_share,
     }
 
 
@@ -327,9 +446,24 @@ def _print_front(found: Status, console: Console) -> None:
     console.print(f"{len(members)} members, hypervolume {found.hypervolume:.4f}")
 
 
+def _print_faults(faults: Sequence[Fault], console: Console) -> None:
+    from rich.table import Table
+
+    if not faults:
+        return
+    table = Table(title=f"{len(faults)} faults", title_justify="left", title_style="bold")
+    for column in ("kind", "where", "trial", "what"):
+        table.add_column(column)
+    for fault in faults:
+        table.add_row(fault.kind, fault.where, fault.trial_id, fault.what)
+    console.print(table)
+
+
 def _conclude(found: Status, place: Workspace, console: Console) -> None:
     """The front and where to look, or how to go on; the exit code that goes with it."""
     _print_front(found, console)
+    if found.spent:
+        console.print(f"its {found.spent} are used up; {_rsas()} extend {found.name} gives more")
     if found.state == "finished":
         console.print(f"all trials and the front in MLflow: {_rsas()} ui{_where(place)}")
         console.print(f"the front again: {_rsas()} pareto {found.name}{_where(place)}")
@@ -343,13 +477,57 @@ def _conclude(found: Status, place: Workspace, console: Console) -> None:
 
 @contextlib.contextmanager
 def _resumable(place: Workspace, name: str, console: Console) -> Iterator[None]:
-    """After Ctrl-C, however early, say how to go on."""
+    """After Ctrl-C, however early, or when it had to stop, say how to go on."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Halted):
         if name in place.names():
             console.print(f"interrupted; to go on: {_rsas()} resume {name}{_where(place)}")
         raise
+
+
+def _early_ray(address: str | None, sweep: Any) -> contextlib.AbstractContextManager[None]:
+    """Ray comes up while libraries are imported; ``sweep`` is a source or a record."""
+    from rsas.search import cluster
+
+    if isinstance(sweep, dict):
+        address, sweep = address or sweep.get("address"), sweep["source"]
+    return cluster.early(address, sweep)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _points(place: str, workspace: Workspace) -> list[dict[str, Any]]:
+    """Values of parameters from a file, or of the members of a sweep's front."""
+    if place in workspace.names():
+        return [trial.params for trial in workspace.open(place).status().front]
+    try:
+        found = json.loads(Path(place).read_text("utf-8"))
+        if isinstance(found, dict):  # as 'rsas pareto --json' prints it
+            found = [member["params"] for member in found["front"]]
+        if not all(isinstance(point, dict) for point in found):
+            raise ValueError
+    except OSError as error:
+        known = ", ".join(workspace.names()) or "none"
+        raise InputError(
+            f"--enqueue {place!r}: neither a sweep (there is: {known}) nor a file that can be "
+            f"read ({error.strerror})"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            f'--enqueue {place!r}: expected a JSON list such as [{{"sparsity": 0.9}}], or what '
+            "'rsas pareto SWEEP --json' prints"
+        ) from None
+    return list(found)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 def _rsas() -> str:

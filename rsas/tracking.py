@@ -1,8 +1,8 @@
 """MLflow as a mirror of a sweep: one parent run, a child run a trial, the front on the parent.
 
-What is logged comes from the book and the trials' histories, so ``Tracker.sync`` can make up
-for anything that MLflow missed. Live logging happens on a thread of its own and never holds up
-the sweep.
+What is logged comes from the book and the trials' histories, so whatever MLflow missed is made up
+for when it can be reached again. All of it happens on a thread of its own and never holds up the
+sweep; mlflow is imported there, too, since that takes seconds.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-from mlflow.entities import Metric, Param, Run, ViewType
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-
 from rsas.analysis.pareto import front, hypervolume, trials_frame
 from rsas.analysis.plots import front_figure, to_html
 from rsas.errors import InputError
-from rsas.records import Objective, State, TrialRecord
+from rsas.records import Mirror, MirroredRun, Objective, TrialRecord, front_mark, status_of
+from rsas.redact import redact
 
-__all__ = ["Tracker", "connect"]
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
 
-_STATUS: dict[State, str] = {
-    "running": "RUNNING",
-    "complete": "FINISHED",
-    "pruned": "KILLED",
-    "failed": "FAILED",
-}
+__all__ = ["MirroredRun", "Say", "Tracker", "connect", "delete_run", "read_history", "read_mirror"]
+
+Say = Callable[[str], None]
+"""Tells the user a line."""
+
 # Limits of MLflow's log_batch.
 _PARAMS_A_BATCH = 100
 _METRICS_A_BATCH = 1000
+_RETRY_SECONDS = 10.0  # between attempts to reach a server that is away
 
 
 @dataclass
@@ -50,6 +49,7 @@ class _Mirrored:
 
     run_id: str
     status: str = "RUNNING"
+    state: str = ""  # in which it ended, as tagged: everything of it is logged
     params: int = 0  # how many are logged
     epoch: float = 0.0  # last one logged
     member: bool | None = None  # of the front, as tagged
@@ -61,7 +61,9 @@ def connect(uri: str) -> MlflowClient:
     Raises:
         InputError: it does not answer.
     """
-    for name in ("mlflow", "alembic"):
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         client = MlflowClient(tracking_uri=uri)
@@ -75,12 +77,87 @@ def connect(uri: str) -> MlflowClient:
     return client
 
 
+def read_mirror(uri: str, sweep_id: str) -> Mirror:
+    """What the tracking server, or the SQLite file, has of a sweep.
+
+    Raises:
+        InputError: it does not answer.
+    """
+    client = connect(uri)
+    try:
+        return _read_mirror(client, sweep_id)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"tracking server {uri!r} stopped answering ({reason[:200]})") from None
+
+
+def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
+    parents = _search_all(client, f"tags.`rsas.sweep_id` = '{sweep_id}'")
+    if not parents:
+        return Mirror([], "", "", [], [])
+    parent = parents[0].info.run_id
+    runs = [
+        MirroredRun(
+            run_id=run.info.run_id,
+            trial_id=run.data.tags["rsas.trial_id"],
+            status=run.info.status,
+            state=run.data.tags.get("rsas.state", ""),
+            pareto=run.data.tags.get("rsas.pareto", ""),
+            params=run.data.params,
+            metrics=run.data.metrics,
+            epochs=[point.step for point in client.get_metric_history(run.info.run_id, "epoch")],
+        )
+        for each in parents
+        for run in _search_all(client, f"tags.`mlflow.parentRunId` = '{each.info.run_id}'")
+        if "rsas.trial_id" in run.data.tags
+    ]
+    return Mirror(
+        parents=[run.info.run_id for run in parents],
+        status=parents[0].info.status,
+        front=parents[0].data.tags.get("rsas.front", ""),
+        points=[point.step for point in client.get_metric_history(parent, "hypervolume")],
+        runs=runs,
+    )
+
+
+def read_history(uri: str, run_id: str) -> list[dict[str, float]]:
+    """The rows that MLflow has of a trial, from which a lost history is made again."""
+    client = connect(uri)
+    rows: dict[int, dict[str, float]] = {}
+    for name in client.get_run(run_id).data.metrics:
+        if name != "device_seconds":
+            for point in client.get_metric_history(run_id, name):
+                rows.setdefault(point.step, {})[name] = point.value
+    return [rows[step] for step in sorted(rows)]
+
+
+def delete_run(uri: str, run_id: str) -> None:
+    """Mark a run as deleted; MLflow can restore it."""
+    connect(uri).delete_run(run_id)
+
+
+def _search_all(client: MlflowClient, condition: str) -> list[Run]:
+    """The runs of all experiments that a condition holds for, oldest first."""
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            experiments, condition, order_by=["attributes.start_time"], page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
 class Tracker:
     """Mirrors one sweep, on a thread of its own that connects first and then catches up.
 
     Args:
         uri: of the tracking server or the SQLite file.
-        trials: all trials the book holds so far, with their histories.
+        trials: gives all trials the book holds now; called on the thread.
+        rows: gives the history of a trial; called on the thread, for what MLflow lacks.
         sweep: name of the sweep, the tag ``rsas.sweep`` of its runs.
         sweep_id: identity of the sweep, by which its parent run is found on a server that has
             sweeps of the same name from other workspaces.
@@ -88,12 +165,16 @@ class Tracker:
         artifacts: where a new MLflow experiment keeps its artifacts; None is the server's choice.
         objectives: of the sweep.
         record: the resolved experiment, logged to the parent run.
+        say: tells the user when the server is lost and when it is back, once each.
+        delay: seconds before the thread connects, unless a trial has told of an epoch before;
+            a sweep comes up sooner without it.
     """
 
     def __init__(
         self,
         uri: str,
-        trials: Sequence[TrialRecord],
+        trials: Callable[[], Sequence[TrialRecord]],
+        rows: Callable[[TrialRecord], Sequence[dict[str, float]]],
         *,
         sweep: str,
         sweep_id: str,
@@ -101,52 +182,63 @@ class Tracker:
         artifacts: str | None,
         objectives: Sequence[Objective],
         record: dict[str, Any],
+        say: Say,
+        delay: float = 0.0,
     ) -> None:
         self._uri = uri
+        self._trials, self._rows = trials, rows
         self._sweep = sweep
         self._sweep_id = sweep_id
         self._experiment_name = experiment
         self._artifacts = artifacts
         self._objectives = objectives
         self._record = record
+        self._say = say
         self._runs: dict[str, _Mirrored] = {}  # by trial
         self._points = 0  # complete trials up to which the hypervolume is logged
         self._drawn = 0  # complete trials that the front's files show
-        self._missed = False
+        self._front = ""  # mark of the members in those files
+        self._is_connected = False
+        self._told = False  # that the server is lost
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._later(lambda: self._catch_up(trials))
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._awake = threading.Event()
+        self._thread = threading.Thread(
+            target=self._work, args=(delay,), name="mlflow", daemon=True
+        )
         self._thread.start()
 
     def begin(self, trial: TrialRecord) -> None:
         """A trial is handed out."""
-        self._later(lambda: self._ensure_run(trial))
+        self._queue.put(lambda: self._ensure_run(trial))
 
-    def row(self, trial: str, row: dict[str, float]) -> None:
-        """A trial has trained an epoch."""
-        self._later(lambda: self._log_rows(trial, [row]))
+    def rows(self, trial: str, rows: Sequence[dict[str, float]]) -> None:
+        """A trial has trained epochs."""
+        self._queue.put(lambda: self._log_rows(trial, rows))
+        self._awake.set()
 
     def end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """A trial ended; ``trials`` are all of the sweep now."""
-        self._later(lambda: self._end_run(trial))
-        self._later(lambda: self._log_front(trials))
+        self._queue.put(lambda: self._end_run(trial))
+        self._queue.put(lambda: self._log_front(trials))
+        self._awake.set()
 
-    def close(self, trials: Sequence[TrialRecord], *, finished: bool) -> bool:
+    def close(self, *, finished: bool) -> bool:
         """Log what is left and end the parent run.
 
         Args:
-            trials: all of the sweep with their histories.
             finished: False for a sweep that was interrupted: its running trials are marked
                 KILLED until it is resumed.
 
         Returns:
             Whether MLflow has everything.
         """
+        self._awake.set()
         self._queue.put(None)
         self._thread.join()
         try:
-            if self._missed:
-                self._catch_up(trials)
+            if not self._is_connected:
+                self._catch_up()
+            trials = self._trials()
             complete = _in_order(trials)
             if self._drawn < len(complete):  # dominated trials came after the last redraw
                 self._log_front_files(complete, front(complete, self._objectives))
@@ -154,43 +246,71 @@ class Tracker:
                 if trial.state == "running" and trial.trial_id in self._runs:
                     self._client.set_terminated(self._runs[trial.trial_id].run_id, "KILLED")
             self._client.set_terminated(self._parent, "FINISHED" if finished else "KILLED")
-        except Exception:
+        except Exception as error:
+            self._lost(error)
             return False
         return True
 
-    def _later(self, action: Callable[[], None]) -> None:
-        self._queue.put(action)
-
-    def _work(self) -> None:
-        while (action := self._queue.get()) is not None:
-            if self._missed:
-                continue  # close() or the next resume logs it all; a dead server is not asked
+    def _work(self, delay: float) -> None:
+        self._awake.wait(delay)
+        retry = 0.0
+        while True:
+            now = time.monotonic()
+            if not self._is_connected and now >= retry:
+                retry = now + _RETRY_SECONDS
+                with contextlib.suppress(queue.Empty):  # what is told so far is in the book, too
+                    while (action := self._queue.get_nowait()) is not None:
+                        pass
+                    return
+                self._attempt(self._catch_up)
+                self._is_connected = not self._told
             try:
-                action()
-            except Exception as error:
-                self._missed = True
-                reason = str(error).splitlines()[0][:200]
-                logging.getLogger("rsas").warning(
-                    "the tracking server stopped answering (%s); the sweep goes on and logs what "
-                    "is missing at its end or when it is resumed",
-                    reason,
-                )
+                action = self._queue.get(timeout=None if self._is_connected else 1.0)
+            except queue.Empty:
+                continue
+            if action is None:
+                return
+            if self._is_connected:
+                self._attempt(action)
 
-    def _catch_up(self, trials: Sequence[TrialRecord]) -> None:
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._lost(error)
+        else:
+            if self._told:
+                self._told = False
+                self._say("the tracking server is back; what it lacked is logged")
+
+    def _lost(self, error: Exception) -> None:
+        self._is_connected = False
+        if not self._told:
+            self._told = True
+            reason = redact(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            self._say(
+                f"the tracking server stopped answering ({reason[:200]}); the sweep goes on, and "
+                "logs what is missing when it is back or when the sweep is resumed"
+            )
+
+    def _catch_up(self) -> None:
         """Bring MLflow in line with the book: runs, points, states and the front."""
+        trials = self._trials()
         self._client = connect(self._uri)
         self._experiment = _experiment_id(self._client, self._experiment_name, self._artifacts)
         self._parent = self._find_or_make_parent()
         self._find_runs()
         for trial in trials:
             self._ensure_run(trial)
-            self._log_rows(trial.trial_id, trial.rows)
+            run = self._runs[trial.trial_id]
+            if run.state != trial.state:
+                self._log_rows(trial.trial_id, self._rows(trial))
             if trial.state != "running":
                 self._end_run(trial)
         self._log_front(trials)
 
     def _find_or_make_parent(self) -> str:
-        found = self._search(f"tags.`rsas.sweep_id` = '{self._sweep_id}'")
+        found = _search_all(self._client, f"tags.`rsas.sweep_id` = '{self._sweep_id}'")
         if found:
             run = found[0]
             self._client.update_run(run.info.run_id, status="RUNNING")
@@ -214,13 +334,14 @@ class Tracker:
         return parent
 
     def _find_runs(self) -> None:
-        for run in self._search(f"tags.`mlflow.parentRunId` = '{self._parent}'"):
+        for run in _search_all(self._client, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
             tags = run.data.tags
             if "rsas.trial_id" not in tags:
                 continue  # somebody's own run under this parent
             self._runs[tags["rsas.trial_id"]] = _Mirrored(
                 run_id=run.info.run_id,
                 status=run.info.status,
+                state=tags.get("rsas.state", ""),
                 params=len(run.data.params),
                 epoch=run.data.metrics.get("epoch", 0),
                 member={"true": True, "false": False}.get(tags.get("rsas.pareto", "")),
@@ -229,6 +350,7 @@ class Tracker:
         self._points = max((point.step for point in points), default=0)
         parent = self._client.get_run(self._parent)
         self._drawn = int(parent.data.tags.get("rsas.front_trials", 0))
+        self._front = parent.data.tags.get("rsas.front", "")
 
     def _ensure_run(self, trial: TrialRecord) -> None:
         run = self._runs.get(trial.trial_id)
@@ -258,12 +380,16 @@ class Tracker:
             run.status = status
 
     def _log_params(self, run: str, params: dict[str, Any]) -> None:
-        items = [Param(name, str(value)) for name, value in params.items()]
+        from mlflow.entities import Param
+
+        items = [Param(name, redact(str(value))) for name, value in params.items()]
         for start in range(0, len(items), _PARAMS_A_BATCH):
             self._client.log_batch(run, params=items[start : start + _PARAMS_A_BATCH])
 
     def _log_rows(self, trial: str, rows: Sequence[dict[str, float]]) -> None:
         """Log the rows MLflow lacks. An epoch that was trained again gave the same numbers."""
+        from mlflow.entities import Metric
+
         run = self._runs[trial]
         now = round(time.time() * 1000)
         lacking = [row for row in rows if row["epoch"] > run.epoch]
@@ -279,28 +405,37 @@ class Tracker:
 
     def _end_run(self, trial: TrialRecord) -> None:
         run = self._runs[trial.trial_id]
-        status = _STATUS[trial.state]
-        if run.status == status:
+        status = status_of(trial.state, running=True)
+        if (run.status, run.state) == (status, trial.state):
             return
         if trial.reason:
-            self._client.set_tag(run.run_id, "rsas.reason", trial.reason[:5000])
+            self._client.set_tag(run.run_id, "rsas.reason", redact(trial.reason)[:5000])
+        if trial.same_as:
+            self._client.set_tag(run.run_id, "rsas.same_as", trial.same_as)
+            self._log_rows(trial.trial_id, self._rows(trial))
+        if trial.device_seconds:
+            self._client.log_metric(
+                run.run_id, "device_seconds", trial.device_seconds, step=round(trial.epochs)
+            )
+        self._client.set_tag(run.run_id, "rsas.state", trial.state)
         ended = None if trial.finished is None else round(trial.finished * 1000)
         self._client.set_terminated(run.run_id, status, end_time=ended)
-        run.status = status
+        run.status, run.state = status, trial.state
 
     def _log_front(self, trials: Sequence[TrialRecord]) -> None:
         """The front's files, the tags of its members, and its size and hypervolume over time."""
         complete = _in_order(trials)
         members = front(complete, self._objectives)
         names = {trial.trial_id for trial in members}
-        # Files before tags: tags that are right tell that the files are.
-        if names != {trial for trial, run in self._runs.items() if run.member}:
+        if front_mark(names) != self._front:
             self._log_front_files(complete, members)
         for trial in complete:
             run, member = self._runs[trial.trial_id], trial.trial_id in names
             if run.member != member:
                 self._client.set_tag(run.run_id, "rsas.pareto", str(member).lower())
                 run.member = member
+        from mlflow.entities import Metric
+
         now = round(time.time() * 1000)
         for count in range(self._points + 1, len(complete) + 1):
             size = len(front(complete[:count], self._objectives))
@@ -334,23 +469,16 @@ class Tracker:
         note = f"{title}. The picture is the artifact `pareto/front.html`.\n\n"
         note += _markdown([{"trial": t.trial_id, **t.objectives} for t in members])
         self._client.set_tag(self._parent, "mlflow.note.content", note)
+        mark = front_mark(trial.trial_id for trial in members)
+        self._client.set_tag(self._parent, "rsas.front", mark)
         self._client.set_tag(self._parent, "rsas.front_trials", str(len(complete)))
+        self._front = mark
         self._drawn = len(complete)
-
-    def _search(self, condition: str) -> list[Run]:
-        runs: list[Run] = []
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment], condition, ViewType.ACTIVE_ONLY, page_token=token
-            )
-            runs += page
-            token = page.token
-            if not token:
-                return runs
 
 
 def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
     try:
         found = client.get_experiment_by_name(name)
         if found is None:

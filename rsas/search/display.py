@@ -47,9 +47,9 @@ class SweepDisplay:
         self._name, self._asked, self._epochs = name, asked, epochs
         self._objectives = objectives
         self._trials = list(trials)
-        self._before = self._complete()
         self._running: dict[int, dict[str, float]] = {}
         self._epochs_trained = 0
+        self._epochs_spared = 0.0
         self._began: float | None = None
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True
@@ -69,26 +69,39 @@ class SweepDisplay:
             self._began = time.monotonic()
         self._running[number] = {}
 
-    def row(self, number: int, row: dict[str, float]) -> None:
-        """A trial trained an epoch."""
-        self._running[number] = row
-        self._epochs_trained += 1
+    def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
+        """A trial trained epochs."""
+        self._running[number] = rows[-1]
+        self._epochs_trained += len(rows)
+
+    def note(self, line: str) -> None:
+        """Something the user should know."""
+        self._console.print(f"note: {line}", style="yellow", markup=False)
 
     def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
         """A trial ended; ``trials`` are all of the sweep now."""
         self._running.pop(number, None)
+        self._epochs_spared = sum(
+            self._epochs - trial.epochs for trial in trials if trial.state == "pruned"
+        )
         self._trials = list(trials)
         if self._console.is_terminal:
             return
         trial = next(t for t in trials if t.trial_id == trial_id(number))
         told = trial.reason or ", ".join(f"{k} {v:.4f}" for k, v in trial.objectives.items())
+        if trial.state == "pruned":
+            told = f"stopped after {trial.epochs:.0f} epochs"
+        if trial.same_as:
+            told += f", the same configuration as {trial.same_as}"
         self._console.print(f"{trial.trial_id} {trial.state}: {told} ({self._summary()})")
 
-    def _complete(self) -> int:
-        return sum(trial.state == "complete" for trial in self._trials)
+    def _done(self) -> int:
+        return sum(trial.state in ("complete", "pruned") for trial in self._trials)
 
     def _summary(self) -> str:
-        parts = [f"{self._complete()} of {self._asked} trials done"]
+        parts = [f"{self._done()} of {self._asked} trials done"]
+        if pruned := sum(trial.state == "pruned" for trial in self._trials):
+            parts.append(f"{pruned} of them stopped early")
         if failed := sum(trial.state == "failed" for trial in self._trials):
             parts.append(f"{failed} failed")
         if self._running:
@@ -104,11 +117,13 @@ class SweepDisplay:
         if self._began is None or not self._epochs_trained:
             return None
         under_way = sum(row.get("epoch", 0) for row in list(self._running.values()))
-        lacking = (self._asked - self._complete()) * self._epochs - under_way
+        begun = len(self._trials) or 1
+        each = self._epochs - self._epochs_spared / begun  # as a scheduler has it so far
+        lacking = (self._asked - self._done()) * each - under_way
         return max(lacking, 0) * (time.monotonic() - self._began) / self._epochs_trained
 
     def _render(self) -> Table:
-        done, running = self._complete(), list(self._running.items())
+        done, running = self._done(), list(self._running.items())
         share = done + sum(row.get("epoch", 0) / self._epochs for _, row in running)
         lines = Table.grid(expand=True)
         lines.add_row(Text.assemble((self._name, "bold"), ": ", self._summary()))
@@ -117,8 +132,8 @@ class SweepDisplay:
             told = f"epoch {row['epoch']:.0f}/{self._epochs}" if row else "starting"
             values = "".join(f", {o.name} {row[o.name]:.4f}" for o in self._objectives if row)
             lines.add_row(Text(f"  {trial_id(number)} {told}{values}", style="dim"))
-        if done:
-            members = front(self._trials, self._objectives)
+        members = front(self._trials, self._objectives)
+        if members:
             lines.add_row(front_table(members[-_FRONT_ROWS:], self._objectives, "front so far"))
         return lines
 

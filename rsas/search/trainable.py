@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import time
 import traceback
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 
 from rsas.config import TrainConfig
 from rsas.data import Arrays
 from rsas.errors import InputError, NonFiniteLoss
-from rsas.search.checkpoints import TrialFolder
+from rsas.redact import redact
+from rsas.search.checkpoints import Superseded, TrialFolder, write_model
 from rsas.search.experiment import Resources
+from rsas.search.storage import Storage, StorageError
 from rsas.trainer import Trainer
 
-__all__ = ["FAILED", "TrialTrainable"]
+__all__ = ["FAILED", "HALTED", "NOTES", "ROWS", "TrialTrainable"]
 
+# Keys of a result.
+ROWS = "rows"
+"""The rows of the history since the last result; the last one is the trial's state."""
 FAILED = "failed"
-"""Key of a result that tells why the trial cannot succeed, however often it is tried."""
+"""Why the trial failed for good, beside the rows."""
+HALTED = "halted"
+"""Why the sweep cannot go on, such as a full disk; the trial is not to blame."""
+NOTES = "notes"
+"""Lines for the user."""
+
+_STEP_SECONDS = 0.5  # of training a result, so that short epochs do not wait for the driver
 
 
 class TrialTrainable(tune.Trainable):
-    """Trains the configuration Tune hands over, an epoch a step, from its last checkpoint on.
+    """Trains the configuration Tune hands over, from its last checkpoint on.
 
-    The configuration has ``trial`` (the identity, which names the folder of its checkpoints)
-    and ``train`` (the fields of a TrainConfig). Actors are reused from trial to trial.
+    A step trains epochs for half a second at least, and not beyond the next rung. The
+    configuration has ``trial`` (the identity, which names the folder of its checkpoints) and
+    ``train`` (the fields of a TrainConfig). Actors are reused from trial to trial.
     """
 
     def setup(  # type: ignore[override]
@@ -35,24 +51,32 @@ class TrialTrainable(tune.Trainable):
         config: dict[str, Any],
         *,
         arrays: Arrays,
-        trials: Path,
+        place: str,
         resources: Resources,
         checkpoint_every: int,
+        rungs: Sequence[int],
+        retries: int,
     ) -> None:
         """Called once an actor by Tune.
 
         Args:
             config: of the first trial.
             arrays: the data set, from Ray's object store.
-            trials: the folder with the folders of all trials.
+            place: of the sweep's files on the storage.
             resources: of the trial: as many threads as CPUs, and the CPU as device where the
                 configuration leaves the choice and no GPU is given.
             checkpoint_every: epochs between checkpoints.
+            rungs: epochs after which the driver decides whether the trial goes on.
+            retries: how often a trial goes on from its checkpoint after an error.
         """
         torch.set_num_threads(max(1, math.floor(resources.cpus)))
-        self._arrays, self._trials, self._checkpoint_every = arrays, trials, checkpoint_every
+        os.environ["RAY_NODE_ID"] = _node_id()
+        storage = Storage(place)
+        self._trials, self._models = storage / "trials", storage / "models"
+        self._arrays, self._checkpoint_every, self._rungs = arrays, checkpoint_every, rungs
+        self._retries = retries
         self._has_gpu = resources.gpus > 0
-        self._trainer: Trainer | None = None
+        self._trainer: Trainer | None
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -61,35 +85,103 @@ class TrialTrainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train an epoch; returns its row of the history.
+        """Train for a while; returns what is new.
 
-        An error that would come again is a result, not an exception, so that Tune does not try
-        the trial again.
+        An error is no exception for Tune: the trial goes on from its checkpoint in this process,
+        or has failed when it did so too often. Only where the process itself is spoilt, or gone,
+        does Tune begin another one.
         """
+        self._rows: list[dict[str, float]] = []
+        self._notes: list[str] = []
+        found: dict[str, Any] = {"done": False}
         try:
-            return self._step()
-        except (NonFiniteLoss, InputError) as error:
-            return {FAILED: str(error), "done": True}
-        except Exception:
-            self._folder.set_error(traceback.format_exc())
+            found = {"done": self._train_on()}
+        except StorageError as error:
+            found = {HALTED: str(error), "done": True}
+        except Superseded:
+            found = {HALTED: "another process has taken over its trials", "done": True}
+        except torch.AcceleratorError:  # the device is lost to this process
+            self._folder.set_error(redact(traceback.format_exc()))
             raise
+        except Exception as error:
+            self._failures += 1
+            self._trainer = None
+            self._folder.set_error(redact(traceback.format_exc()))
+            if self._failures > self._retries or isinstance(error, InputError):
+                found = {FAILED: _reason(error), "done": True}
+            else:
+                self._notes.append(f"{_reason(error)}; goes on from its checkpoint")
+        return {ROWS: self._rows, NOTES: self._notes, **found}
+
+    def cleanup(self) -> None:
+        """Called by Tune when the actor ends: keep what an interrupted trial has."""
+        trainer = self._trainer
+        if trainer is not None and self._saved < trainer.epoch < trainer.config.epochs:
+            with contextlib.suppress(StorageError, Superseded):
+                self._save(trainer)
 
     def _start(self, config: dict[str, Any]) -> None:
         self._train = TrainConfig.from_dict(config["train"])
         if self._train.device == "auto" and not self._has_gpu:
             self._train = self._train.replace(device="cpu")
-        self._folder = TrialFolder(self._trials / config["trial"])
+        self._trial = config["trial"]
+        self._folder = TrialFolder(self._trials / self._trial)
         self._trainer = None
+        self._failures = 0
 
-    def _step(self) -> dict[str, Any]:
+    def _train_on(self) -> bool:
+        """Train for a step's time; returns whether the trial is done."""
         if self._trainer is None:
-            self._trainer = Trainer(self._train, self._arrays)
-            state = self._folder.load(self._trainer.device)
-            if state is not None:
-                self._trainer.load_state_dict(state)
+            self._trainer = self._restore_trainer()
         trainer, epochs = self._trainer, self._train.epochs
+        deadline = time.monotonic() + _STEP_SECONDS
+        written = 0
+        try:
+            while trainer.epoch < epochs:
+                self._rows.append(trainer.run_epoch())
+                if trainer.epoch % self._checkpoint_every == 0 or trainer.epoch == epochs:
+                    self._folder.append(self._rows[written:])
+                    written = len(self._rows)
+                    self._save(trainer)
+                if trainer.epoch in self._rungs or time.monotonic() > deadline:
+                    break
+        finally:
+            if written < len(self._rows):
+                self._folder.append(self._rows[written:])
         if trainer.epoch < epochs:
-            self._folder.append(trainer.run_epoch())
-            if trainer.epoch % self._checkpoint_every == 0 or trainer.epoch == epochs:
-                self._folder.save(trainer.epoch, trainer.state_dict())
-        return {**trainer.history[-1], "done": trainer.epoch >= epochs}
+            return False
+        write_model(self._models, self._trial, trainer.final_state())
+        self._rows = self._rows or trainer.history[-1:]
+        return True
+
+    def _restore_trainer(self) -> Trainer:
+        """A trainer in the state of the last checkpoint."""
+        trainer = Trainer(self._train, self._arrays)
+        self._folder.begin()
+        state, damaged = self._folder.load(trainer.device)
+        if state is not None:
+            trainer.load_state_dict(state)
+        self._saved = trainer.epoch
+        if damaged:
+            whence = f"epoch {trainer.epoch}" if state else "its beginning, as there is no other"
+            self._notes.append(
+                f"{', '.join(damaged)} damaged, kept aside as .damaged; goes on from {whence}"
+            )
+        return trainer
+
+    def _save(self, trainer: Trainer) -> None:
+        self._folder.save(trainer.epoch, trainer.state_dict())
+        self._saved = trainer.epoch
+
+
+def _reason(error: Exception) -> str:
+    """One line; the type's name where the message alone would say too little."""
+    lines = str(error).strip().splitlines()
+    told = lines[0] if lines else ""
+    if not isinstance(error, (NonFiniteLoss, InputError)):
+        told = f"{type(error).__name__}: {told}" if told else type(error).__name__
+    return redact(told)
+
+
+def _node_id() -> str:
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""

@@ -2,10 +2,13 @@
 
 WORKSPACE/mlflow.db, artifacts/    MLflow, unless a tracking server is used
 WORKSPACE/NAME/sweep.json          the resolved experiment and where it came from
-WORKSPACE/NAME/study.journal       the book (rsas.search.book)
-WORKSPACE/NAME/trials/t0007/       checkpoints and history of a trial
-WORKSPACE/NAME/ray/                Tune's own files, one folder a launch
+WORKSPACE/NAME/study.journal       the book (rsas.search.book), unless it is in a database
 WORKSPACE/NAME/lock                held by the process that runs the sweep
+
+Here, or in STORAGE/NAME-ID where a storage is given that all nodes reach:
+
+trials/t0007/                      checkpoints and history of a trial (rsas.search.checkpoints)
+models/t0007/model.pt              final model of a member of the front
 """
 
 from __future__ import annotations
@@ -14,22 +17,28 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from rsas.analysis.pareto import front, hypervolume
 from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
-from rsas.search.checkpoints import TrialFolder
-from rsas.search.experiment import Budget, check_name
+from rsas.redact import is_redacted, redact
+from rsas.search.checkpoints import History, TrialFolder
+from rsas.search.experiment import Budget, Experiment, Resources, check_name
+from rsas.search.storage import Storage
 
-__all__ = ["Status", "SweepFolder", "Workspace"]
+if TYPE_CHECKING:  # optuna takes a second to import
+    from rsas.search.book import Book, Launch
+
+__all__ = ["Status", "SweepFolder", "Workspace", "hours_of", "known_uri"]
 
 _SCHEMA = 1
 
@@ -42,9 +51,11 @@ class Status:
 
     name: str
     state: SweepState  # failed: as many trials failed as its budget allows
-    asked: int  # trials that are to be complete
+    asked: int  # trials that are to be complete or stopped early
     objectives: tuple[Objective, ...]
     trials: list[TrialRecord]
+    launches: list[Launch] = field(default_factory=list)
+    spent: str = ""  # the limit that ended it before all trials were run
 
     @property
     def counts(self) -> dict[str, int]:
@@ -64,9 +75,29 @@ class Status:
         """See ``rsas.analysis.hypervolume``."""
         return hypervolume(self.trials, self.objectives)
 
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of training times devices, of all trials that ended."""
+        return sum(trial.device_seconds for trial in self.trials)
+
+    @property
+    def slot_share(self) -> float | None:
+        """Share of the time of all slots that was spent in training, after start-up, in [0, 1].
+
+        From the first epoch of each launch to its last note; None before there is one.
+        """
+        time = sum(each.slot_seconds for each in self.launches)
+        trained = sum(each.trained for each in self.launches)
+        return min(trained / time, 1.0) if time > 0 else None
+
 
 class SweepFolder:
     """The folder of one sweep that exists.
+
+    Attributes:
+        record: what ``sweep.json`` holds: the resolved experiment and where things are.
+        journal: the book's file, where it is no database.
+        storage: where trials keep their files.
 
     Raises:
         InputError: its record cannot be read.
@@ -76,30 +107,56 @@ class SweepFolder:
         self.path = path
         self.name = path.name
         self.journal = path / "study.journal"
-        self.trials = path / "trials"
-        self.ray = path / "ray"
         try:
-            self.record: dict[str, Any] = json.loads((path / "sweep.json").read_text("utf-8"))
+            self.record = self._read()
             if self.record["schema"] != _SCHEMA:
                 raise InputError(f"sweep {self.name!r}: made by another version of rsas")
-            self.objectives = tuple(
-                Objective(**objective) for objective in self.record["experiment"]["objectives"]
-            )
-            self.budget = Budget(**self.record["experiment"]["budget"])
+            self._take(self.record)
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"sweep {self.name!r}: {path / 'sweep.json'} cannot be read "
-                f"({type(error).__name__}: {error})"
+                f"({type(error).__name__}: {error}), nor can the copy in its book"
             ) from None
 
-    def read_histories(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """The trials, each with the rows of its history."""
-        return [
-            dataclasses.replace(trial, rows=TrialFolder(self.trials / trial.trial_id).rows())
-            for trial in trials
-        ]
+    def set_budget(self, budget: Budget) -> None:
+        """Ask for more, or less, from now on.
+
+        Raises:
+            InputError: the record cannot be written.
+        """
+        self.record["experiment"]["budget"] = dataclasses.asdict(budget)
+        self._write()
+        self._take(self.record)
+
+    def history(self, trial: TrialRecord) -> History:
+        """What was trained of a trial, or of the one that it repeats."""
+        return TrialFolder(self.trials / (trial.same_as or trial.trial_id)).history()
+
+    def kept_records(self) -> dict[int, dict[str, Any]]:
+        """What trials' own folders have of the book, by number; damaged ones left out."""
+        numbers = {
+            f"{name}/trial.json": int(name[1:]) for name in self.trials.names() if name[0] == "t"
+        }
+        found = {}
+        for name, content in zip(numbers, self.trials.read_all(list(numbers)), strict=True):
+            with contextlib.suppress(ValueError):
+                found[numbers[name]] = json.loads(content or b"")
+        return found
+
+    def book(self, experiment: Experiment | None = None) -> Book:
+        """The sweep's book; with an experiment, to be written.
+
+        Raises:
+            InputError: it cannot be read, or the password of its database is not known.
+        """
+        from rsas.search.book import Book
+
+        url = self.record.get("study_storage")
+        if url is None:
+            return Book(self.journal, experiment)
+        return Book(known_uri(url, "RSAS_STUDY_STORAGE"), experiment, study=self.record["id"])
 
     def status(self, *, mine: bool = False) -> Status:
         """What the book says, and whether somebody runs the sweep.
@@ -107,16 +164,19 @@ class SweepFolder:
         Args:
             mine: this process holds the lock, and asks what the sweep would be without it.
         """
-        from rsas.search.book import Book
-
         # Without a line in it, the process was killed before it had begun the book.
-        begun = self.journal.exists() and self.journal.stat().st_size > 0
-        trials = Book(self.journal).trials(self.objectives) if begun else []
+        begun = self.record.get("study_storage") or (
+            self.journal.exists() and self.journal.stat().st_size > 0
+        )
+        book = self.book() if begun else None
+        trials = book.trials(self.objectives) if book else []
+        launches = book.launches() if book else []
         states = [trial.state for trial in trials]
+        spent = self._spent(trials, launches)
         state: SweepState = "interrupted"
         if not mine and self._is_locked():
             state = "running"
-        elif states.count("complete") >= self.budget.trials:
+        elif states.count("complete") + states.count("pruned") >= self.budget.trials or spent:
             state = "finished"
         elif states.count("failed") >= self.budget.failures and "running" not in states:
             state = "failed"
@@ -126,7 +186,65 @@ class SweepFolder:
             asked=self.budget.trials,
             objectives=self.objectives,
             trials=trials,
+            launches=launches,
+            spent=spent,
         )
+
+    def _spent(self, trials: Sequence[TrialRecord], launches: Sequence[Launch]) -> str:
+        """The limit of time that is reached, if one is."""
+        if self.budget.hours is not None and hours_of(launches) >= self.budget.hours:
+            return f"{self.budget.hours:g} hours"
+        used = (
+            sum(
+                trial.device_seconds
+                if trial.state != "running"
+                else self.history(trial).seconds * self.devices
+                for trial in trials
+            )
+            if self.budget.device_hours is not None
+            else 0.0
+        )
+        if self.budget.device_hours is not None and used >= 3600 * self.budget.device_hours:
+            return f"{self.budget.device_hours:g} device-hours"
+        return ""
+
+    def _take(self, record: dict[str, Any]) -> None:
+        experiment = record["experiment"]
+        self.objectives = tuple(Objective(**values) for values in experiment["objectives"])
+        self.budget = Budget(**experiment["budget"])
+        self.devices = Resources(**experiment["resources"]).devices
+        place = record.get("storage")
+        self.storage = Storage(place or self.path)
+        self.trials, self.models = self.storage / "trials", self.storage / "models"
+
+    def _read(self) -> dict[str, Any]:
+        """The record; a damaged one is made again from the copy in the book."""
+        file = self.path / "sweep.json"
+        try:
+            found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            return found
+        except (OSError, ValueError):
+            if not self.journal.exists():
+                raise
+        from rsas.search.book import Book
+
+        copy = Book(self.journal).record()
+        if copy is None:
+            raise ValueError("damaged")
+        if file.exists():
+            file.replace(file.with_name("sweep.json.damaged"))
+        self.record = copy
+        self._write()
+        logging.getLogger("rsas").warning(
+            "%s was damaged, kept aside as .damaged, and is made again from the book", file
+        )
+        return copy
+
+    def _write(self) -> None:
+        try:
+            Storage(self.path).write("sweep.json", _to_json(self.record))
+        except OSError as error:
+            raise InputError(f"sweep {self.name!r}: {error}") from None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -216,8 +334,7 @@ class Workspace:
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.path))
         try:
             partial.chmod(0o755)
-            text = json.dumps({"schema": _SCHEMA, **record}, indent=2)
-            (partial / "sweep.json").write_text(text + "\n", "utf-8")
+            (partial / "sweep.json").write_bytes(_to_json({"schema": _SCHEMA, **record}))
             partial.rename(self.path / name)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -250,16 +367,43 @@ class Workspace:
             if not self.path.exists():
                 return []
             records = [
-                folder / "sweep.json"
+                record
                 for folder in self.path.iterdir()
-                if not folder.name.startswith(".") and (folder / "sweep.json").is_file()
+                if not folder.name.startswith(".")
+                for record in (folder / "sweep.json", folder / "study.journal")
+                if record.is_file()
             ]
             records.sort(key=lambda path: path.stat().st_mtime)
         except NotADirectoryError:
             raise InputError(f"workspace {str(self.path)!r} is not a folder") from None
         except OSError as error:
             raise InputError(f"workspace {str(self.path)!r} cannot be read ({error})") from None
-        return [path.parent.name for path in records]
+        return list(dict.fromkeys(path.parent.name for path in records))
+
+
+def hours_of(launches: Sequence[Launch]) -> float:
+    """For which the sweep has run, its interruptions not counted."""
+    return sum(max(each.last - each.began, 0.0) for each in launches) / 3600
+
+
+def known_uri(recorded: str, variable: str) -> str:
+    """The URI of a record, with its password, which the record does not hold.
+
+    Raises:
+        InputError: the environment does not have it.
+    """
+    if not is_redacted(recorded):
+        return recorded
+    given = os.environ.get(variable, "")
+    if redact(given) != recorded:
+        raise InputError(
+            f"{recorded}: passwords are not kept; set {variable} to this URI with its password"
+        )
+    return given
+
+
+def _to_json(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2) + "\n").encode()
 
 
 def _lock(file: IO[str]) -> bool:

@@ -1,0 +1,163 @@
+"""The Ray cluster a sweep runs on: one of its own on this machine, or one that is there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+# Read by Tune when it is imported: its own output, loggers and snapshots are not used.
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+
+from rsas.errors import InputError
+from rsas.search.experiment import Resources
+
+__all__ = ["Slots", "connected", "early"]
+
+# By workers as soon as they are there; the first optimizer imports torch._dynamo, in seconds.
+_PRELOADED = "torch._dynamo,rsas.search.trainable"
+_LOOK_AGAIN = 5.0  # seconds for which a number of slots is taken as it is
+
+
+class Slots:
+    """How many trials can run at once; nodes come and go.
+
+    Args:
+        resources: of one trial.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._looked = -math.inf
+        self._count = 0
+
+    def __call__(self) -> int:
+        """As many as fit the nodes there are now, or as ``resources.max_concurrent`` says."""
+        if self._resources.max_concurrent is not None:
+            return self._resources.max_concurrent
+        now = time.monotonic()
+        if now - self._looked > _LOOK_AGAIN:
+            self._looked = now
+            self._count = sum(
+                slots_of(node.get("Resources", {}), self._resources)
+                for node in ray.nodes()
+                if node["Alive"]
+            )
+        return self._count
+
+
+def slots_of(available: dict[str, float], resources: Resources) -> int:
+    """How many trials fit a node with these resources (``CPU``, ``GPU``)."""
+    count = math.floor(available.get("CPU", 0.0) / resources.cpus + 1e-9)
+    if resources.gpus:
+        count = min(count, _on_gpus(available.get("GPU", 0.0), resources.gpus))
+    return count
+
+
+def _on_gpus(gpus: float, each: float) -> int:
+    """A trial with a share of a GPU has it from one GPU."""
+    if each >= 1:
+        return math.floor(gpus / each)
+    return math.floor(gpus) * math.floor(1 / each + 1e-9)
+
+
+@contextlib.contextmanager
+def early(address: str | None, source: str) -> Iterator[None]:
+    """Let Ray start while this process imports and reads what it needs; ended with the context.
+
+    Args:
+        address: as for ``connected``.
+        source: of the experiment, ``file.py:function``.
+    """
+    global _starting  # noqa: PLW0603  # there is one Ray in a process, too
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ray")
+    _starting = pool.submit(_start, address, python_path(source))
+    try:
+        yield
+    finally:
+        _starting = None
+        pool.shutdown()
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def connected(address: str | None, resources: Resources, source: str) -> Iterator[Slots]:
+    """Be connected to a Ray cluster while this context lasts.
+
+    Args:
+        address: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``; None starts one on this machine
+            that ends with the context.
+        resources: of one trial.
+        source: of the experiment, beside which workers find modules of the user's.
+
+    Raises:
+        InputError: there is no such cluster, or not even one trial fits.
+    """
+    try:
+        if _starting is not None:
+            _starting.result()
+        else:
+            _start(address, python_path(source))
+    except Exception as error:  # Ray has many kinds
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise InputError(
+            f"address {address!r}: no Ray cluster answers ({reason}); 'ray start --head' starts "
+            "one, and without --address a sweep has its own"
+        ) from None
+    try:
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by us
+        slots = Slots(resources)
+        if slots() < 1:
+            total = ray.cluster_resources()
+            raise InputError(
+                f"resources: a trial needs {resources.cpus:g} CPUs and {resources.gpus:g} GPUs on "
+                f"one node, but {'the cluster' if address else 'this machine'} has "
+                f"{total.get('CPU', 0.0):g} and {total.get('GPU', 0.0):g} in all"
+                + ("; --concurrency N waits for nodes that an autoscaler adds" if address else "")
+            )
+        yield slots
+    finally:
+        ray.shutdown()
+
+
+def python_path(source: str) -> list[str]:
+    """Where models of the user's own are found: here, and beside the experiment's file."""
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    beside = str(Path(source.rpartition(":")[0]).parent)
+    return [str(Path.cwd()), beside, *(place for place in inherited if place)]
+
+
+_starting: Future[None] | None = None
+
+
+def _start(address: str | None, path: Sequence[str]) -> None:
+    if address is not None:
+        _init(address=address, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(path)}})
+        return
+    # Through the environment and not as a runtime_env, with which Ray would begin new processes
+    # for the actors instead of taking those that have imported what trials need by then.
+    ours = {"PYTHONPATH": os.pathsep.join(path), "RAY_preload_python_modules": _PRELOADED}
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        _init(address="local", include_dashboard=False)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
+
+
+def _init(**options: Any) -> None:
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)

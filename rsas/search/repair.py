@@ -1,0 +1,179 @@
+"""``rsas check``: find what a sweep's books do not agree on, and mend it."""
+
+from __future__ import annotations
+
+import logging
+
+from rsas import tracking
+from rsas.errors import InputError
+from rsas.search.book import Book, is_behind, rebuild
+from rsas.search.check import Fault, check_mirror, check_storage
+from rsas.search.checkpoints import TrialFolder
+from rsas.search.experiment import Experiment, load_experiment
+from rsas.search.keeper import Keeper
+from rsas.search.storage import StorageError
+from rsas.search.workspace import SweepFolder, Workspace, known_uri
+
+__all__ = ["check", "experiment_of", "mend_book", "repair", "tracker_of", "tracking_uri"]
+
+_LOG = logging.getLogger("rsas")
+
+
+def check(folder: SweepFolder, workspace: Workspace) -> list[Fault]:
+    """Every ghost, twin, gap, mismatch and damage in the books of a sweep; none when they agree.
+
+    Raises:
+        InputError: the tracking server does not answer.
+    """
+    faults = list(_check_book(folder))
+    if faults:  # all else is compared with the book
+        return faults
+    status = folder.status()
+    faults += check_storage(folder, status)
+    uri = tracking_uri(folder, workspace)
+    faults += check_mirror(tracking.read_mirror(uri, folder.record["id"]), folder, status)
+    return faults
+
+
+def repair(folder: SweepFolder, workspace: Workspace) -> list[str]:
+    """Mend what ``check`` finds, as far as it can be; returns lines that say what was done.
+
+    Call it with the sweep locked. MLflow's runs that say something else than the book are marked
+    as deleted there and made anew; folders that the book does not know are renamed.
+    """
+    experiment = experiment_of(folder)
+    lines = mend_book(folder, experiment)
+    status = folder.status(mine=True)
+    book = folder.book(experiment)
+    uri = tracking_uri(folder, workspace)
+    faults = list(check_storage(folder, status))
+    mirror = tracking.read_mirror(uri, folder.record["id"])
+    for run_id in {f.run_id for f in check_mirror(mirror, folder, status) if f.content} | {
+        run.run_id for run in _surplus(mirror.runs)
+    }:
+        tracking.delete_run(uri, run_id)
+        lines.append(f"MLflow's run {run_id} is marked as deleted")
+    for run_id in mirror.parents[1:]:
+        tracking.delete_run(uri, run_id)
+        lines.append(f"MLflow's second parent run {run_id} is marked as deleted")
+    runs = {run.trial_id: run.run_id for run in mirror.runs}
+    for fault in faults:
+        line = _mend(fault, folder, uri, runs.get(fault.trial_id))
+        lines += [line] if line else []
+    said: list[str] = []
+    keeper = Keeper(folder.storage, book, folder.objectives, said.append)
+    for trial in status.trials:
+        keeper.record(int(trial.trial_id[1:]))
+    keeper.close(status.trials)
+    tracker = tracker_of(folder, workspace, book, say=said.append)
+    tracker.close(finished=status.state != "interrupted")
+    return lines + said
+
+
+def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
+    """Make the book anew where its file is damaged; returns lines that say so."""
+    if folder.record.get("study_storage"):
+        return []  # a database keeps itself
+    records = folder.kept_records()
+    if not folder.journal.exists() and not records:
+        return []  # killed before it had begun
+    try:
+        if not is_behind(folder.book(experiment), records):
+            return []
+    except InputError:
+        pass
+    return rebuild(folder.journal, records, experiment)
+
+
+def experiment_of(folder: SweepFolder) -> Experiment:
+    """The experiment of a sweep, its space from the file that defined it.
+
+    Raises:
+        InputError: the file is not there any more, or does not define one.
+    """
+    current, _ = load_experiment(folder.record["source"])
+    return Experiment.from_dict(folder.record["experiment"], current.space)
+
+
+def tracking_uri(folder: SweepFolder, workspace: Workspace) -> str:
+    """Of the tracking server, with its password; or of the workspace's own file."""
+    server = folder.record["tracking_uri"]
+    if server is None:
+        return f"sqlite:///{workspace.path / 'mlflow.db'}"
+    return known_uri(server, "MLFLOW_TRACKING_URI")
+
+
+def tracker_of(
+    folder: SweepFolder,
+    workspace: Workspace,
+    book: Book,
+    *,
+    say: tracking.Say,
+    delay: float = 0.0,
+) -> tracking.Tracker:
+    """The mirror of a sweep in MLflow."""
+    record = folder.record["experiment"]
+    is_local = folder.record["tracking_uri"] is None
+    return tracking.Tracker(
+        tracking_uri(folder, workspace),
+        lambda: book.trials(folder.objectives),
+        lambda trial: folder.history(trial).rows,
+        sweep=folder.name,
+        sweep_id=folder.record["id"],
+        experiment=record["name"],
+        artifacts=(workspace.path / "artifacts").as_uri() if is_local else None,
+        objectives=folder.objectives,
+        record=record,
+        say=say,
+        delay=delay,
+    )
+
+
+def _check_book(folder: SweepFolder) -> list[Fault]:
+    try:
+        has_begun = folder.record.get("study_storage") or folder.journal.exists()
+        records = folder.kept_records()
+        if not has_begun and not records:
+            return []
+        if not folder.journal.exists() or is_behind(folder.book(), records):
+            told = f"{folder.journal.name} lacks what the trials' own records have"
+            return [Fault("damaged", "book", "", told)]
+    except InputError as error:
+        return [Fault("damaged", "book", "", str(error))]
+    return []
+
+
+def _surplus(runs: list[tracking.MirroredRun]) -> list[tracking.MirroredRun]:
+    """Of several runs of a trial all but the one that has most."""
+    best: dict[str, tracking.MirroredRun] = {}
+    for run in runs:
+        if run.trial_id not in best or len(run.epochs) > len(best[run.trial_id].epochs):
+            best[run.trial_id] = run
+    return [run for run in runs if best[run.trial_id] is not run]
+
+
+def _mend(fault: Fault, folder: SweepFolder, uri: str, run_id: str | None) -> str:
+    """Mend something on the storage; returns what was done, or that it cannot be."""
+    name = fault.trial_id
+    if fault.kind == "ghost" and fault.what.startswith("the book"):
+        folder.trials.move(name, f"{name}.ghost")
+        return f"{name}: its folder is kept aside as {name}.ghost"
+    if fault.kind == "damaged" and "checkpoint" in fault.what:
+        import torch
+
+        _, damaged = TrialFolder(folder.trials / name).load(torch.device("cpu"))
+        return f"{name}: {', '.join(damaged)} kept aside as .damaged"
+    if "history" in fault.what:
+        rows = tracking.read_history(uri, run_id) if run_id else []
+        if not rows:
+            return f"{name}: {fault.what}, and MLflow does not have it either; it is lost"
+        trial = TrialFolder(folder.trials / name)
+        try:
+            trial.begin()
+            trial.append(rows)
+        except StorageError as error:
+            return str(error)
+        return f"{name}: its history is made again from MLflow"
+    if "final model" in fault.what:
+        return f"{name}: {fault.what}; it can be had again by training its configuration"
+    return ""
