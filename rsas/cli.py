@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rsas.search.check import Fault
+    from rsas.search.doctor import Finding
     from rsas.search.workspace import Status, Workspace
 
 __all__ = ["main"]
@@ -56,6 +57,14 @@ _HoursOption = Annotated[float | None, typer.Option(help="Hours to run, in all."
 _DeviceHoursOption = Annotated[
     float | None, typer.Option(help="Hours of training times GPUs (else CPUs), in all.")
 ]
+_CpusOption = Annotated[float | None, typer.Option(help="CPU cores of a trial.")]
+_GpusOption = Annotated[
+    float | None, typer.Option(help="GPUs of a trial; 0.25 lets four share one.")
+]
+_TrackingOption = Annotated[
+    str | None,
+    typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server; by default a local file."),
+]
 _AddressOption = Annotated[
     str | None,
     typer.Option(
@@ -75,6 +84,7 @@ _JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON, as the README describes it.")
 ]
 _RUNS = Path("runs")
+_WIDTH_OF_FILES = 120  # of what is not printed on a terminal
 
 
 @app.command()
@@ -159,20 +169,15 @@ def sweep(
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, gp or random.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="none, asha or pareto_asha.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
-    cpus: Annotated[float | None, typer.Option(help="CPU cores of a trial.")] = None,
-    gpus: Annotated[
-        float | None, typer.Option(help="GPUs of a trial; 0.25 lets four share one.")
-    ] = None,
+    cpus: _CpusOption = None,
+    gpus: _GpusOption = None,
     concurrency: Annotated[
         int | None, typer.Option(help="Trials at once; by default as many as fit.")
     ] = None,
     assignments: _SetOption = None,
     data_dir: _DataDirOption = None,
     workspace: _WorkspaceOption = _RUNS,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow server; by default a local file."),
-    ] = None,
+    tracking_uri: _TrackingOption = None,
     address: _AddressOption = None,
     storage: _StorageOption = None,
     study_storage: Annotated[
@@ -371,6 +376,45 @@ def pareto(
 
 
 @app.command()
+def doctor(
+    file: _FileArgument,
+    assignments: _SetOption = None,
+    cpus: _CpusOption = None,
+    gpus: _GpusOption = None,
+    data_dir: _DataDirOption = None,
+    tracking_uri: _TrackingOption = None,
+    address: _AddressOption = None,
+    storage: _StorageOption = None,
+) -> None:
+    """Can this cluster run this experiment? Asks every node; exit code 1 where one cannot."""
+    import dataclasses
+
+    from rsas.search.experiment import load_experiment
+
+    experiment, source = load_experiment(file)
+    resources = dataclasses.replace(experiment.resources, **_given(cpus=cpus, gpus=gpus))
+    experiment = dataclasses.replace(
+        experiment, base=experiment.base.override(assignments or []), resources=resources
+    )
+    console = _console()
+    with _early_ray(address, source):
+        with console.status("loading libraries"):
+            from rsas.search.sweep import diagnose
+        with console.status("asking the nodes"):
+            findings = diagnose(
+                experiment,
+                source,
+                data_dir=data_dir,
+                tracking_uri=tracking_uri,
+                address=address,
+                storage=storage,
+            )
+    _print_findings(findings, console)
+    if any(found.faults for found in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
 def ui(
     workspace: _WorkspaceOption = _RUNS,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -405,7 +449,9 @@ def main() -> None:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, soft_wrap=True, width=_WIDTH_OF_FILES)
 
 
 def _workspace(path: Path) -> Workspace:
@@ -444,6 +490,30 @@ def _print_front(found: Status, console: Console) -> None:
     done = found.counts["complete"]
     console.print(front_table(members, found.objectives, f"{found.name}: front of {done} trials"))
     console.print(f"{len(members)} members, hypervolume {found.hypervolume:.4f}")
+
+
+def _print_findings(findings: Sequence[Finding], console: Console) -> None:
+    """A table with a row a node, and below it what to do about each fault."""
+    from rich.table import Table
+
+    checks = list(dict.fromkeys(k for found in findings for k in (*found.results, *found.faults)))
+    table = Table()
+    for column in ("node", *checks):
+        table.add_column(column)
+    todo: list[str] = []
+    for found in findings:
+        row = []
+        for check in checks:
+            if check in found.faults:
+                todo.append(f"{found.node}, {check}: {found.faults[check]}")
+                row.append(f"[red]fault {len(todo)}[/]")
+            else:
+                row.append(f"[green]{found.results.get(check, '')}[/]")
+        table.add_row(found.node, *row)
+    console.print(table)
+    for number, line in enumerate(todo, 1):
+        console.print(f"{number}. {line}", markup=False)
+    console.print("everything is as a sweep needs it" if not todo else f"{len(todo)} faults")
 
 
 def _print_faults(faults: Sequence[Fault], console: Console) -> None:

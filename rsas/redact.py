@@ -11,7 +11,7 @@ HIDDEN = "***"
 # What an URI carries before its @, up to the last one: a password may hold another, / and quotes.
 _USERINFO = re.compile(r"(?<=://)[^/\s:]*:\S*(?=@)")
 _QUERY = re.compile(
-    r"(?i)([?&;](?:[\w-]*(?:password|secret|token|access_key|api_key|signature)[\w-]*)=)"
+    r"(?i)([?&;](?:[\w-]*(?:password|passwd|pwd|secret|token|access_key|api_key|signature|sig)[\w-]*)=)"
     r"[^&;\s'\"]+"
 )
 _NAMES = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|ACCESS_KEY|API_KEY)", re.IGNORECASE)

@@ -427,7 +427,7 @@ class Tracker:
         complete = _in_order(trials)
         members = front(complete, self._objectives)
         names = {trial.trial_id for trial in members}
-        if front_mark(names) != self._front:
+        if members and front_mark(names) != self._front:
             self._log_front_files(complete, members)
         for trial in complete:
             run, member = self._runs[trial.trial_id], trial.trial_id in names

@@ -11,7 +11,17 @@ import torch
 from torch.nn.utils import prune
 
 import rsas
-from rsas import InputError, NonFiniteLoss, ReinforcedPruning, TrainConfig, Trainer, data
+from rsas import (
+    InputError,
+    NonFiniteLoss,
+    ReinforcedPruning,
+    TrainConfig,
+    Trainer,
+    data,
+    models,
+    small_dense,
+)
+from rsas.sparse import Target
 
 SMALL = TrainConfig(hidden=(40,), epochs=4, batch_size=50, momentum=0.9, lr=0.05, update_interval=7)
 
@@ -500,3 +510,34 @@ def test_missing_device():
     for name in ("abacus", "meta"):
         with pytest.raises(InputError, match=f"device='{name}'"):
             Trainer(SMALL.replace(device=name))
+
+
+@pytest.mark.parametrize("name", ["dense", "small_dense", "static", "reinforced", "latent"])
+def test_final_state_is_the_network(name, digits, tmp_path):
+    """A plain model built from it classifies as the trained one does, and is zero where it says."""
+    trainer = run(resumable(name, "sgd").replace(epochs=1, sparsity=0.75), digits)
+    torch.save(trainer.final_state(), tmp_path / "model.pt")
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert set(state) == {"config", "epoch", "input_shape", "num_classes", "model", "masks"}
+    assert state["epoch"] == 1
+
+    config = TrainConfig.from_dict(state["config"])
+    assert config == trainer.config
+    shapes = tuple(state["input_shape"]), state["num_classes"]
+    assert shapes == ((1, 8, 8), 10)
+    width = 1.0
+    if name == "small_dense":
+        width = small_dense.matching_width(config, Target(sparsity=0.75), *shapes)
+    model = models.build(config, *shapes, width=width).eval()
+    model.load_state_dict(state["model"])
+    expected = run(config, digits).finish()
+    x = torch.tensor(digits.x_test)
+    assert torch.equal(model(x), expected.model(x))
+
+    masks = state["masks"]
+    assert set(masks) == (set() if name in ("dense", "small_dense") else {"fc1", "fc2"})
+    for layer, mask in masks.items():
+        weight = state["model"][f"{layer}.weight"]
+        assert mask.dtype == torch.bool and mask.shape == weight.shape
+        assert not weight[~mask].any() and weight[mask].any()
+        assert (~mask).float().mean() == pytest.approx(trainer.history[-1][f"sparsity/{layer}"])

@@ -160,7 +160,8 @@ class Book:
 
     def device_seconds(self) -> float:
         """Of all trials that ended."""
-        return float(sum(trial.user_attrs.get(_DEVICE_SECONDS, 0.0) for trial in self._begun()))
+        ended = [trial for trial in self._begun() if trial.state.is_finished()]
+        return float(sum(trial.user_attrs.get(_DEVICE_SECONDS, 0.0) for trial in ended))
 
     def launches(self) -> list[Launch]:
         """The processes that ran the sweep, oldest first."""
@@ -538,7 +539,7 @@ def _record(trial: FrozenTrial, objectives: Sequence[Objective]) -> TrialRecord:
         ),
         started=_timestamp(trial.datetime_start) or 0.0,
         finished=_timestamp(trial.datetime_complete),
-        reason=attributes.get(_REASON, ""),
+        reason=attributes.get(_REASON, "") if trial.state is TrialState.FAIL else "",
         same_as=attributes.get(_SAME_AS, ""),
         epochs=attributes.get(_EPOCHS, 0.0),
         device_seconds=attributes.get(_DEVICE_SECONDS, 0.0),

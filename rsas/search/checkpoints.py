@@ -122,6 +122,8 @@ class TrialFolder:
         for name in self.checkpoints():
             try:
                 _from_bytes(self._storage.read(name) or b"", torch.device("cpu"))
+            except OSError:
+                raise  # of the storage
             except Exception:  # torch raises many kinds
                 found.append(name)
         return found
@@ -141,7 +143,7 @@ class TrialFolder:
                     row = json.loads(line)
                     row = {name: row[name] for name in row if name not in _AUTHOR}
                     rows[row["epoch"]] = row
-                except (ValueError, KeyError, TypeError):  # damaged; 'rsas check' tells of it
+                except (ValueError, LookupError, TypeError):  # damaged; 'rsas check' tells of it
                     continue
                 count += 1
                 seconds += row.get("seconds", 0.0)
@@ -158,7 +160,12 @@ class TrialFolder:
 
     def set_record(self, record: dict[str, Any]) -> None:
         """Keep what the book has of the trial, from which a damaged book is made again."""
-        self._storage.write("trial.json", (json.dumps(record, indent=1) + "\n").encode())
+        self._storage.write("trial.json", self.record_bytes(record))
+
+    @staticmethod
+    def record_bytes(record: dict[str, Any]) -> bytes:
+        """As ``set_record`` writes it."""
+        return (json.dumps(record, indent=1) + "\n").encode()
 
     def _names(self) -> list[str]:
         return self._storage.names()

@@ -26,8 +26,6 @@ from rsas.search.experiment import Resources
 
 __all__ = ["Slots", "connected", "early"]
 
-# By workers as soon as they are there; the first optimizer imports torch._dynamo, in seconds.
-_PRELOADED = "torch._dynamo,rsas.search.trainable"
 _LOOK_AGAIN = 5.0  # seconds for which a number of slots is taken as it is
 
 
@@ -93,7 +91,9 @@ def early(address: str | None, source: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, resources: Resources, source: str) -> Iterator[Slots]:
+def connected(
+    address: str | None, resources: Resources, source: str, *, any_size: bool = False
+) -> Iterator[Slots]:
     """Be connected to a Ray cluster while this context lasts.
 
     Args:
@@ -101,6 +101,7 @@ def connected(address: str | None, resources: Resources, source: str) -> Iterato
             that ends with the context.
         resources: of one trial.
         source: of the experiment, beside which workers find modules of the user's.
+        any_size: also where no trial fits.
 
     Raises:
         InputError: there is no such cluster, or not even one trial fits.
@@ -119,7 +120,7 @@ def connected(address: str | None, resources: Resources, source: str) -> Iterato
     try:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by us
         slots = Slots(resources)
-        if slots() < 1:
+        if slots() < 1 and not any_size:
             total = ray.cluster_resources()
             raise InputError(
                 f"resources: a trial needs {resources.cpus:g} CPUs and {resources.gpus:g} GPUs on "
@@ -146,13 +147,16 @@ def _start(address: str | None, path: Sequence[str]) -> None:
     if address is not None:
         _init(address=address, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(path)}})
         return
-    # Through the environment and not as a runtime_env, with which Ray would begin new processes
-    # for the actors instead of taking those that have imported what trials need by then.
-    ours = {"PYTHONPATH": os.pathsep.join(path), "RAY_preload_python_modules": _PRELOADED}
+    # Through the environment: with a runtime_env, Ray's workers take longer to begin.
+    ours = {"PYTHONPATH": os.pathsep.join(path), "RAY_worker_niceness": "0"}
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
-        _init(address="local", include_dashboard=False)
+        try:
+            _init(address="local", include_dashboard=False)
+        except Exception:  # on a busy machine it is not up within Ray's 30 seconds
+            ray.shutdown()
+            _init(address="local", include_dashboard=False)
     finally:
         for name, value in before.items():
             os.environ.pop(name)

@@ -58,11 +58,12 @@ class Keeper:
         self._keep_models(trials)
 
     def _tidy(self, trials: Sequence[TrialRecord]) -> None:
-        known = set(self._trials.names())
-        for trial in trials:
-            if trial.trial_id not in known:
-                self._record(int(trial.trial_id[1:]))
-            elif trial.state != "running":
+        kept = self._trials.read_all([f"{trial.trial_id}/trial.json" for trial in trials])
+        for trial, content in zip(trials, kept, strict=True):
+            number = int(trial.trial_id[1:])
+            if content != self._folder(trial.trial_id).record_bytes(self._book.to_dict(number)):
+                self._record(number)
+            if trial.state != "running":
                 self._folder(trial.trial_id).clear()
         self._keep_models(trials)
 

@@ -173,7 +173,8 @@ class BookSearcher(Searcher):
         elif last.get("epoch", 0) >= run.epochs:
             self._book.complete(run.number, last, spent)
         else:
-            return  # the book still has it as running, for a resume
+            self._device_seconds += spent  # the book still has it as running, for a resume
+            return
         self._count(run.number)
 
     def _lacking(self) -> int:

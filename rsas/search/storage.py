@@ -7,9 +7,10 @@ import os
 import re
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rsas.errors import InputError
 from rsas.redact import HIDDEN, redact
@@ -19,9 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Storage", "StorageError"]
 
-_PATIENCE = 60.0  # seconds for which a write is tried again
-_FULL = ("No space left", "Disk quota exceeded", "Read-only file system", "Permission denied")
+_PATIENCE = 60.0  # seconds for which something is tried again
+_FULL = (  # no use to try again
+    "No space left",
+    "Disk quota exceeded",
+    "Read-only file system",
+    "Permission denied",
+    "File exists",
+    "Not a directory",
+    "NO_SUCH_BUCKET",
+    "ACCESS_DENIED",
+)
 _READERS = 16
+
+T = TypeVar("T")
 
 
 class StorageError(OSError):
@@ -40,7 +52,7 @@ class Storage:
     """
 
     def __init__(self, place: str | Path) -> None:
-        self.place = str(place).rstrip("/")
+        self.place = str(place).removeprefix("file://").rstrip("/")
         if redact(self.place) != self.place or HIDDEN in self.place:
             raise InputError(
                 f"storage {self.place!r}: keys do not belong here; set AWS_ACCESS_KEY_ID and "
@@ -50,7 +62,8 @@ class Storage:
 
     def __truediv__(self, name: str) -> Storage:
         inner = copy.copy(self)  # with the same connection
-        inner.place, inner._path = f"{self.place}/{name}", f"{self._path}/{name}"
+        bare, mark, query = (self.place, "", "") if self.is_local else self.place.partition("?")
+        inner.place, inner._path = f"{bare}/{name}{mark}{query}", f"{self._path}/{name}"
         return inner
 
     @property
@@ -60,11 +73,7 @@ class Storage:
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None if there is none."""
-        try:
-            with self._fs.open_input_stream(f"{self._path}/{name}") as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            return None
+        return self._patiently("read", name, lambda: self._read(f"{self._path}/{name}"))
 
     def read_all(self, names: list[str]) -> list[bytes | None]:
         """The contents of files; many at once where each takes a while."""
@@ -80,33 +89,64 @@ class Storage:
             StorageError: that was not possible, at once where the place is full or closed, else
                 for a minute.
         """
-        deadline = time.monotonic() + _PATIENCE
-        for attempt in range(100):
-            try:
-                self._write(f"{self._path}/{name}", content)
-                return
-            except OSError as error:
-                full = any(reason in str(error) for reason in _FULL)
-                if full or time.monotonic() > deadline:
-                    reason = str(error).splitlines()[0]
-                    raise StorageError(
-                        f"cannot write {self.place}/{name} ({redact(reason)})"
-                    ) from None
-                time.sleep(min(0.2 * 2**attempt, 5.0))
+        self._patiently("write", name, lambda: self._write(f"{self._path}/{name}", content))
 
     def move(self, name: str, to: str) -> None:
         """Give a file another name; nothing if it is gone."""
+        self._patiently("move", name, lambda: self._move(name, to))
+
+    def delete(self, name: str) -> None:
+        """Remove a file or a folder; nothing if it is gone."""
+        self._patiently("delete", name, lambda: self._delete(f"{self._path}/{name}"))
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file or folder."""
+        from pyarrow.fs import FileType
+
+        path = f"{self._path}/{name}"
+        found = self._patiently("reach", name, lambda: self._fs.get_file_info(path))
+        return bool(found.type is not FileType.NotFound)
+
+    def names(self) -> list[str]:
+        """Names of the files and folders right here, sorted."""
+        from pyarrow.fs import FileSelector
+
+        here = FileSelector(self._path, allow_not_found=True)
+        found = self._patiently("list", "", lambda: self._fs.get_file_info(here))
+        return sorted(info.base_name for info in found if not info.base_name.endswith(".partial"))
+
+    def _patiently(self, verb: str, name: str, action: Callable[[], T]) -> T:
+        """Do it; again, for a while, where the storage is away."""
+        deadline = time.monotonic() + _PATIENCE
+        pause = 0.2
+        while True:
+            try:
+                return action()
+            except OSError as error:
+                hopeless = any(reason in str(error) for reason in _FULL)
+                if hopeless or time.monotonic() > deadline:
+                    reason = redact(str(error).splitlines()[0])
+                    raise StorageError(f"cannot {verb} {self.place}/{name} ({reason})") from None
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            with self._fs.open_input_stream(path) as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None
+
+    def _move(self, name: str, to: str) -> None:
         try:
             self._fs.move(f"{self._path}/{name}", f"{self._path}/{to}")
         except OSError:
             if self.exists(name):
                 raise
 
-    def delete(self, name: str) -> None:
-        """Remove a file or a folder; nothing if it is gone."""
+    def _delete(self, path: str) -> None:
         from pyarrow.fs import FileType
 
-        path = f"{self._path}/{name}"
         try:
             if self._fs.get_file_info(path).type is FileType.Directory:
                 self._fs.delete_dir(path)
@@ -114,20 +154,6 @@ class Storage:
                 self._fs.delete_file(path)
         except FileNotFoundError:
             pass
-
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
-        from pyarrow.fs import FileType
-
-        found = self._fs.get_file_info(f"{self._path}/{name}")
-        return bool(found.type is not FileType.NotFound)
-
-    def names(self) -> list[str]:
-        """Names of the files and folders right here, sorted."""
-        from pyarrow.fs import FileSelector
-
-        found = self._fs.get_file_info(FileSelector(self._path, allow_not_found=True))
-        return sorted(info.base_name for info in found if not info.base_name.endswith(".partial"))
 
     def _write(self, path: str, content: bytes) -> None:
         if not self.is_local:  # an object appears when its upload ends

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from rsas.config import TrainConfig
 from rsas.errors import Halted, InputError
 from rsas.records import trial_id
 from rsas.redact import redact
-from rsas.search import cluster
+from rsas.search import cluster, doctor
 from rsas.search.book import Book, Launch
 from rsas.search.display import SweepDisplay
 from rsas.search.experiment import Experiment
@@ -35,10 +36,10 @@ from rsas.search.storage import Storage, StorageError
 from rsas.search.trainable import TrialTrainable
 from rsas.search.workspace import Status, SweepFolder, Workspace, hours_of, known_uri
 
-__all__ = ["extend", "launch", "resume"]
+__all__ = ["diagnose", "extend", "launch", "resume"]
 
-_NOTE_SECONDS = 5.0  # between notes of how far a launch has come
 _TRACKER_DELAY = 30.0
+_END_SECONDS = 20.0  # after SIGTERM; what is lost is trained again from the last checkpoint
 
 
 def launch(
@@ -104,7 +105,7 @@ def launch(
         "data_dir": str(folder_of_data),
         # None: the workspace's own, wherever it is moved. Passwords are not kept.
         "tracking_uri": tracking_uri and redact(tracking_uri),
-        "storage": storage and f"{_absolute(storage)}/{name}-{identity[:8]}",
+        "storage": storage and (Storage(_absolute(storage)) / f"{name}-{identity[:8]}").place,
         "study_storage": study_storage and redact(study_storage),
         "address": address,
         "enqueued": [dict(point) for point in enqueued],
@@ -184,6 +185,30 @@ def extend(
                 )
         folder.set_budget(dataclasses.replace(before, **budget))
         return _resume(folder, workspace, console, address)
+
+
+def diagnose(
+    experiment: Experiment,
+    source: str,
+    *,
+    data_dir: Path | None,
+    tracking_uri: str | None,
+    address: str | None,
+    storage: str | None,
+) -> list[doctor.Finding]:
+    """Ask every node of a cluster whether it can run an experiment; arguments as of ``launch``.
+
+    Raises:
+        InputError: there is no such cluster or data set.
+    """
+    arrays = data.load(experiment.base.dataset, data_dir)
+    with cluster.connected(address, experiment.resources, source, any_size=True):
+        return doctor.examine(
+            experiment,
+            arrays,
+            storage=storage and _absolute(storage),
+            tracking_uri=tracking_uri,
+        )
 
 
 def _resume(
@@ -390,8 +415,16 @@ def _cluster(
         with console.status("starting Ray" if address is None else "connecting to Ray"):
             slots = stack.enter_context(cluster.connected(address, experiment.resources, source))
         # Ray's handler would end the process at once; Tune ends in order on SIGINT.
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        signal.signal(signal.SIGTERM, _end_soon)
         yield slots
+
+
+def _end_soon(*_: Any) -> None:
+    """On SIGTERM: end in order, or without when Ray does not answer, as where it got one, too."""
+    timer = threading.Timer(_END_SECONDS, os._exit, [128 + signal.SIGTERM])
+    timer.daemon = True
+    timer.start()
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _check_known(other: SweepFolder, experiment: Experiment) -> None:

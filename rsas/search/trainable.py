@@ -101,12 +101,15 @@ class TrialTrainable(tune.Trainable):
         except Superseded:
             found = {HALTED: "another process has taken over its trials", "done": True}
         except torch.AcceleratorError:  # the device is lost to this process
-            self._folder.set_error(redact(traceback.format_exc()))
+            self._trainer = None  # within an epoch: cleanup() may not save it
+            with contextlib.suppress(StorageError):
+                self._folder.set_error(redact(traceback.format_exc()))
             raise
         except Exception as error:
             self._failures += 1
             self._trainer = None
-            self._folder.set_error(redact(traceback.format_exc()))
+            with contextlib.suppress(StorageError):  # the next step meets it again, and tells
+                self._folder.set_error(redact(traceback.format_exc()))
             if self._failures > self._retries or isinstance(error, InputError):
                 found = {FAILED: _reason(error), "done": True}
             else:

@@ -1,77 +1,199 @@
 """One trial as Tune drives it, in this process."""
 
+import errno
 import json
 
+import pytest
 import torch
 
-from rsas import TrainConfig, Trainer, data
+from rsas import NonFiniteLoss, TrainConfig, Trainer, data
+from rsas.search import storage as storage_module
+from rsas.search import trainable as module
+from rsas.search.checkpoints import read_model
 from rsas.search.experiment import Resources
-from rsas.search.trainable import FAILED, TrialTrainable
+from rsas.search.storage import Storage, StorageError
+from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS, TrialTrainable
 
 CONFIG = TrainConfig(hidden=(20,), epochs=5, batch_size=100, update_interval=5)
+KEY = "0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def an_epoch_a_step(monkeypatch):
+    monkeypatch.setattr(module, "_STEP_SECONDS", 0.0)
+    monkeypatch.setattr(storage_module, "_PATIENCE", 0.0)
+    monkeypatch.setenv("RAY_NODE_ID", "")  # setup() sets it; so it is unset afterwards
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A training that nothing disturbed."""
+    return undisturbed(CONFIG)
+
+
+def undisturbed(config):
+    trainer = Trainer(config, data.load("digits"))
+    while trainer.epoch < config.epochs:
+        trainer.run_epoch()
+    return trainer
 
 
 def trainable(tmp_path, trial="t0000", config=CONFIG, **options):
-    defaults = {"resources": Resources(cpus=1), "checkpoint_every": 2}
+    defaults = {
+        "resources": Resources(cpus=1),
+        "checkpoint_every": 2,
+        "rungs": (),
+        "retries": 2,
+    }
     made = object.__new__(TrialTrainable)
     made.setup(
         {"trial": trial, "train": config.to_dict()},
         arrays=data.load("digits"),
-        trials=tmp_path,
+        place=str(tmp_path),
         **(defaults | options),
     )
     return made
 
 
-def undisturbed(config=CONFIG):
-    trainer = Trainer(config, data.load("digits"))
-    while trainer.epoch < config.epochs:
-        trainer.run_epoch()
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
+def steps(one, count):
+    return [one.step() for _ in range(count)]
 
 
-def without_time(result):
-    return {k: v for k, v in result.items() if k not in ("seconds", "done")}
+def to_the_end(one):
+    """The results of all steps, with no more than make sense."""
+    results = []
+    while not results or not results[-1]["done"]:
+        results.append(one.step())
+        assert len(results) < 20
+    return results
 
 
-def test_an_epoch_a_step_until_it_is_done(tmp_path):
-    one = trainable(tmp_path)
-    results = [one.step() for _ in range(5)]
+def failing(monkeypatch, *errors):
+    """Epochs fail with these errors, None where all is well, in the order they are begun."""
+    left, run_epoch = list(errors), Trainer.run_epoch
+
+    def flaky(self):
+        if left and (error := left.pop(0)) is not None:
+            raise error
+        return run_epoch(self)
+
+    monkeypatch.setattr(Trainer, "run_epoch", flaky)
+
+
+def full(monkeypatch):
+    """From now on the disk is full."""
+
+    def write(self, path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Storage, "_write", write)
+
+
+def numbers(rows):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def epochs(*results):
+    return [row["epoch"] for result in results for row in result[ROWS]]
+
+
+def trained(tmp_path, trial="t0000"):
+    """Epochs in the order they were trained, of all attempts, as its files tell."""
+    files = sorted((tmp_path / "trials" / trial).glob("history-*.jsonl"))
+    return [json.loads(x)["epoch"] for file in files for x in file.read_text().splitlines()]
+
+
+def checkpoints(tmp_path, trial="t0000"):
+    return sorted(file.name for file in (tmp_path / "trials" / trial).glob("checkpoint-*"))
+
+
+def assert_is(tmp_path, expected, trial="t0000"):
+    """The model kept of a trial is bit for bit that of an undisturbed training."""
+    found = read_model(Storage(tmp_path / "models"), trial)
+    state = expected.model.state_dict()
+    assert found["model"].keys() == state.keys()
+    assert all(torch.equal(found["model"][name], state[name]) for name in state)
+
+
+# A trial that nothing disturbs.
+
+
+def test_an_epoch_a_step_until_it_is_done(tmp_path, whole):
+    results = to_the_end(trainable(tmp_path))
     assert [result["done"] for result in results] == [False] * 4 + [True]
-    assert [without_time(result) for result in results] == undisturbed()
+    assert all(set(result) == {ROWS, NOTES, "done"} for result in results)
+    assert [len(result[ROWS]) for result in results] == [1] * 5
+    assert numbers(row for result in results for row in result[ROWS]) == numbers(whole.history)
+    assert all(result[NOTES] == [] for result in results)
+    assert trained(tmp_path) == [1, 2, 3, 4, 5]
+    assert checkpoints(tmp_path) == ["checkpoint-000004.pt", "checkpoint-000005.pt"]
+    assert not (tmp_path / "trials" / "t0000" / "error.txt").exists()
 
 
-def test_goes_on_from_the_last_checkpoint_in_another_process(tmp_path):
-    first = trainable(tmp_path)
-    for _ in range(3):
-        first.step()
-    second = trainable(tmp_path)  # the checkpoint is of epoch 2: epoch 3 is trained again
-    results = [second.step() for _ in range(3)]
-    assert [without_time(result) for result in results] == undisturbed()[2:]
-    lines = (tmp_path / "t0000" / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 3, 4, 5]
+def test_short_epochs_share_a_step(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(module, "_STEP_SECONDS", 1000.0)
+    result = trainable(tmp_path).step()
+    assert result["done"]
+    assert numbers(result[ROWS]) == numbers(whole.history)
+    assert trained(tmp_path) == [1, 2, 3, 4, 5]  # no row twice, though written in parts
 
 
-def test_a_finished_trial_that_is_begun_again_trains_nothing(tmp_path):
-    first = trainable(tmp_path)
-    last = [first.step() for _ in range(5)][-1]
-    assert trainable(tmp_path).step() == last
-    assert len((tmp_path / "t0000" / "history.jsonl").read_text().splitlines()) == 5
+def test_a_step_ends_at_a_rung(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_STEP_SECONDS", 1000.0)
+    one = trainable(tmp_path, rungs=(2, 3))
+    results = to_the_end(one)
+    assert [epochs(result) for result in results] == [[1, 2], [3], [4, 5]]
+
+
+def test_rows_are_kept_before_the_driver_hears_of_them(tmp_path):
+    one = trainable(tmp_path, checkpoint_every=100)
+    for count in (1, 2, 3):
+        one.step()
+        assert trained(tmp_path) == list(range(1, count + 1))
+    assert checkpoints(tmp_path) == []
+
+
+def test_no_checkpoint_is_ahead_of_the_history(tmp_path, monkeypatch):
+    """Or a kill between the two would leave a gap."""
+    monkeypatch.setattr(module, "_STEP_SECONDS", 1000.0)
+    write, seen = Storage.write, []
+
+    def look(self, name, content):
+        if name.startswith("checkpoint"):
+            seen.append((name, trained(tmp_path)))
+        write(self, name, content)
+
+    monkeypatch.setattr(Storage, "write", look)
+    trainable(tmp_path).step()
+    assert seen == [
+        ("checkpoint-000002.pt", [1, 2]),
+        ("checkpoint-000004.pt", [1, 2, 3, 4]),
+        ("checkpoint-000005.pt", [1, 2, 3, 4, 5]),
+    ]
+
+
+def test_the_model_of_a_finished_trial_is_kept(tmp_path, whole):
+    to_the_end(trainable(tmp_path))
+    assert_is(tmp_path, whole)
+    found = read_model(Storage(tmp_path / "models"), "t0000")
+    assert found["epoch"] == 5
+    assert set(found["masks"]) == {"fc1", "fc2"}
+    off = sum(int((~mask).sum()) for mask in found["masks"].values())
+    total = sum(mask.numel() for mask in found["masks"].values())
+    assert off / total == whole.history[-1]["sparsity"] > 0
+    assert found["config"] == CONFIG.replace(device="cpu").to_dict()  # as no GPU was given
 
 
 def test_an_actor_is_reused_for_another_trial(tmp_path):
     one = trainable(tmp_path)
-    one.step()
-    other = CONFIG.replace(sparsity=0.5)
+    steps(one, 1)
+    other = CONFIG.replace(sparsity=0.5, epochs=2)
     assert one.reset_config({"trial": "t0001", "train": other.to_dict()})
-    assert without_time(one.step()) == undisturbed(other)[0]
-    assert {path.name for path in tmp_path.iterdir()} == {"t0000", "t0001"}
-
-
-def test_an_error_that_would_come_again_is_a_result(tmp_path):
-    result = trainable(tmp_path, config=CONFIG.replace(model="nothing:net")).step()
-    assert result["done"]
-    assert "cannot import 'nothing'" in result[FAILED]
+    results = to_the_end(one)
+    expected = undisturbed(other)
+    assert numbers(row for result in results for row in result[ROWS]) == numbers(expected.history)
+    assert_is(tmp_path, expected, "t0001")
+    assert (trained(tmp_path), trained(tmp_path, "t0001")) == ([1], [1, 2])
 
 
 def test_threads_follow_the_cpus(tmp_path):
@@ -79,3 +201,250 @@ def test_threads_follow_the_cpus(tmp_path):
     assert torch.get_num_threads() == 2
     trainable(tmp_path, resources=Resources(cpus=0.5))
     assert torch.get_num_threads() == 1
+
+
+# Interruptions.
+
+
+def test_goes_on_from_the_last_checkpoint_in_another_process(tmp_path, whole):
+    steps(trainable(tmp_path), 3)
+    # The checkpoint is of epoch 2: epoch 3 is trained again.
+    results = to_the_end(trainable(tmp_path))
+    rows = [row for result in results for row in result[ROWS]]
+    assert numbers(rows) == numbers(whole.history[2:])
+    assert trained(tmp_path) == [1, 2, 3, 3, 4, 5]
+    assert_is(tmp_path, whole)
+
+
+def test_an_actor_that_ends_keeps_what_it_has(tmp_path, whole):
+    first = trainable(tmp_path, checkpoint_every=100)
+    steps(first, 3)
+    first.cleanup()
+    assert checkpoints(tmp_path) == ["checkpoint-000003.pt"]
+    to_the_end(trainable(tmp_path, checkpoint_every=100))
+    assert trained(tmp_path) == [1, 2, 3, 4, 5]
+    assert_is(tmp_path, whole)
+
+
+def test_an_actor_that_ends_writes_nothing_that_is_there(tmp_path, monkeypatch):
+    begun = trainable(tmp_path)
+    begun.cleanup()  # before its first step
+    assert not (tmp_path / "trials").exists()
+    steps(begun, 2)
+    ended = trainable(tmp_path, "t0001")
+    to_the_end(ended)
+    saved = []
+    monkeypatch.setattr(TrialTrainable, "_save", lambda self, trainer: saved.append(self))
+    begun.cleanup()
+    ended.cleanup()
+    assert saved == []
+
+
+def test_an_actor_that_ends_does_so_quietly(tmp_path, monkeypatch):
+    one, other = (trainable(tmp_path, trial, checkpoint_every=100) for trial in ("t0", "t1"))
+    steps(one, 1), steps(other, 1)
+    steps(trainable(tmp_path, "t1"), 1)  # takes it over
+    other.cleanup()
+    full(monkeypatch)
+    one.cleanup()
+    assert checkpoints(tmp_path, "t0") == checkpoints(tmp_path, "t1") == []
+
+
+def test_a_finished_trial_that_is_begun_again_trains_nothing(tmp_path, whole):
+    last = to_the_end(trainable(tmp_path))[-1]
+    model = tmp_path / "models" / "t0000" / "model.pt"
+    model.unlink()  # killed between the checkpoint and the model
+    assert trainable(tmp_path).step() == last
+    assert trained(tmp_path) == [1, 2, 3, 4, 5]
+    assert_is(tmp_path, whole)
+
+
+def test_damaged_checkpoints_are_told(tmp_path, whole):
+    steps(trainable(tmp_path), 4)
+    (tmp_path / "trials" / "t0000" / "checkpoint-000004.pt").write_bytes(b"damaged")
+    second = trainable(tmp_path)
+    assert second.step()[NOTES] == [
+        "checkpoint-000004.pt damaged, kept aside as .damaged; goes on from epoch 2"
+    ]
+    assert second.step()[NOTES] == []
+    assert checkpoints(tmp_path)[-1] == "checkpoint-000004.pt"
+    for name in ("checkpoint-000002.pt", "checkpoint-000004.pt"):
+        (tmp_path / "trials" / "t0000" / name).write_bytes(b"damaged")
+    results = to_the_end(trainable(tmp_path))
+    assert results[0][NOTES] == [
+        "checkpoint-000004.pt, checkpoint-000002.pt damaged, kept aside as .damaged; goes on "
+        "from its beginning, as there is no other"
+    ]
+    assert trained(tmp_path) == [1, 2, 3, 4, 3, 4, 1, 2, 3, 4, 5]
+    assert_is(tmp_path, whole)
+
+
+def test_who_is_superseded_stops(tmp_path):
+    first = trainable(tmp_path)
+    steps(first, 3)
+    second = trainable(tmp_path)
+    steps(second, 1)
+    before = checkpoints(tmp_path)
+    result = first.step()
+    assert result["done"] and FAILED not in result
+    assert result[HALTED] == "another process has taken over its trials"
+    first.cleanup()
+    assert checkpoints(tmp_path) == before
+    to_the_end(second)
+    assert trained(tmp_path) == [1, 2, 3, 3, 4, 5]
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("no\nluck"), "RuntimeError: no"),
+        (MemoryError(), "MemoryError"),
+        (NonFiniteLoss("the training loss became nan"), "the training loss became nan"),
+    ],
+)
+def test_goes_on_from_its_checkpoint_after_an_error(error, told, tmp_path, whole, monkeypatch):
+    failing(monkeypatch, None, None, None, error, None, error)
+    one = trainable(tmp_path)
+    results = to_the_end(one)
+    assert all(FAILED not in result for result in results)
+    assert [result[NOTES] for result in results if result[NOTES]] == [
+        [f"{told}; goes on from its checkpoint"],
+        [f"{told}; goes on from its checkpoint"],
+    ]
+    assert epochs(*results) == [1, 2, 3, 3, 3, 4, 5]
+    assert trained(tmp_path) == [1, 2, 3, 3, 3, 4, 5]
+    assert numbers(results[-1][ROWS]) == numbers(whole.history[-1:])
+    assert_is(tmp_path, whole)
+    text = (tmp_path / "trials" / "t0000" / "error.txt").read_text()
+    assert text.startswith("Traceback") and told.split(": ")[-1] in text
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_fails_when_it_has_tried_often_enough(retries, tmp_path, monkeypatch):
+    failing(monkeypatch, *[RuntimeError("no luck")] * (retries + 1))
+    results = to_the_end(trainable(tmp_path, retries=retries))
+    assert len(results) == retries + 1
+    assert results[-1] == {ROWS: [], NOTES: [], FAILED: "RuntimeError: no luck", "done": True}
+    assert all(FAILED not in result for result in results[:-1])
+    assert not (tmp_path / "models").exists()
+
+
+def test_each_trial_of_an_actor_has_its_own_retries(tmp_path, monkeypatch):
+    failing(monkeypatch, *[RuntimeError("no luck")] * 3)
+    one = trainable(tmp_path, retries=1)
+    assert to_the_end(one)[-1][FAILED]
+    one.reset_config({"trial": "t0001", "train": CONFIG.to_dict()})
+    assert all(FAILED not in result for result in to_the_end(one))
+
+
+def test_what_was_trained_before_an_error_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_STEP_SECONDS", 1000.0)
+    failing(monkeypatch, None, RuntimeError("no luck"))
+    result = trainable(tmp_path, retries=0).step()
+    assert epochs(result) == trained(tmp_path) == [1]
+    assert result[FAILED] == "RuntimeError: no luck"
+
+
+def test_what_cannot_be_used_is_not_tried_again(tmp_path):
+    result = trainable(tmp_path, config=CONFIG.replace(model="nothing:net"), retries=5).step()
+    assert result["done"]
+    assert result[FAILED].startswith("model 'nothing:net': cannot import 'nothing'")
+
+
+def test_a_lost_device_ends_the_process(tmp_path, monkeypatch):
+    failing(monkeypatch, None, *[torch.AcceleratorError("illegal memory access")] * 2)
+    one = trainable(tmp_path, checkpoint_every=100)
+    one.step()
+    with pytest.raises(torch.AcceleratorError):
+        one.step()
+    error = (tmp_path / "trials" / "t0000" / "error.txt").read_text()
+    assert "illegal memory access" in error
+    one.cleanup()  # as Tune does; the network is in the middle of an epoch
+    assert checkpoints(tmp_path) == []
+    one = trainable(tmp_path)
+    full(monkeypatch)
+    monkeypatch.setattr(TrialTrainable, "_train_on", lambda self: Trainer.run_epoch(None))
+    with pytest.raises(torch.AcceleratorError):  # though its traceback cannot be kept
+        one.step()
+
+
+def test_a_full_disk_is_not_the_trials_fault(tmp_path, whole, monkeypatch):
+    one = trainable(tmp_path)
+    steps(one, 1)
+    with monkeypatch.context() as patch:
+        full(patch)
+        result = one.step()
+        assert result["done"] and FAILED not in result
+        assert result[HALTED].startswith(f"cannot write {tmp_path}/trials/t0000/history-0001.jsonl")
+        assert "No space left" in result[HALTED]
+    to_the_end(trainable(tmp_path))
+    assert trained(tmp_path) == [1, 1, 2, 3, 4, 5]
+    assert_is(tmp_path, whole)
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "model"])
+def test_no_epoch_is_lost_when_the_disk_is_full_later(part, tmp_path, whole, monkeypatch):
+    write = Storage.write
+
+    def full_for_it(self, name, content):
+        if part in name:
+            raise StorageError(f"cannot write {name}")
+        write(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "write", full_for_it)
+        results = to_the_end(trainable(tmp_path))
+        assert results[-1][HALTED].startswith("cannot write ")
+        assert epochs(*results) == trained(tmp_path)
+    to_the_end(trainable(tmp_path))
+    assert trained(tmp_path) == ([1, 2] if part == "checkpoint" else []) + [1, 2, 3, 4, 5]
+    assert_is(tmp_path, whole)
+
+
+def test_an_error_on_a_full_disk(tmp_path, monkeypatch):
+    one = trainable(tmp_path, retries=1)
+    steps(one, 1)
+    failing(monkeypatch, RuntimeError("no luck"))
+    full(monkeypatch)  # so its traceback cannot be kept either
+    results = to_the_end(one)
+    assert "No space left" in results[-1][HALTED]
+    assert all(FAILED not in result for result in results)
+
+
+def test_secrets_are_in_no_result_and_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("DATABASE_PASSWORD", KEY)
+    error = OSError(f"no answer of https://me:{KEY}@host, nor with {KEY}")
+    failing(monkeypatch, error, error)
+    results = to_the_end(trainable(tmp_path, retries=1))
+    shown = "no answer of https://me:***@host, nor with ***"
+    assert results[0][NOTES] == [f"OSError: {shown}; goes on from its checkpoint"]
+    assert results[1][FAILED] == f"OSError: {shown}"
+    for file in (tmp_path / "trials" / "t0000").iterdir():
+        assert KEY not in file.read_text()
+    assert shown in (tmp_path / "trials" / "t0000" / "error.txt").read_text()
+
+
+# What rsas.search lacks.
+
+
+@pytest.mark.parametrize("action", ["get_file_info", "open_input_stream"])
+def test_a_storage_that_is_away_is_not_the_trials_fault(action, tmp_path):
+    steps(trainable(tmp_path), 2)
+    one = trainable(tmp_path, retries=1)
+    one._folder._storage._fs = Away(one._folder._storage._fs, action)
+    assert HALTED in to_the_end(one)[-1]
+
+
+class Away:
+    """A file system that does not do one of its actions."""
+
+    def __init__(self, inner, action):
+        self._inner, self._action = inner, action
+
+    def __getattr__(self, name):
+        if name == self._action:
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        return getattr(self._inner, name)
