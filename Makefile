@@ -2,9 +2,11 @@
 
 PYTHON ?= python3
 NAME ?=
+KILLS ?=
+SEED ?=
 BIN := .venv/bin
 
-.PHONY: setup sweep test bench lint format ui clean
+.PHONY: setup sweep test chaos bench lint format ui clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -20,9 +22,14 @@ sweep: setup
 test: setup lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+chaos: setup
+	$(BIN)/python -m tests.faults.chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
 bench: setup
 	$(BIN)/python -m tests.benchmarks.step
 	$(BIN)/python -m tests.benchmarks.compat
+	$(BIN)/python -m tests.benchmarks.sweep
+	$(BIN)/python -m tests.benchmarks.scheduler
 
 lint: setup
 	$(BIN)/ruff check .

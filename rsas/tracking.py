@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import logging
 import os
 import queue
@@ -51,6 +52,7 @@ class _Mirrored:
     status: str = "RUNNING"
     state: str = ""  # in which it ended, as tagged: everything of it is logged
     params: int = 0  # how many are logged
+    trial: TrialRecord | None = None  # as it was begun
     epoch: float = 0.0  # last one logged
     member: bool | None = None  # of the front, as tagged
 
@@ -329,11 +331,12 @@ class Tracker:
         if not run.data.params:
             plain = {k: v for k, v in self._record.items() if not isinstance(v, (dict, list))}
             base = {f"base.{name}": value for name, value in self._record["base"].items()}
-            self._client.log_dict(parent, self._record, "experiment.json")
+            self._client.log_dict(parent, _redacted(self._record), "experiment.json")
             self._log_params(parent, plain | base)
         return parent
 
     def _find_runs(self) -> None:
+        self._runs = {}  # of before an outage; somebody may have deleted some since
         for run in _search_all(self._client, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
             tags = run.data.tags
             if "rsas.trial_id" not in tags:
@@ -371,6 +374,7 @@ class Tracker:
         if run.params < len(trial.params):
             self._log_params(run.run_id, trial.params)
             run.params = len(trial.params)
+        run.trial = trial
         if trial.state == "running":
             self._set_status(run, "RUNNING")
 
@@ -393,6 +397,10 @@ class Tracker:
         run = self._runs[trial]
         now = round(time.time() * 1000)
         lacking = [row for row in rows if row["epoch"] > run.epoch]
+        if lacking and lacking[0]["epoch"] > run.epoch + 1 and run.trial is not None:
+            # A process that trained the epochs between died before it told of them.
+            told = self._rows(run.trial)
+            lacking = [row for row in told if row["epoch"] > run.epoch] or lacking
         metrics = [
             Metric(name, value, now, round(row["epoch"]))
             for row in lacking
@@ -459,12 +467,12 @@ class Tracker:
             }
             for trial in members
         ]
-        self._client.log_dict(self._parent, {"front": entries}, "pareto/front.json")
+        self._client.log_dict(self._parent, _redacted({"front": entries}), "pareto/front.json")
         table = trials_frame(members).to_csv(index=False)
-        self._client.log_text(self._parent, table, "pareto/front.csv")
+        self._client.log_text(self._parent, redact(table), "pareto/front.csv")
         title = f"{self._sweep}: front of {len(complete)} trials"
         page = to_html(front_figure(complete, self._objectives, title))
-        self._client.log_text(self._parent, page, "pareto/front.html")
+        self._client.log_text(self._parent, redact(page), "pareto/front.html")
         # The description of the parent run, what its page shows first.
         note = f"{title}. The picture is the artifact `pareto/front.html`.\n\n"
         note += _markdown([{"trial": t.trial_id, **t.objectives} for t in members])
@@ -488,6 +496,11 @@ def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> st
         return str(found.experiment_id)
     except MlflowException as error:
         raise InputError(f"MLflow experiment {name!r}: {str(error).splitlines()[0]}") from None
+
+
+def _redacted(value: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(redact(json.dumps(value)))
+    return found
 
 
 def _in_order(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

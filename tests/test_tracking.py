@@ -1,14 +1,16 @@
 """MLflow as a mirror of the book, with a real SQLite store."""
 
 import json
+import time
+import types
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from rsas import InputError, TrainConfig
 from rsas.analysis import front, hypervolume
-from rsas.records import Objective, TrialRecord
-from rsas.tracking import Tracker, connect
+from rsas.records import Objective, TrialRecord, front_mark
+from rsas.tracking import Tracker, connect, delete_run, read_history, read_mirror
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 POINTS = [(0.9, 0.5), (0.8, 0.4), (0.7, 0.9), (0.95, 0.6)]  # the last one beats the first
@@ -22,51 +24,115 @@ def store(tmp_path_factory):
     return folder
 
 
+class Sweep:
+    """What a tracker is told of: the trials of the book, the histories, and who hears it."""
+
+    def __init__(self, open_):
+        self.trials, self.said = [], []
+        self._open = open_
+
+    def track(self, **options):
+        self.tracker = self._open(self, **options)
+        return self.tracker
+
+    def run(self, number, **options):
+        """A trial as the sweep sees it: handed out, some epochs at a time, ended."""
+        running, ended = trial(number), trial(number, "complete", **options)
+        self.put(running)
+        self.tracker.begin(running)
+        self.tracker.rows(running.trial_id, ended.rows[:1])
+        self.tracker.rows(running.trial_id, ended.rows[1:])
+        self.end(ended)
+
+    def end(self, ended):
+        self.put(ended)
+        self.tracker.end(ended, list(self.trials))
+
+    def put(self, record):
+        """The book has this of a trial now."""
+        number = int(record.trial_id[1:])
+        self.trials = [*self.trials[:number], record, *self.trials[number + 1 :]]
+
+    def close(self, *, finished=True):
+        return self.tracker.close(finished=finished)
+
+
 @pytest.fixture
-def open_tracker(store, request):
-    def open_(trials):
+def sweep(store, request):
+    def open_(sweep, **options):
         return Tracker(
             f"sqlite:///{store}/mlflow.db",
-            trials,
+            lambda: list(sweep.trials),
+            lambda trial: trial.rows,
             sweep=request.node.name,
             sweep_id=request.node.name[::-1],
             experiment="tests",
             artifacts=(store / "artifacts").as_uri(),
             objectives=OBJECTIVES,
-            record={"name": "tests", "sampler": "tpe", "base": TrainConfig().to_dict()},
+            say=sweep.said.append,
+            **{"record": {"name": "tests", "sampler": "tpe", "base": TrainConfig().to_dict()}}
+            | options,
         )
 
-    return open_
+    return Sweep(open_)
 
 
-def trial(number, state="running", epochs=3):
+@pytest.fixture
+def outage(monkeypatch):
+    """A switch: with ``down`` nothing is answered any more."""
+    switch = types.SimpleNamespace(down=False)
+    monkeypatch.setattr("rsas.tracking._RETRY_SECONDS", 0.05)
+    for name in ("log_batch", "set_tag", "create_run", "search_experiments", "update_run"):
+        real = getattr(MlflowClient, name)
+
+        def answer(*args, _real=real, **options):
+            if switch.down:
+                raise ConnectionError("no server\nat all")
+            return _real(*args, **options)
+
+        monkeypatch.setattr(MlflowClient, name, answer)
+    return switch
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def points(store, name):
+    """How many complete trials MLflow knows of."""
+    return len(read_mirror(f"sqlite:///{store}/mlflow.db", name[::-1]).points)
+
+
+LOST = (
+    "the tracking server stopped answering (no server); the sweep goes on, and logs what is "
+    "missing when it is back or when the sweep is resumed"
+)
+BACK = "the tracking server is back; what it lacked is logged"
+
+
+def trial(number, state="running", epochs=3, **others):
     accuracy, sparsity = POINTS[number]
     rows = [
         {"epoch": float(e), "val_accuracy": accuracy * e / 3, "sparsity": sparsity}
         for e in range(1, epochs + 1)
     ]
-    done = state == "complete"
-    return TrialRecord(
-        trial_id=f"t{number:04d}",
-        state=state,
-        params={"sparsity": sparsity, "measure_lr": 0.1},
-        objectives={"val_accuracy": accuracy, "sparsity": sparsity} if done else {},
-        started=1000.0 + number,
-        finished=None if state == "running" else 2000.0 + number,
-        reason="out of memory" if state == "failed" else "",
-        rows=rows,
-    )
-
-
-def end(tracked, complete):
-    """A trial as the sweep sees it run: handed out, an epoch at a time, ended."""
-    running = trial(complete, epochs=0)
-    tracked.begin(running)
-    for row in trial(complete).rows:
-        tracked.row(running.trial_id, row)
-    done = [trial(n, "complete") for n in range(complete + 1)]
-    tracked.end(done[-1], done)
-    return done
+    fields = {
+        "trial_id": f"t{number:04d}",
+        "state": state,
+        "params": {"sparsity": sparsity, "measure_lr": 0.1},
+        "objectives": {"val_accuracy": accuracy, "sparsity": sparsity}
+        if state == "complete"
+        else {},
+        "started": 1000.0 + number,
+        "finished": None if state == "running" else 2000.0 + number,
+        "reason": "out of memory" if state == "failed" else "",
+        "epochs": 0.0 if state == "running" else float(epochs),
+        "rows": rows,
+    }
+    return TrialRecord(**fields | others)
 
 
 def mirrored(store, sweep):
@@ -121,11 +187,11 @@ def check_whole(store, sweep, count):
     return parent
 
 
-def test_a_sweep_is_mirrored_as_it_runs(store, open_tracker, request):
-    tracked = open_tracker([])
+def test_a_sweep_is_mirrored_as_it_runs(store, sweep, request):
+    sweep.track()
     for number in range(4):
-        done = end(tracked, number)
-    assert tracked.close(done, finished=True)
+        sweep.run(number)
+    assert sweep.close()
     parent = check_whole(store, request.node.name, 4)
     note = parent.data.tags["mlflow.note.content"]
     assert "front of 4 trials" in note
@@ -133,102 +199,292 @@ def test_a_sweep_is_mirrored_as_it_runs(store, open_tracker, request):
     assert parent.info.status == "FINISHED"
     assert parent.data.params["base.sparsity"] == "0.9"
     assert parent.data.params["sampler"] == "tpe"
+    assert sweep.said == []
 
 
-def test_the_last_picture_has_all_trials(store, open_tracker, request):
+def test_the_last_picture_has_all_trials(store, sweep, request):
     """The second trial is dominated: it changes no member, but belongs into the picture."""
-    tracked = open_tracker([])
+    sweep.track()
     for number in range(2):
-        done = end(tracked, number)
-    assert tracked.close(done, finished=True)
+        sweep.run(number)
+    assert sweep.close()
     parent = check_whole(store, request.node.name, 2)
     assert "front of 2 trials" in parent.data.tags["mlflow.note.content"]
 
 
-def test_a_resumed_sweep_goes_on_in_the_same_runs(store, open_tracker, request):
-    first = open_tracker([])
-    done = end(first, 0)
-    first.begin(trial(1, epochs=0))
-    first.row("t0001", trial(1).rows[0])
-    assert first.close([*done, trial(1, epochs=1)], finished=False)
+def test_a_resumed_sweep_goes_on_in_the_same_runs(store, sweep, request):
+    sweep.track()
+    sweep.run(0)
+    sweep.put(trial(1, epochs=1))
+    sweep.tracker.begin(trial(1))
+    sweep.tracker.rows("t0001", trial(1).rows[:1])
+    assert sweep.close(finished=False)
     parent, children, _ = mirrored(store, request.node.name)
     assert (parent.info.status, children["t0001"].info.status) == ("KILLED", "KILLED")
+    assert "rsas.state" not in children["t0001"].data.tags
 
-    second = open_tracker([*done, trial(1, epochs=1)])
-    second.begin(trial(1, epochs=0))
-    for row in trial(1).rows:  # the first epoch is trained again
-        second.row("t0001", row)
-    done = [*done, trial(1, "complete")]
-    second.end(done[1], done)
-    assert second.close(done, finished=True)
+    sweep.track()
+    wait_for(lambda: mirrored(store, request.node.name)[1]["t0001"].info.status == "RUNNING")
+    sweep.tracker.begin(trial(1))
+    sweep.tracker.rows("t0001", trial(1).rows)  # the first epoch is trained again
+    sweep.end(trial(1, "complete"))
+    assert sweep.close()
     check_whole(store, request.node.name, 2)
 
 
-def test_what_an_outage_swallowed_is_made_up_for(store, open_tracker, request, monkeypatch, caplog):
-    first = open_tracker([])
-    done = end(first, 0)
-    assert first.close(done, finished=False)
-    tracked = open_tracker(done)
-    real = MlflowClient.log_batch
-    state = {"down": True}
+def test_rows_of_a_process_that_died_before_it_told_are_logged(store, sweep, request):
+    """They are in the history; the checkpoint has them, too, so they are not trained again."""
+    sweep.track()
+    sweep.run(0)
+    wait_for(lambda: points(store, request.node.name) == 1)
+    ended = trial(1, "complete")
+    sweep.put(trial(1))
+    sweep.tracker.begin(trial(1))
+    sweep.tracker.rows("t0001", ended.rows[:1])
+    sweep.tracker.rows("t0001", ended.rows[2:])
+    sweep.end(ended)
+    assert sweep.close()
+    check_whole(store, request.node.name, 2)
 
-    def log_batch(self, *args, **kwargs):
-        if state["down"]:
-            raise ConnectionError("no server")
-        return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
-    done = end(tracked, 1)
-    done = end(tracked, 2)
-    # Down to the end: the sweep is told, and nothing raises.
-    assert tracked.close(done, finished=True) is False
-    assert sum("stopped answering" in message for message in caplog.messages) == 1
-    state["down"] = False
-    assert open_tracker(done).close(done, finished=True)
+def test_an_outage_to_the_end_is_made_up_for_by_the_next_launch(store, sweep, request, outage):
+    sweep.track()
+    sweep.run(0)
+    assert sweep.close(finished=False)
+    sweep.track()
+    sweep.run(1)
+    wait_for(lambda: points(store, request.node.name) == 2)
+    outage.down = True
+    sweep.run(2)
+    assert sweep.close() is False
+    assert sweep.said == [LOST]
+    outage.down = False
+    sweep.track()
+    assert sweep.close()
     check_whole(store, request.node.name, 3)
 
 
-def test_what_was_cut_off_is_completed(store, open_tracker, request):
+def test_an_outage_in_the_middle_is_made_up_for_while_the_sweep_goes_on(
+    store, sweep, request, outage
+):
+    sweep.track()
+    sweep.run(0)
+    wait_for(lambda: points(store, request.node.name) == 1)
+    outage.down = True
+    sweep.run(1)
+    sweep.put(trial(2, epochs=2))
+    sweep.tracker.begin(trial(2))
+    wait_for(lambda: sweep.said)
+    sweep.tracker.rows("t0002", trial(2).rows[:2])
+    assert sweep.said == [LOST]
+    outage.down = False
+    wait_for(lambda: len(sweep.said) == 2)
+    assert sweep.said == [LOST, BACK]
+    _, children, history = mirrored(store, request.node.name)
+    assert children["t0001"].info.status == "FINISHED"
+    assert children["t0002"].info.status == "RUNNING"
+    assert [epoch for epoch, _ in history(children["t0002"], "val_accuracy")] == [1, 2]
+    sweep.tracker.rows("t0002", trial(2).rows[2:])
+    sweep.end(trial(2, "complete"))
+    outage.down = True
+    sweep.run(3)
+    wait_for(lambda: len(sweep.said) == 3)
+    outage.down = False
+    wait_for(lambda: len(sweep.said) == 4)
+    assert sweep.said == [LOST, BACK] * 2
+    assert sweep.close()
+    check_whole(store, request.node.name, 4)
+
+
+def test_a_run_that_was_deleted_during_an_outage_is_made_again(store, sweep, request, outage):
+    sweep.track()
+    sweep.run(0)
+    sweep.run(1)
+    wait_for(lambda: points(store, request.node.name) == 2)
+    _, children, _ = mirrored(store, request.node.name)
+    outage.down = True
+    sweep.run(2)
+    wait_for(lambda: sweep.said)
+    MlflowClient(f"sqlite:///{store}/mlflow.db").delete_run(children["t0001"].info.run_id)
+    outage.down = False
+    wait_for(lambda: len(sweep.said) == 2)
+    assert sweep.close()
+    check_whole(store, request.node.name, 3)
+
+
+def test_what_was_told_before_a_catch_up_does_not_undo_it(store, sweep, request):
+    sweep.trials = [trial(0, "complete"), trial(1, "complete")]
+    sweep.track(delay=600.0)
+    sweep.tracker.begin(trial(0))
+    sweep.tracker.rows("t0000", trial(0).rows)  # and now it connects
+    wait_for(lambda: points(store, request.node.name) == 2)
+    assert sweep.close()
+    check_whole(store, request.node.name, 2)
+
+
+def test_a_sweep_that_begins_is_not_held_up_by_mlflow(sweep, monkeypatch):
+    connected = []
+    monkeypatch.setattr("rsas.tracking.connect", connected.append)
+    start = time.monotonic()
+    sweep.track(delay=600.0)
+    sweep.tracker.begin(trial(0))
+    time.sleep(0.1)
+    assert connected == []
+    sweep.close()
+    assert time.monotonic() - start < 60
+
+
+def test_what_was_cut_off_is_completed(store, sweep, request):
     """A parameter, and a picture, that a process did not come to log any more."""
-    partial = trial(0, epochs=0)
-    partial.params.pop("measure_lr")
-    first = open_tracker([partial])
-    assert first.close([partial], finished=False)
-    done = [trial(0, "complete"), trial(1, "complete")]
-    assert open_tracker(done[:1]).close(done[:1], finished=False)
-    assert open_tracker(done).close(done, finished=True)
+    sweep.trials = [trial(0, epochs=0, params={"sparsity": POINTS[0][1]})]
+    sweep.track()
+    assert sweep.close(finished=False)
+    sweep.trials = [trial(0, "complete")]
+    sweep.track()
+    assert sweep.close(finished=False)
+    sweep.trials = [trial(0, "complete"), trial(1, "complete")]
+    sweep.track()
+    assert sweep.close()
     parent = check_whole(store, request.node.name, 2)
     assert "front of 2 trials" in parent.data.tags["mlflow.note.content"]
 
 
-def test_runs_that_were_deleted_are_made_again(store, open_tracker, request):
-    done = [trial(n, "complete") for n in range(3)]
-    assert open_tracker(done).close(done, finished=True)
+def test_runs_that_were_deleted_are_made_again(store, sweep, request):
+    sweep.trials = [trial(n, "complete") for n in range(3)]
+    sweep.track()
+    assert sweep.close()
     _, children, _ = mirrored(store, request.node.name)
     MlflowClient(f"sqlite:///{store}/mlflow.db").delete_run(children["t0001"].info.run_id)
-    assert open_tracker(done).close(done, finished=True)
+    sweep.track()
+    assert sweep.close()
     check_whole(store, request.node.name, 3)
 
 
-def test_failures_are_told_with_their_reason(store, open_tracker, request):
-    tracked = open_tracker([])
-    tracked.begin(trial(0, epochs=0))
-    tracked.end(trial(0, "failed"), [trial(0, "failed")])
-    assert tracked.close([trial(0, "failed")], finished=True)
-    _, children, _ = mirrored(store, request.node.name)
-    assert children["t0000"].info.status == "FAILED"
-    assert children["t0000"].data.tags["rsas.reason"] == "out of memory"
-    assert "rsas.pareto" not in children["t0000"].data.tags
+@pytest.mark.parametrize("resumed", [False, True])
+def test_ends_that_are_no_results_are_told_as_such(store, sweep, request, resumed):
+    """Guards: a sweep none of whose trials is complete has no front, and is mirrored."""
+    ends = [
+        trial(0, "failed", device_seconds=2.5),
+        trial(1, "pruned", epochs=2, device_seconds=4.0),
+    ]
+    if resumed:
+        sweep.trials = ends
+        sweep.track()
+    else:
+        sweep.track()
+        for ended in ends:
+            sweep.put(trial(int(ended.trial_id[1:])))
+            sweep.tracker.begin(trial(int(ended.trial_id[1:])))
+            sweep.tracker.rows(ended.trial_id, ended.rows)
+            sweep.end(ended)
+    assert sweep.close()
+    assert sweep.said == []
+    for _ in range(2):
+        parent, children, history = mirrored(store, request.node.name)
+        failed, pruned = children["t0000"], children["t0001"]
+        assert (failed.info.status, failed.data.tags["rsas.state"]) == ("FAILED", "failed")
+        assert failed.data.tags["rsas.reason"] == "out of memory"
+        assert (pruned.info.status, pruned.data.tags["rsas.state"]) == ("KILLED", "pruned")
+        assert pruned.info.end_time == 2001000
+        assert history(pruned, "device_seconds") == [(2, 4.0)]
+        assert [epoch for epoch, _ in history(pruned, "val_accuracy")] == [1, 2]
+        for run in (failed, pruned):
+            assert "rsas.pareto" not in run.data.tags
+        assert history(parent, "hypervolume") == []
+        sweep.track()  # what ended stays ended when the sweep goes on
+        assert sweep.close()
 
 
-def test_a_trial_without_new_rows_logs_nothing(store, open_tracker, request, monkeypatch):
-    done = [trial(n, "complete") for n in range(3)]
-    assert open_tracker(done).close(done, finished=True)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_repeated_trial_has_the_rows_of_the_other(store, sweep, request, resumed):
+    original = trial(0, "complete", device_seconds=3.0)
+    repeated = trial(
+        1, "complete", same_as="t0000", objectives=original.objectives, rows=original.rows
+    )
+    if resumed:
+        sweep.trials = [original, repeated]
+        sweep.track()
+    else:
+        sweep.track()
+        sweep.run(0, device_seconds=3.0)
+        sweep.put(trial(1))
+        sweep.tracker.begin(trial(1))
+        sweep.end(repeated)
+    assert sweep.close()
+    _, children, history = mirrored(store, request.node.name)
+    run = children["t0001"]
+    assert run.data.tags["rsas.same_as"] == "t0000"
+    assert run.info.status == "FINISHED"
+    assert history(run, "val_accuracy") == history(children["t0000"], "val_accuracy") != []
+    assert "device_seconds" not in run.data.metrics
+    assert children["t0000"].data.metrics["device_seconds"] == 3.0
+    assert "rsas.same_as" not in children["t0000"].data.tags
+
+
+def test_a_finished_sweep_may_have_trials_that_a_limit_cut_off(store, sweep, request):
+    sweep.trials = [trial(0, "complete"), trial(1, epochs=1)]
+    sweep.track()
+    assert sweep.close(finished=True)
+    parent, children, _ = mirrored(store, request.node.name)
+    assert parent.info.status == "FINISHED"
+    assert (children["t0000"].info.status, children["t0001"].info.status) == ("FINISHED", "KILLED")
+
+
+def test_secrets_are_nowhere_in_mlflow(store, sweep, monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "key-4711-0815")
+    hidden = ["key-4711-0815", "pass-word-4711"]
+    told = " ".join(["s3://me:pass-word-4711@bucket", hidden[0]])
+    record = {"name": "tests", "place": told, "base": TrainConfig(exclude=(told,)).to_dict()}
+    sweep.track(record=record)
+    sweep.run(0, params={"source": told})
+    failed = trial(1, "failed", reason=f"cannot read {told}", params={"source": told})
+    sweep.put(failed)
+    sweep.tracker.begin(failed)
+    sweep.end(failed)
+    assert sweep.close()
+    written = [path for path in store.rglob("*") if path.is_file()]
+    assert {"front.json", "front.csv", "front.html", "experiment.json"} <= {p.name for p in written}
+    for secret in hidden:
+        found = {path.name for path in written if secret.encode() in path.read_bytes()}
+        assert found == set()
+
+
+def test_a_trial_without_new_rows_logs_nothing(sweep, monkeypatch):
+    sweep.trials = [trial(n, "complete") for n in range(3)]
+    sweep.track()
+    assert sweep.close()
     calls = []
     for name in ("log_batch", "set_tag", "log_text", "create_run"):
         monkeypatch.setattr(MlflowClient, name, lambda *a, _n=name, **k: calls.append(_n))
-    assert open_tracker(done).close(done, finished=True)
+    sweep.track()
+    assert sweep.close()
     assert calls == []
+
+
+def test_what_mlflow_has_of_a_sweep_is_read(store, sweep, request):
+    sweep.track()
+    for number in range(3):
+        sweep.run(number)
+    assert sweep.close(finished=False)
+    uri = f"sqlite:///{store}/mlflow.db"
+    assert read_mirror(uri, "no such sweep").parents == []
+    found = read_mirror(uri, request.node.name[::-1])
+    parent, children, _ = mirrored(store, request.node.name)
+    assert (found.parents, found.status) == ([parent.info.run_id], "KILLED")
+    assert found.points == [1, 2, 3]
+    assert found.front == front_mark(t.trial_id for t in front(sweep.trials, OBJECTIVES))
+    assert [run.trial_id for run in found.runs] == ["t0000", "t0001", "t0002"]
+    run = found.runs[1]
+    assert (run.run_id, run.status) == (children["t0001"].info.run_id, "FINISHED")
+    assert (run.state, run.pareto, run.epochs) == ("complete", "false", [1, 2, 3])
+    assert run.params == {"sparsity": "0.4", "measure_lr": "0.1"}
+    assert run.metrics["sparsity"] == 0.4
+    assert read_history(uri, run.run_id) == [
+        {name: pytest.approx(value) for name, value in row.items()} for row in trial(1).rows
+    ]
+    delete_run(uri, run.run_id)
+    left = read_mirror(uri, request.node.name[::-1]).runs
+    assert [run.trial_id for run in left] == ["t0000", "t0002"]
 
 
 def test_a_server_that_does_not_answer_is_one_clear_line():

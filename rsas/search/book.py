@@ -10,6 +10,7 @@ import datetime
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -304,7 +305,9 @@ class Book:
 
     def to_dict(self, number: int) -> dict[str, Any]:
         """All the book has of a trial, as JSON types; ``rebuild`` takes it back."""
-        return _trial_to_dict(self._frozen()[number])
+        frozen = self._frozen()
+        known = sum(_KNOWN in trial.user_attrs for trial in frozen)
+        return {**_trial_to_dict(frozen[number]), "known": known}
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         def tell() -> None:
@@ -358,6 +361,9 @@ def rebuild(
     """
     whole, launches, queue, record = _whole_part(journal)
     aside = _aside(journal)
+    known = max(
+        (record.get("known", 0) for record in [*whole.values(), *records.values()]), default=0
+    )
     partial = journal.with_name(f".{journal.name}.partial")
     partial.unlink(missing_ok=True)
     made = Book(partial, experiment)
@@ -367,7 +373,12 @@ def rebuild(
         # A record is written after the book: where both are there, it may be the older one.
         if found is None or (kept is not None and kept["state"] != "RUNNING"):
             found = kept
-        if found is None:
+        elif kept is not None:
+            parts = ("params", "distributions", "user_attrs", "system_attrs")
+            found = {**found, **{part: {**kept[part], **found[part]} for part in parts}}
+        if found is None and number < known:
+            found = {"state": "FAIL", "user_attrs": {_KNOWN: "lost"}}
+        elif found is None:
             lost.append(trial_id(number))
             found = {"state": "FAIL", "user_attrs": {_REASON: "lost with the damaged book"}}
         made._study.add_trial(_trial_from_dict(found, len(experiment.objectives)))
@@ -377,8 +388,8 @@ def rebuild(
     if record is not None:
         made.note_record(record)
     count = len(made._frozen())
-    if journal.exists():
-        journal.replace(aside)
+    if journal.exists():  # and stays until there is a whole one
+        shutil.copy2(journal, aside)
     partial.replace(journal)
     lines.append(f"the book is made anew of {count} trials' records")
     if lost:
@@ -389,11 +400,18 @@ def rebuild(
 def is_behind(book: Book, records: Mapping[int, Mapping[str, Any]]) -> bool:
     """Whether trials' own records know more than the book, which so must have been cut."""
     frozen = book._frozen()
-    return any(
-        number >= len(frozen)
-        or (record["state"] != "RUNNING" and not frozen[number].state.is_finished())
-        for number, record in records.items()
-    )
+
+    def lacks(number: int, record: Mapping[str, Any]) -> bool:
+        if number >= len(frozen):
+            return True
+        if frozen[number].state.is_finished():
+            return False
+        parts = ("params", "user_attrs", "system_attrs")
+        return record["state"] != "RUNNING" or any(
+            record[part].keys() - getattr(frozen[number], part).keys() for part in parts
+        )
+
+    return any(lacks(number, record) for number, record in records.items())
 
 
 def _whole_part(
@@ -414,7 +432,7 @@ def _whole_part(
     try:
         partial.write_bytes(b"".join(good))
         book = Book(partial)
-        trials = {trial.number: _trial_to_dict(trial) for trial in book._frozen()}
+        trials = {trial.number: book.to_dict(trial.number) for trial in book._frozen()}
         return trials, book.launches(), book._study.user_attrs.get(_QUEUE, []), book.record()
     except InputError:  # not even its beginning is there
         return {}, [], [], None

@@ -93,7 +93,9 @@ class SweepDisplay:
             told = f"stopped after {trial.epochs:.0f} epochs"
         if trial.same_as:
             told += f", the same configuration as {trial.same_as}"
-        self._console.print(f"{trial.trial_id} {trial.state}: {told} ({self._summary()})")
+        self._console.print(
+            f"{trial.trial_id} {trial.state}: {told} ({self._summary()})", markup=False
+        )
 
     def _done(self) -> int:
         return sum(trial.state in ("complete", "pruned") for trial in self._trials)

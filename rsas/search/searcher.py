@@ -109,18 +109,19 @@ class BookSearcher(Searcher):
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
         """A trial to run, None while there is none to begin, or FINISHED."""
-        while len(self._running) < self._slots():
+        while True:
             if self._lacking() <= len(self._running):
                 return None if self._running else str(Searcher.FINISHED)
+            if len(self._running) >= self._slots():
+                return None
             try:
                 found = self._next()
-            except Halted as error:
+            except (Halted, OSError) as error:  # of the book, or of the storage
                 self.halted = self.halted or str(error)
                 continue
             if found is not None:
                 self._running[trial_id], config = found
                 return config
-        return None
 
     def judge(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether Tune is to stop a trial; asked at each of its results but the last."""
@@ -129,7 +130,7 @@ class BookSearcher(Searcher):
             return True
         try:
             run.stopped = self._is_beaten(run.number, result.get(ROWS, []))
-        except Halted as error:
+        except (Halted, OSError) as error:
             self.halted = self.halted or str(error)
         return run.stopped or bool(self.halted)
 

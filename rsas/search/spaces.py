@@ -67,8 +67,11 @@ def check_points(experiment: Experiment, points: Sequence[Mapping[str, Any]]) ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna's, of values that are refused below
             _config(experiment, trial)
+        # Of a value that Optuna cannot even compare, suggest_float raises, and nothing is asked.
+        free = study.ask()
+        _config(experiment, free)
         for name, value in point.items():
-            distribution = trial.distributions.get(name)
+            distribution = trial.distributions.get(name) or free.distributions.get(name)
             if distribution is None:
                 asked = ", ".join(trial.distributions)
                 raise InputError(f"{where}: the space asks for {asked}, not for {name!r}")

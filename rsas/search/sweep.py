@@ -424,7 +424,11 @@ def _end_soon(*_: Any) -> None:
     timer = threading.Timer(_END_SECONDS, os._exit, [128 + signal.SIGTERM])
     timer.daemon = True
     timer.start()
-    os.kill(os.getpid(), signal.SIGINT)
+    # As on SIGINT, which itself may be ignored: a shell does so for what it runs beside a script.
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler):
+        raise KeyboardInterrupt
+    handler(signal.SIGINT, None)
 
 
 def _check_known(other: SweepFolder, experiment: Experiment) -> None:

@@ -19,6 +19,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -136,13 +137,14 @@ class SweepFolder:
 
     def kept_records(self) -> dict[int, dict[str, Any]]:
         """What trials' own folders have of the book, by number; damaged ones left out."""
-        numbers = {
-            f"{name}/trial.json": int(name[1:]) for name in self.trials.names() if name[0] == "t"
-        }
+        names = [name for name in self.trials.names() if re.fullmatch(r"t\d+", name)]
+        contents = self.trials.read_all([f"{name}/trial.json" for name in names])
         found = {}
-        for name, content in zip(numbers, self.trials.read_all(list(numbers)), strict=True):
+        for name, content in zip(names, contents, strict=True):
             with contextlib.suppress(ValueError):
-                found[numbers[name]] = json.loads(content or b"")
+                record = json.loads(content or b"")
+                if isinstance(record, dict) and {"number", "state", "params"} <= record.keys():
+                    found[int(name[1:])] = record
         return found
 
     def book(self, experiment: Experiment | None = None) -> Book:
@@ -222,8 +224,10 @@ class SweepFolder:
         file = self.path / "sweep.json"
         try:
             found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            if found["schema"] == _SCHEMA:
+                self._take(found)
             return found
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError, TypeError):
             if not self.journal.exists():
                 raise
         from rsas.search.book import Book

@@ -1,14 +1,26 @@
 """The book: suggestions that depend on it alone, and states that survive."""
 
+import contextlib
 import dataclasses
+import json
+import random
+import shutil
+import threading
+import time
+import types
+import uuid
 
+import optuna
 import pytest
 
 from rsas import InputError, TrainConfig
+from rsas.errors import Halted
 from rsas.records import Objective
-from rsas.search.book import Book
-from rsas.search.experiment import Budget, Experiment
+from rsas.search import book as module
+from rsas.search.book import Book, Launch, Rung, is_behind, rebuild
+from rsas.search.experiment import Budget, Experiment, Resources
 from search_spaces.paper import paper
+from tests.servers import postgres
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
@@ -31,70 +43,246 @@ def result(config):
     return {"val_accuracy": accuracy, "sparsity": config.sparsity}
 
 
-def run(path, count, **options):
+def run(open_, count, **options):
     """Run trials one at a time, opening the book anew for each, as after an interruption."""
-    configs = []
-    for _ in range(count):
-        book = Book(path, experiment(**options))
-        number = book.begin()
-        configs.append(book.config(number))
-        book.complete(number, result(configs[-1]))
-    return configs
+    return [step(open_(experiment(**options))) for _ in range(count)]
+
+
+def step(book):
+    """Run a trial; returns its configuration."""
+    number = book.begin()
+    config = book.config(number)
+    book.note_key(number, config.key())
+    book.complete(number, {**result(config), "epoch": 10.0}, device_seconds=3.0)
+    return config
+
+
+def entries(book):
+    """All the book has of its trials, as JSON."""
+    numbers = [int(trial.trial_id[1:]) for trial in book.trials(OBJECTIVES)]
+    return {number: json.loads(json.dumps(book.to_dict(number))) for number in numbers}
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed(*_, **__):
+    raise Killed
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A database in which MLflow has been: its version is in a table that Optuna has, too."""
+    with postgres(tmp_path_factory.mktemp("postgres")) as running:
+        with running.connect() as connection:
+            connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+            connection.execute("INSERT INTO alembic_version VALUES ('of MLflow')")
+        yield running
+
+
+@pytest.fixture(params=["file", "database"])
+def open_book(request, tmp_path):
+    """Opens one and the same book again and again; without an experiment only to be read."""
+    if request.param == "file":
+        return lambda experiment=None: Book(tmp_path / "book", experiment)
+    url, study = request.getfixturevalue("server").url, uuid.uuid4().hex
+    return lambda experiment=None: Book(url, experiment, study=study)
+
+
+def in_folder(path):
+    return lambda experiment=None: Book(path / "book", experiment)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
 def test_a_book_opened_anew_suggests_what_an_open_one_would(sampler, tmp_path):
     whole = Book(tmp_path / "whole", experiment(sampler=sampler))
-    expected = []
-    for _ in range(14):
-        number = whole.begin()
-        expected.append(whole.config(number))
-        whole.complete(number, result(expected[-1]))
-    assert run(tmp_path / "parts", 14, sampler=sampler) == expected
+    expected = [step(whole) for _ in range(14)]
+    assert run(in_folder(tmp_path), 14, sampler=sampler) == expected
     assert len(set(expected)) == 14  # no point twice: start-up points are not replayed
 
 
 def test_suggestions_follow_the_seed(tmp_path):
-    assert run(tmp_path / "a", 3) == run(tmp_path / "b", 3)
-    assert run(tmp_path / "a", 3) != run(tmp_path / "c", 3, seed=1)
+    first, *others = [tmp_path / name for name in "abc"]
+    for path in (first, *others):
+        path.mkdir()
+    expected = run(in_folder(first), 3)
+    assert run(in_folder(others[0]), 3) == expected
+    assert run(in_folder(others[1]), 3, seed=1) != expected
 
 
 def test_the_sampler_learns(tmp_path):
     """Trials of TPE after its random ones are better than those of random search."""
     late = {}
     for sampler in ("tpe", "random"):
-        configs = run(tmp_path / sampler, 30, sampler=sampler)[15:]
+        (tmp_path / sampler).mkdir()
+        configs = run(in_folder(tmp_path / sampler), 30, sampler=sampler)[15:]
         late[sampler] = sum(abs(config.measure_lr - 0.1) for config in configs) / 15
     assert late["tpe"] < late["random"]
 
 
-def test_states(tmp_path):
-    book = Book(tmp_path / "book", experiment())
-    for _ in range(4):
+def test_states(open_book):
+    book = open_book(experiment())
+    for _ in range(5):
         book.begin()
-    book.complete(0, {"val_accuracy": 0.5, "sparsity": 0.9, "epoch": 3.0})
-    book.complete(1, {"val_accuracy": float("nan"), "sparsity": 0.9})
-    book.fail(2, "out of memory")
-    trials = Book(tmp_path / "book").trials(OBJECTIVES)
-    assert [t.state for t in trials] == ["complete", "failed", "failed", "running"]
+    book.complete(0, {"val_accuracy": 0.5, "sparsity": 0.9, "epoch": 3.0}, device_seconds=2.0)
+    book.complete(1, {"val_accuracy": float("nan"), "sparsity": 0.9}, device_seconds=3.0)
+    book.fail(2, "out of memory", device_seconds=5.0)
+    book.prune(3, 1.0, device_seconds=7.0)
+    trials = open_book().trials(OBJECTIVES)
+    assert [t.state for t in trials] == ["complete", "failed", "failed", "pruned", "running"]
     assert trials[0].objectives == {"val_accuracy": 0.5, "sparsity": 0.9}
     assert trials[1].reason == "objectives are not finite: val_accuracy=nan, sparsity=0.9"
     assert trials[2].reason == "out of memory"
-    assert book.unfinished() == [3]
-    assert book.ended() == {"complete": 1, "pruned": 0, "failed": 2}
+    assert trials[3].objectives == {}
+    assert [t.epochs for t in trials] == [3.0, 0.0, 0.0, 1.0, 0.0]
+    assert [t.device_seconds for t in trials] == [2.0, 3.0, 5.0, 7.0, 0.0]
+    assert book.device_seconds() == 17.0
+    assert book.unfinished() == [4]
+    assert book.ended() == {"complete": 1, "pruned": 1, "failed": 2}
     assert trials[0].trial_id == "t0000"
     assert trials[0].finished >= trials[0].started
-    assert trials[3].finished is None
+    assert trials[4].finished is None
+    assert book.trial(3, OBJECTIVES) == trials[3]
 
 
-def test_a_trial_cut_off_while_it_was_asked_for_gets_the_rest_of_its_values(tmp_path):
-    def killed(trial):
+def test_what_has_ended_stays_as_it_was(open_book):
+    """A driver may tell twice, where the answer to the first time was lost."""
+    book = open_book(experiment())
+    book.complete(book.begin(), {"val_accuracy": 0.5, "sparsity": 0.9, "epoch": 3.0})
+    before = entries(book)
+    book.fail(0, "told again", device_seconds=1.0)
+    book.prune(0, 1.0)
+    assert entries(open_book()) == before
+
+
+def test_an_end_that_was_half_told_did_not_happen(open_book, monkeypatch):
+    """The reason and the time of a failure are written before its state."""
+    book = open_book(experiment())
+    book.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", killed)
+        with pytest.raises(Killed):
+            book.fail(0, "out of memory", device_seconds=5.0)
+    after = open_book(experiment())
+    assert after.device_seconds() == 0.0  # of trials that ended
+    after.complete(0, {"val_accuracy": 0.5, "sparsity": 0.9}, device_seconds=8.0)
+    (trial,) = after.trials(OBJECTIVES)
+    assert (trial.state, trial.reason, trial.device_seconds) == ("complete", "", 8.0)
+
+
+def test_a_configuration_that_is_complete_is_known_by_its_key(open_book):
+    book = open_book(experiment())
+    for _ in range(5):
+        book.begin()
+    assert [book.note_key(number, "one") for number in (0, 1)] == [None, None]  # they run
+    book.prune(0, 1.0)
+    assert book.note_key(2, "one") is None  # nobody knows what it would have come to
+    book.complete(1, {"val_accuracy": 0.5, "sparsity": 0.9, "epoch": 3.0}, device_seconds=2.0)
+    assert open_book(experiment()).note_key(2, "one") == 1
+    assert book.note_key(3, "two") is None
+    book.repeat(2, 1)
+    repeated, original = open_book().trial(2, OBJECTIVES), book.trial(1, OBJECTIVES)
+    assert (repeated.state, repeated.same_as) == ("complete", "t0001")
+    assert (repeated.objectives, repeated.epochs) == (original.objectives, original.epochs)
+    assert repeated.device_seconds == 0.0
+    assert book.ended()["complete"] == 2
+    assert original.same_as == ""
+
+
+def test_rungs_and_launches_and_the_record_are_kept(open_book):
+    book = open_book(experiment())
+    assert (book.rungs(), book.launches(), book.record()) == ([], [], None)
+    for _ in range(2):
+        book.begin()
+    rungs = [
+        Rung(0, 1, [0.25, 0.5], False),
+        Rung(0, 3, [0.75, 0.5], True),
+        Rung(1, 1, [0, 1], False),
+    ]
+    for rung in rungs[::-1]:
+        book.note_rung(rung)
+    book.prune(0, 3.0)
+    launches = [Launch(began=float(index)) for index in range(11)]
+    for index, launch in enumerate(launches):
+        book.note_launch(index, launch)
+    launches[1] = Launch(began=1.0, first=2.0, last=9.0, slot_seconds=14.0, trained=12.5)
+    book.note_launch(1, launches[1])
+    record = {"id": "x", "experiment": {"budget": {"trials": 30, "hours": None}}}
+    book.note_record(record)
+    after = open_book()
+    assert sorted(after.rungs(), key=lambda rung: (rung.number, rung.rung)) == rungs
+    assert after.launches() == launches
+    assert after.record() == record
+
+
+def test_points_are_handed_out_first_and_in_order(open_book, monkeypatch):
+    """Also where the process ends between two of them, or when one is in Optuna's queue."""
+    points = [{"sparsity": 0.6, "measure_lr": 0.5}, {"sparsity": 0.7}, {"measure_lr": 0.25}]
+    open_book(experiment()).enqueue(points)
+    begun = [open_book(experiment()).begin()]
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "ask", killed)
+        with pytest.raises(Killed):
+            open_book(experiment()).begin()
+    between = open_book(experiment())
+    assert len(between.trials(OBJECTIVES)) == 1  # nobody has begun what waits
+    assert (between.unfinished(), between.ended()["failed"]) == ([0], 0)
+    between.fail(0, "it takes a turn all the same")
+    begun += [open_book(experiment()).begin() for _ in range(3)]
+    book = open_book(experiment())
+    configs = [book.config(number) for number in begun]
+    assert begun == [0, 1, 2, 3]
+    assert (configs[0].sparsity, configs[0].measure_lr) == (0.6, 0.5)
+    assert (configs[1].sparsity, configs[2].measure_lr) == (0.7, 0.25)
+    drawn = [configs[1].measure_lr, configs[2].sparsity, configs[3].sparsity, configs[3].measure_lr]
+    assert not {0.6, 0.5, 0.7, 0.25} & set(drawn)
+    assert len(book.trials(OBJECTIVES)) == 4
+
+
+def test_known_trials_teach_the_sampler_and_are_no_trials(open_book, tmp_path, monkeypatch):
+    other = Book(tmp_path / "other", experiment(sampler="random", seed=7))
+    for _ in range(12):
+        step(other)
+    shutil.copy(tmp_path / "other", tmp_path / "own")
+    other.prune(other.begin(), 1.0)
+    other.fail(other.begin(), "out of memory")
+    other.begin()
+    real, added = optuna.Study.add_trial, []
+
+    def add(study, trial):
+        if len(added) == 5:
+            killed()
+        added.append(trial)
+        real(study, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "add_trial", add)
+        with pytest.raises(Killed):
+            open_book(experiment()).add_known(other, "old")
+    book = open_book(experiment())
+    assert [book.add_known(other, "old") for _ in range(2)] == [12, 12]
+    assert (book.trials(OBJECTIVES), book.unfinished(), book.device_seconds()) == ([], [], 0.0)
+    assert set(book.ended().values()) == {0}
+    number = book.begin()
+    assert number == 12  # each is there once
+    # As if these results were its own, of which there are enough to learn from.
+    own = Book(tmp_path / "own", experiment())
+    assert book.config(number) == own.config(own.begin())
+    assert book.note_key(number, other.config(0).key()) is None  # that one's files are not here
+    book.fail(number, "not of interest")
+    book.enqueue([{}, {"sparsity": 0.6, "measure_lr": 0.5}])
+    assert book.config(book.begin()).sparsity == 0.6  # the second trial of the sweep
+
+
+def test_a_trial_cut_off_while_it_was_asked_for_gets_the_rest_of_its_values(open_book):
+    def cut(trial):
         trial.suggest_float("sparsity", 0.5, 0.99)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Book(tmp_path / "book", experiment(space=killed)).begin()
-    book = Book(tmp_path / "book", experiment())
+        open_book(experiment(space=cut)).begin()
+    book = open_book(experiment())
     assert book.unfinished() == [0]
     first = book.trials(OBJECTIVES)[0].params["sparsity"]
     config = book.config(0)
@@ -130,8 +318,6 @@ def test_a_line_that_was_cut_off_did_not_happen(tmp_path):
 
 
 def test_a_lock_left_by_a_kill_does_not_hold_up(tmp_path):
-    import time
-
     Book(tmp_path / "book", experiment())
     (tmp_path / "book.lock").symlink_to(tmp_path / "book")
     start = time.monotonic()
@@ -144,6 +330,326 @@ def test_a_damaged_book_is_named(tmp_path):
     for options in ((), (experiment(),)):
         with pytest.raises(InputError, match="book: the book of the sweep cannot be read"):
             Book(tmp_path / "book", *options)
+
+
+def test_a_book_that_cannot_be_written_halts_the_sweep(tmp_path, monkeypatch):
+    book = Book(tmp_path / "book", experiment())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.JournalFileBackend, "append_logs", full)
+    with pytest.raises(Halted, match="^the book cannot be written .No space left on device.$"):
+        book.begin()
+
+
+def test_a_database_that_is_away_is_asked_again_for_a_while(tmp_path, monkeypatch):
+    book = Book(tmp_path / "book", experiment())
+    real, answers = optuna.Study.get_trials, [False, False, True]
+
+    def sometimes(study, **options):
+        if answers and not answers.pop(0):
+            raise optuna.exceptions.StorageInternalError("away")
+        return real(study, **options)
+
+    now = [0.0]
+    clock = types.SimpleNamespace(
+        monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds)
+    )
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(optuna.Study, "get_trials", sometimes)
+    assert book.trials(OBJECTIVES) == []
+    answers += [False] * 1000
+    with pytest.raises(Halted, match="^the study's database does not answer .away.$"):
+        book.trials(OBJECTIVES)
+    assert 60 < now[0] < 70
+
+
+# A damaged journal.
+
+RECORD = {"id": "x", "experiment": {"name": "test"}}
+LAUNCHES = [
+    Launch(began=1.0, first=2.0, last=3.0, slot_seconds=2.0, trained=1.5),
+    Launch(began=9.0),
+]
+QUEUE = [{"sparsity": 0.6}, {"sparsity": 0.7}]
+
+
+def eventful(path):
+    """A book with trials in all states, some begun beside each other."""
+    book = Book(path, experiment())
+    book.enqueue(QUEUE)
+    book.note_record(RECORD)
+    for index, launch in enumerate(LAUNCHES):
+        book.note_launch(index, launch)
+    for _ in range(11):
+        step(book)
+    first, second, third, fourth = [book.begin() for _ in range(4)]
+    book.note_rung(Rung(first, 1, [0.25, 0.5], False))
+    book.note_rung(Rung(first, 3, [0.25, 0.5], True))
+    book.prune(first, 3.0, 1.5)
+    book.fail(second, "out of memory", 2.5)
+    book.repeat(third, 4)
+    book.note_rung(Rung(fourth, 1, [0.75, 0.5], False))  # and it runs
+    book.begin()
+    return book
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An eventful book: its bytes, its trials, and what it suggests next."""
+    path = tmp_path_factory.mktemp("whole") / "study.journal"
+    book = eventful(path)
+    content, kept = path.read_bytes(), entries(book)
+    return types.SimpleNamespace(content=content, entries=kept, config=book.config(book.begin()))
+
+
+def damages(content):
+    """(how, what is left of a journal)."""
+    rng = random.Random(0)
+    for place in sorted(rng.sample(range(len(content)), 20)):
+        yield f"cut at {place}", content[:place]
+    for place in sorted(rng.sample(range(len(content)), 20)):
+        flipped = bytes([content[place] ^ rng.choice([0xFF, 0x80])])
+        yield f"flipped at {place}", content[:place] + flipped + content[place + 1 :]
+    yield "emptied", b""
+    yield "overwritten", b"\0" * len(content)
+
+
+def test_a_damaged_book_is_made_anew_with_the_same_trials(whole, tmp_path):
+    header = whole.content.index(b'{"op_code":4')  # the first trial
+    for index, (how, damaged) in enumerate(damages(whole.content)):
+        path = tmp_path / str(index) / "study.journal"
+        path.parent.mkdir()
+        path.write_bytes(damaged)
+        lines = rebuild(path, whole.entries, experiment())
+        assert lines == [
+            f"{path} is damaged, kept aside as study.journal.damaged",
+            "the book is made anew of 16 trials' records",
+        ]
+        assert path.with_name("study.journal.damaged").read_bytes() == damaged, how
+        assert sorted(file.name for file in path.parent.iterdir()) == [
+            "study.journal",
+            "study.journal.damaged",
+        ]
+        book = Book(path, experiment())
+        assert entries(book) == whole.entries, how
+        if damaged[:header] == whole.content[:header]:
+            assert (book.record(), book.launches()) == (RECORD, LAUNCHES), how
+        assert book.config(book.begin()) == whole.config, how
+
+
+def test_a_book_that_is_gone_is_made_of_the_records(whole, tmp_path):
+    path = tmp_path / "study.journal"
+    rebuild(path, whole.entries, experiment())
+    assert entries(Book(path)) == whole.entries
+    path.write_bytes(b"damaged again\n{}\n")
+    path.with_name("study.journal.damaged").write_bytes(b"before")
+    rebuild(path, whole.entries, experiment())
+    assert path.with_name("study.journal.damaged").read_bytes() == b"before"
+    assert path.with_name("study.journal.damaged1").read_bytes() == b"damaged again\n{}\n"
+    assert entries(Book(path)) == whole.entries
+
+
+def test_trials_of_which_nothing_is_known_have_failed(whole, tmp_path):
+    path = tmp_path / "study.journal"
+    kept = {n: entry for n, entry in whole.entries.items() if n not in (1, 7)}
+    path.write_bytes(b"")
+    lines = rebuild(path, kept, experiment())
+    assert lines[2:] == ["nothing is known any more of t0001, t0007: told as failed"]
+    book = Book(path)
+    assert {n: entry for n, entry in entries(book).items() if n not in (1, 7)} == kept
+    lost = [book.trial(number, OBJECTIVES) for number in (1, 7)]
+    assert {(trial.state, trial.reason) for trial in lost} == {
+        ("failed", "lost with the damaged book")
+    }
+
+
+def test_known_trials_that_are_lost_did_not_fail(tmp_path):
+    other, path = Book(tmp_path / "other", experiment()), tmp_path / "study.journal"
+    for _ in range(3):
+        step(other)
+    book = Book(path, experiment())
+    book.add_known(other, "old")
+    step(book)
+    before = entries(book)
+    path.unlink()
+    rebuild(path, before, experiment())
+    after = Book(path)
+    assert entries(after) == before
+    assert after.ended() == {"complete": 1, "pruned": 0, "failed": 0}
+
+
+def test_of_book_and_record_the_newer_is_taken(whole, tmp_path):
+    """A record is written after the book: where the book has an end, it has it from later on."""
+    path = tmp_path / "study.journal"
+    path.write_bytes(whole.content + b"damaged\n{}\n")
+    older = {**whole.entries[3], "state": "RUNNING", "values": None, "finished": None}
+    rebuild(path, {**whole.entries, 3: older}, experiment())
+    assert entries(Book(path)) == whole.entries
+
+    path.write_bytes(whole.content + b"damaged\n{}\n")
+    running = max(whole.entries)
+    newer = {
+        **whole.entries[running],
+        "state": "COMPLETE",
+        "values": [0.5, 0.5],
+        "finished": whole.entries[running]["started"] + 60.0,
+    }
+    rebuild(path, {running: newer}, experiment())
+    assert entries(Book(path)) == {**whole.entries, running: newer}
+
+
+def test_what_waited_in_the_queue_waits_on(tmp_path, monkeypatch):
+    path = tmp_path / "study.journal"
+    book = Book(path, experiment())
+    book.enqueue([*QUEUE, {"sparsity": 0.8}])
+    book.begin()
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "ask", killed)
+        with pytest.raises(Killed):
+            book.begin()
+    kept = entries(book)
+    with path.open("ab") as file:
+        file.write(b"damaged\n{}\n")
+    rebuild(path, kept, experiment())
+    after = Book(path, experiment())
+    assert after.config(after.begin()).sparsity == 0.7
+    assert after.config(after.begin()).sparsity == 0.8
+    assert len(after.trials(OBJECTIVES)) == 3
+
+
+def test_a_rebuild_that_is_killed_can_be_done_again(whole, tmp_path, monkeypatch):
+    path = tmp_path / "study.journal"
+    path.write_bytes(whole.content + b"damaged\n{}\n")
+    real = module.Path.replace
+    for count in range(2):  # renamed before the process ends
+        left = [real] * count
+
+        def replace(self, target, left=left):
+            return left.pop()(self, target) if left else killed()
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(module.Path, "replace", replace)
+            rebuild(path, whole.entries, experiment())
+    rebuild(path, whole.entries, experiment())
+    book = Book(path)
+    assert entries(book) == whole.entries
+    assert (book.record(), book.launches()) == (RECORD, LAUNCHES)
+
+
+def test_a_rung_that_was_noted_after_the_record_is_kept(whole, tmp_path):
+    path = tmp_path / "study.journal"
+    path.write_bytes(whole.content + b"damaged\n{}\n")
+    judged = max(n for n, entry in whole.entries.items() if "rsas:rung:1" in entry["user_attrs"])
+    older = {**whole.entries[judged], "user_attrs": {}}
+    rebuild(path, {judged: older}, experiment())
+    assert entries(Book(path)) == whole.entries
+
+
+def test_a_book_is_behind_when_a_record_knows_more(tmp_path):
+    book = Book(tmp_path / "book", experiment())
+    for _ in range(2):
+        book.begin()
+    running = entries(book)
+    book.fail(1, "out of memory")
+    ended = entries(book)
+    assert not is_behind(book, {})
+    assert not is_behind(book, running)  # a record may be older
+    assert not is_behind(book, ended)
+    assert is_behind(book, {0: {**running[0], "state": "COMPLETE"}})
+    assert is_behind(book, {0: {**running[0], "state": "PRUNED"}})
+    assert is_behind(book, {2: {**running[1], "number": 2}})
+
+
+def test_a_book_is_behind_whenever_its_end_is_gone(whole, tmp_path):
+    """Whole lines that are gone leave a book that can be read."""
+    lines = whole.content.splitlines(keepends=True)
+    for count in range(1, len(lines) + 1):
+        path = tmp_path / str(count)
+        path.write_bytes(b"".join(lines[:count]))
+        book = Book(path, experiment())
+        assert is_behind(book, whole.entries) == (entries(book) != whole.entries), lines[count]
+
+
+def test_a_last_line_that_is_damaged_is_noticed_before_more_is_written(whole, tmp_path):
+    path = tmp_path / "book"
+    path.write_bytes(whole.content[:-2] + b'"\n')  # and it still ends as a line
+    with pytest.raises(InputError, match="the book of the sweep cannot be read"):
+        Book(path, experiment())
+
+
+# A database.
+
+
+def test_a_database_suggests_what_a_file_would_also_when_it_restarts(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)  # it answers: it needs no second try
+    expected = run(in_folder(tmp_path), 13)
+    book, found = Book(server.url, experiment(), study="restarted"), []
+    for index in range(13):
+        if index == 4:
+            server.restart()
+        if index == 8:
+            server.restart("immediate")  # as after a crash
+            book = Book(server.url, experiment(), study="restarted")
+        found.append(step(book))
+    assert found == expected
+    there = Book(server.url, study="restarted").trials(OBJECTIVES)
+    assert [trial.state for trial in there] == ["complete"] * 13
+
+
+def test_a_database_that_restarts_is_waited_for(server):
+    book = Book(server.url, experiment(), study="patient")
+    server.stop()
+    again = threading.Timer(0.5, server.start)
+    again.start()
+    try:
+        step(book)
+    finally:
+        again.join()
+    assert book.ended()["complete"] == 1
+
+
+def test_a_database_that_stays_away(server, monkeypatch):
+    book = Book(server.url, experiment(), study="away")
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    password = server.url.split("@")[0].rsplit(":", 1)[1]
+    server.stop()
+    try:
+        with pytest.raises(Halted, match="the study's database does not answer") as halted:
+            book.begin()
+        with pytest.raises(InputError, match="the book of the sweep cannot be read") as refused:
+            Book(server.url, experiment(), study="away")
+    finally:
+        server.start()
+    for caught in (halted, refused):
+        assert password not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_mlflow_uses_too(server):
+    """Both have a table of the name alembic_version, with revisions the other does not know."""
+    Book(server.url, experiment(), study="beside MLflow").begin()
+    with server.connect() as connection:
+        rows = connection.execute("SELECT * FROM public.alembic_version").fetchall()
+        found = connection.execute(
+            "SELECT schemaname, tablename FROM pg_tables WHERE tablename IN "
+            "('alembic_version', 'studies', 'trials') ORDER BY 1, 2"
+        ).fetchall()
+    assert rows == [("of MLflow",)]
+    assert found == [("public", "alembic_version")] + [
+        ("rsas", name) for name in ("alembic_version", "studies", "trials")
+    ]
+
+
+def test_studies_in_a_database_are_apart_until_deleted(server):
+    first, second = (Book(server.url, experiment(), study=name) for name in ("one", "two"))
+    step(first)
+    assert second.trials(OBJECTIVES) == []
+    first.delete()
+    with pytest.raises(InputError, match="cannot be read"):
+        Book(server.url, study="one")
+    assert Book(server.url, study="two").trials(OBJECTIVES) == []
 
 
 def test_experiment_round_trip():
@@ -169,3 +675,19 @@ def test_experiment_round_trip():
 def test_experiments_that_cannot_be(changes, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(experiment(), **changes)
+
+
+def test_limits_are_numbers_or_none():
+    budget = Budget(hours=2, device_hours=None)
+    assert (budget.hours, budget.device_hours) == (2.0, None)
+    assert isinstance(budget.hours, float)
+    again = Experiment.from_dict(dataclasses.replace(experiment(), budget=budget).to_dict(), paper)
+    assert again.budget == budget
+    for hours in (0, -1.0, 2e9, float("nan"), float("inf"), "2", True):
+        with pytest.raises(InputError, match=r"hours=.*: expected a number in \(0, 1e\+09\]"):
+            Budget(hours=hours)
+    for count in (0, 1.5, True, "2"):
+        with pytest.raises(InputError, match=r"max_concurrent=.*: expected an integer in \[1, "):
+            Resources(max_concurrent=count)
+    with pytest.raises(InputError, match="trials=None: expected an integer"):
+        Budget(trials=None)

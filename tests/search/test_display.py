@@ -10,7 +10,7 @@ from rsas.search.display import SweepDisplay, front_table
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
 
-def trial(number, accuracy, sparsity, state="complete", reason=""):
+def trial(number, accuracy=0.0, sparsity=0.0, state="complete", reason="", **others):
     return TrialRecord(
         trial_id=f"t{number:04d}",
         state=state,
@@ -19,11 +19,12 @@ def trial(number, accuracy, sparsity, state="complete", reason=""):
         started=0.0,
         finished=1.0,
         reason=reason,
+        **others,
     )
 
 
 def display(*, terminal, trials=()):
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=200, color_system=None)
     return SweepDisplay(
         console,
         name="first",
@@ -44,7 +45,7 @@ def test_live_table_has_progress_running_trials_and_the_front():
     live, _ = display(terminal=True, trials=[trial(0, 0.9, 0.5), trial(1, 0.8, 0.4)])
     live.begin(2)
     live.begin(3)
-    live.row(2, {"epoch": 5.0, "val_accuracy": 0.61, "sparsity": 0.7})
+    live.rows(2, [{"epoch": 4.0}, {"epoch": 5.0, "val_accuracy": 0.61, "sparsity": 0.7}])
     text = shown(live._render())
     assert "first: 2 of 4 trials done, 2 running, hypervolume 0.4000, about 0:00 left" in text
     assert "t0002 epoch 5/10, val_accuracy 0.6100, sparsity 0.7000" in text
@@ -58,22 +59,58 @@ def test_time_left_follows_the_rate_of_epochs(monkeypatch):
     monkeypatch.setattr("rsas.search.display.time.monotonic", lambda: next(now))
     live, _ = display(terminal=True, trials=[trial(0, 0.9, 0.5)])
     live.begin(1)
-    for epoch in (1.0, 2.0, 3.0):
-        live.row(1, {"epoch": epoch, "val_accuracy": 0.5, "sparsity": 0.5})
+    live.rows(1, [{"epoch": epoch} for epoch in (1.0, 2.0)])
+    live.rows(1, [{"epoch": 3.0}])
     # Three epochs in 30 seconds; three trials of ten lack, less three epochs: 27 at 10 seconds.
     assert live._seconds_left() == 270
 
 
+def test_time_left_knows_that_trials_are_stopped_early(monkeypatch):
+    now = iter([100.0, 130.0])
+    monkeypatch.setattr("rsas.search.display.time.monotonic", lambda: next(now))
+    trials = [trial(0, 0.9, 0.5), trial(1, state="pruned", epochs=4.0)]
+    live, _ = display(terminal=True)
+    live.begin(1)
+    live.rows(1, [{"epoch": float(epoch)} for epoch in range(1, 5)])
+    live.end(1, trials)
+    # Four epochs in 30 seconds; two trials lack, of seven epochs as the first two had.
+    assert live._seconds_left() == 2 * 7 * 30 / 4
+
+
 def test_elsewhere_than_on_a_terminal_a_line_a_trial():
     live, console = display(terminal=False)
+    trials = [
+        trial(0, 0.9, 0.5),
+        trial(1, state="failed", reason="out of memory"),
+        trial(2, state="pruned", epochs=3.0),
+        trial(3, 0.9, 0.5, same_as="t0000"),
+    ]
     with live:
-        live.begin(0)
-        live.end(0, [trial(0, 0.9, 0.5)])
-        live.begin(1)
-        live.end(1, [trial(0, 0.9, 0.5), trial(1, 0, 0, "failed", "out of memory")])
-    first, second = console.file.getvalue().splitlines()
+        for number in range(4):
+            live.begin(number)
+            live.end(number, trials[: number + 1])
+    first, second, third, fourth = console.file.getvalue().splitlines()
     assert first.startswith("t0000 complete: val_accuracy 0.9000, sparsity 0.5000 (1 of 4")
     assert second.startswith("t0001 failed: out of memory (1 of 4 trials done, 1 failed")
+    assert third.startswith(
+        "t0002 pruned: stopped after 3 epochs (2 of 4 trials done, 1 of them stopped early, 1 f"
+    )
+    assert fourth.startswith(
+        "t0003 complete: val_accuracy 0.9000, sparsity 0.5000, the same configuration as t0000 (3"
+    )
+
+
+def test_reasons_are_shown_as_they_are():
+    live, console = display(terminal=False)
+    reason = "ValueError: no such layer [bold] in [/models/net.py]"
+    live.end(0, [trial(0, state="failed", reason=reason)])
+    assert f"t0000 failed: {reason} (" in console.file.getvalue()
+
+
+def test_notes_are_shown_as_they_are():
+    live, console = display(terminal=False)
+    live.note("t0001: a layer [bold] of [/models/net.py]")
+    assert console.file.getvalue() == "note: t0001: a layer [bold] of [/models/net.py]\n"
 
 
 def test_front_table_tells_asked_from_measured_sparsity():

@@ -1,45 +1,129 @@
-"""What is handed out, and what the book is told, without Ray's cluster."""
+"""What is handed out and stopped, and what the book is told, without Ray's cluster."""
+
+import contextlib
+import pickle
+import types
 
 import pytest
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from rsas import TrainConfig
+from rsas.errors import Halted
 from rsas.records import Objective
-from rsas.search.book import Book
-from rsas.search.experiment import Budget, Experiment
-from rsas.search.searcher import BookSearcher
-from rsas.search.trainable import FAILED
+from rsas.search.book import Book, Rung
+from rsas.search.checkpoints import History
+from rsas.search.experiment import Budget, Experiment, Resources
+from rsas.search.scheduler import Halving
+from rsas.search.searcher import BookSearcher, RungScheduler
+from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS
 from search_spaces.paper import paper
 
 OBJECTIVES = (Objective("val_accuracy", "max", 0.1), Objective("sparsity", "max", 0.0))
-GOOD = {"epoch": 10, "val_accuracy": 0.8, "sparsity": 0.9, "time_total_s": 3.0, "done": True}
+EPOCHS = 10  # of a whole training
+
+
+def row(epoch, accuracy=0.8):
+    return {
+        "epoch": float(epoch),
+        "train_loss": 0.5,
+        "val_loss": 0.5,
+        "val_accuracy": accuracy,
+        "sparsity": 0.9,
+        "seconds": 2.0,
+    }
+
+
+def result(first, last=None, accuracy=0.8, **others):
+    """What a trainable tells after these epochs, with what Tune adds."""
+    last = last or first
+    rows = [row(epoch, accuracy) for epoch in range(first, last + 1)]
+    return {ROWS: rows, NOTES: [], "done": last == EPOCHS, "pid": 1, "training_iteration": last} | (
+        others
+    )
+
+
+GOOD = result(1, EPOCHS)
 
 
 class Desk:
-    """A searcher with its book, and a log of what it told."""
+    """A searcher with its book and a log of what it told; ``trained`` is what trials' files have.
 
-    def __init__(self, path, *, trials=3, failures=2, slots=2, space=paper):
+    Trials come to rungs after 1, 3 and 9 epochs; one in three goes on, by the accuracy alone.
+    """
+
+    def __init__(
+        self,
+        path,
+        *,
+        slots=2,
+        halving=False,
+        before=0.0,
+        space=paper,
+        base=None,
+        devices=1.0,
+        trained=None,
+        **budget,
+    ):
         experiment = Experiment(
             name="test",
-            base=TrainConfig(),
+            base=base or TrainConfig(epochs=EPOCHS),
             space=space,
             objectives=OBJECTIVES,
-            budget=Budget(trials=trials, failures=failures),
+            budget=Budget(**{"trials": 3, "failures": 2} | budget),
+            resources=Resources(cpus=4.0, gpus=devices),
         )
+        self.path, self.slots, self.now = path, slots, 1000.0
         self.log = []
+        self.trained = {} if trained is None else trained
         self.book = Book(path, experiment)
         self.searcher = BookSearcher(
             self.book,
-            experiment.budget,
-            slots=slots,
-            on_begin=lambda number: self.log.append(("begin", number)),
-            on_row=lambda number, row: self.log.append(("row", number, row["epoch"])),
-            on_end=lambda number: self.log.append(("end", number)),
-            reason=lambda number: f"reason of {number}",
+            experiment,
+            halving=Halving(OBJECTIVES[:1], epochs=EPOCHS, first=1, reduction=3)
+            if halving
+            else None,
+            slots=lambda: self.slots,
+            hours=before,
+            listener=self,
+            history=lambda number: self.history(number),
+            clock=lambda: self.now,
         )
+        self.suggest = self.searcher.suggest
+        self.judge = self.searcher.judge
+        self.complete = self.searcher.on_trial_complete
+
+    def history(self, number):
+        rows = self.trained.get(number, [])
+        return History(list(rows), len(rows), sum(each["seconds"] for each in rows))
+
+    def begin(self, number):
+        self.log.append(("begin", number))
+
+    def rows(self, number, rows):
+        self.log.append(("rows", number, [each["epoch"] for each in rows]))
+
+    def change(self, number):
+        kept = [rung.rung for rung in Book(self.path).rungs() if rung.number == number]
+        self.log.append(("change", number, kept))
+
+    def end(self, number):
+        self.log.append(("end", number, self.book.trial(number, OBJECTIVES).state))
+
+    def note(self, number, line):
+        self.log.append(("note", number, line))
 
     def states(self):
         return [t.state for t in self.book.trials(OBJECTIVES)]
+
+    def run(self, name, found):
+        """What Tune does with a result; returns whether the trial ended with it."""
+        ends = found["done"] or self.judge(name, found)
+        if ends:
+            self.complete(name, found)
+        else:
+            self.searcher.on_trial_result(name, found)
+        return ends
 
 
 @pytest.fixture
@@ -48,8 +132,12 @@ def desk(tmp_path):
 
 
 def test_as_many_as_slots_until_the_book_is_full(desk):
-    suggest, complete = desk.searcher.suggest, desk.searcher.on_trial_complete
-    first, second = suggest("a"), suggest("b")
+    suggest, complete = desk.suggest, desk.complete
+    desk.slots = 1
+    first = suggest("a")
+    assert suggest("b") is None
+    desk.slots = 2  # a node came
+    second = suggest("b")
     assert (first["trial"], second["trial"]) == ("t0000", "t0001")
     assert TrainConfig.from_dict(first["train"]) == desk.book.config(0)
     assert suggest("c") is None  # both slots are taken
@@ -60,33 +148,65 @@ def test_as_many_as_slots_until_the_book_is_full(desk):
     complete("c", GOOD)
     assert suggest("d") == Searcher.FINISHED
     assert desk.states() == ["complete"] * 3
+    assert desk.book.device_seconds() == 3 * EPOCHS * 2.0
+
+
+def test_a_full_book_is_full_when_all_nodes_are_gone(tmp_path):
+    desk = Desk(tmp_path / "book", trials=1)
+    desk.suggest("a")
+    desk.complete("a", GOOD)
+    desk.slots = 0
+    assert desk.suggest("b") == Searcher.FINISHED
 
 
 def test_listeners_hear_every_row_once(desk):
-    desk.searcher.suggest("a")
-    desk.searcher.on_trial_result("a", {**GOOD, "epoch": 9})
-    desk.searcher.on_trial_complete("a", GOOD)
-    assert desk.log == [("begin", 0), ("row", 0, 9.0), ("row", 0, 10.0), ("end", 0)]
+    """Tune gives the last result again when it ends a trial."""
+    desk.suggest("a")
+    desk.searcher.on_trial_result("a", result(1, 9, notes=["an error; goes on"]))
+    desk.complete("a", result(10))
+    desk.suggest("b")
+    desk.searcher.on_trial_result("b", result(1, 4))
+    desk.complete("b", result(1, 4), error=True)
+    assert desk.log == [
+        ("begin", 0),
+        ("note", 0, "an error; goes on"),
+        ("rows", 0, [float(epoch) for epoch in range(1, 10)]),
+        ("rows", 0, [10.0]),
+        ("end", 0, "complete"),
+        ("begin", 1),
+        ("rows", 1, [1.0, 2.0, 3.0, 4.0]),
+        ("end", 1, "failed"),
+    ]
+    assert [t.device_seconds for t in desk.book.trials(OBJECTIVES)] == [20.0, 8.0]
+
+
+def test_another_process_counts_its_results_from_the_beginning(desk):
+    """Tune begins a trial again whose process died: same iteration, another process."""
+    desk.suggest("a")
+    desk.searcher.on_trial_result("a", result(1, 3, training_iteration=1))
+    desk.searcher.on_trial_result("a", result(3, 4, training_iteration=1, pid=2))
+    assert [epochs for _, _, epochs in desk.log[1:]] == [[1.0, 2.0, 3.0], [3.0, 4.0]]
 
 
 def test_trials_nobody_runs_come_first(tmp_path):
     before = Desk(tmp_path / "book")
-    expected = [before.searcher.suggest(name) for name in "ab"]
-    before.searcher.on_trial_complete("a", GOOD)
+    expected = [before.suggest(name) for name in "ab"]
+    before.complete("a", GOOD)
     after = Desk(tmp_path / "book")  # as after a kill: b was running
-    assert after.searcher.suggest("x") == expected[1]
-    assert after.searcher.suggest("y")["trial"] == "t0002"
-    assert after.searcher.suggest("z") is None
+    assert after.suggest("x") == expected[1]
+    assert after.suggest("y")["trial"] == "t0002"
+    assert after.suggest("z") is None
 
 
 def test_failures_take_no_place_but_too_many_end_the_sweep(desk):
-    suggest, complete = desk.searcher.suggest, desk.searcher.on_trial_complete
+    suggest, complete = desk.suggest, desk.complete
     suggest("a"), suggest("b")
     complete("a", error=True)
-    assert desk.book.trials(OBJECTIVES)[0].reason == "reason of 0"
+    assert desk.book.trials(OBJECTIVES)[0].reason == "the process that ran it died"
     assert suggest("c")["trial"] == "t0002"
-    complete("b", {FAILED: "the loss was lost", "done": True})
+    complete("b", result(1, 2) | {FAILED: "the loss was lost", "done": True})
     assert desk.book.trials(OBJECTIVES)[1].reason == "the loss was lost"
+    assert desk.book.device_seconds() == 4.0
     assert suggest("d") is None  # the limit is reached; the one that runs may finish
     complete("c", GOOD)
     assert suggest("d") == Searcher.FINISHED
@@ -95,18 +215,18 @@ def test_failures_take_no_place_but_too_many_end_the_sweep(desk):
 
 def test_a_resumed_sweep_may_fail_as_often_again(tmp_path):
     before = Desk(tmp_path / "book", failures=1)
-    before.searcher.suggest("a")
-    before.searcher.on_trial_complete("a", error=True)
-    assert before.searcher.suggest("b") == Searcher.FINISHED
+    before.suggest("a")
+    before.complete("a", error=True)
+    assert before.suggest("b") == Searcher.FINISHED
     after = Desk(tmp_path / "book", failures=1)
-    assert after.searcher.suggest("b")["trial"] == "t0001"
+    assert after.suggest("b")["trial"] == "t0001"
 
 
 def test_a_trial_that_was_cut_short_is_not_told_as_complete(desk):
-    desk.searcher.suggest("a")
-    desk.searcher.on_trial_complete("a", {**GOOD, "epoch": 4})
+    desk.suggest("a")
+    desk.complete("a", result(1, 4))
     assert desk.states() == ["running"]  # a resumed sweep goes on with it
-    assert ("end", 0) not in desk.log
+    assert desk.log[-1] == ("rows", 0, [1.0, 2.0, 3.0, 4.0])
 
 
 def test_a_space_that_raises_fails_the_trial_and_not_the_sweep(tmp_path):
@@ -116,7 +236,321 @@ def test_a_space_that_raises_fails_the_trial_and_not_the_sweep(tmp_path):
         return {"sparsity": trial.suggest_float("sparsity", 0.1, 0.9)}
 
     desk = Desk(tmp_path / "book", space=rarely)
-    assert desk.searcher.suggest("a")["trial"] == "t0000"
-    assert desk.searcher.suggest("b")["trial"] == "t0002"
+    assert desk.suggest("a")["trial"] == "t0000"
+    assert desk.suggest("b")["trial"] == "t0002"
     assert desk.states() == ["running", "failed", "running"]
     assert desk.book.trials(OBJECTIVES)[1].reason == "the search space: KeyError: 'width'"
+    assert desk.log == [("begin", 0), ("begin", 1), ("end", 1, "failed"), ("begin", 2)]
+
+
+# Rungs.
+
+
+def test_a_trial_that_is_beaten_is_stopped_and_takes_a_place(tmp_path):
+    desk = Desk(tmp_path / "book", halving=True)
+    for name, accuracy in (("a", 0.9), ("b", 0.8)):
+        desk.suggest(name)
+        assert not desk.run(name, result(1, accuracy=accuracy))  # too few to compare
+    desk.complete("b", error=True)
+    desk.suggest("c")
+    desk.log.clear()
+    assert desk.run("c", result(1, 2, accuracy=0.5))
+    assert desk.log == [
+        ("change", 2, [1]),  # after the book knew
+        ("rows", 2, [1.0, 2.0]),
+        ("end", 2, "pruned"),
+    ]
+    stopped = desk.book.trial(2, OBJECTIVES)
+    assert (stopped.epochs, stopped.device_seconds, stopped.objectives) == (2.0, 4.0, {})
+    assert not desk.run("a", result(2, 8, accuracy=0.9))
+    desk.complete("a", result(9, 10, accuracy=0.9))
+    assert desk.suggest("d")["trial"] == "t0003"
+    assert desk.run("d", result(1, accuracy=0.1))
+    assert desk.suggest("e") == Searcher.FINISHED  # one complete and two stopped are three
+    assert desk.book.ended() == {"complete": 1, "pruned": 2, "failed": 1}
+    # The last result asks for no verdict: the rung of 9 epochs was reached in it.
+    assert [(r.number, r.rung, r.values, r.stops) for r in desk.book.rungs()] == [
+        (0, 1, [0.9], False),
+        (0, 3, [0.9], False),
+        (1, 1, [0.8], False),
+        (2, 1, [0.5], True),
+        (3, 1, [0.1], True),
+    ]
+
+
+def note_rivals(desk, *, epochs=1):
+    """Two trials that have ended and were better there than any to come."""
+    for _ in range(2):
+        number = desk.book.begin()
+        desk.book.note_rung(Rung(number, epochs, [0.9], False))
+        desk.book.fail(number, "not of interest")
+
+
+def test_a_decision_outlives_the_process_that_made_it(tmp_path):
+    note_rivals(Desk(tmp_path / "book"))
+    before = Desk(tmp_path / "book", halving=True)
+    before.suggest("a")
+    assert before.judge("a", result(1, accuracy=0.1))  # and then the process is killed
+    after = Desk(
+        tmp_path / "book", halving=True, devices=2.0, trained={2: [row(1, 0.1), row(2, 0.95)]}
+    )
+    assert after.suggest("a")["trial"] == "t0003"
+    assert after.log == [("begin", 2), ("end", 2, "pruned"), ("begin", 3)]
+    stopped = after.book.trial(2, OBJECTIVES)
+    assert (stopped.epochs, stopped.device_seconds) == (1.0, 8.0)
+
+
+def test_a_decision_that_was_not_kept_is_not_acted_upon(tmp_path, monkeypatch):
+    note_rivals(Desk(tmp_path / "book"))
+    desk = Desk(tmp_path / "book", halving=True)
+    desk.suggest("a")
+
+    def full(_):
+        raise Halted("the disk is full")
+
+    monkeypatch.setattr(desk.book, "note_rung", full)
+    assert desk.run("a", result(1, accuracy=0.1))
+    assert desk.states() == ["failed", "failed", "running"]  # not stopped for good
+    assert desk.searcher.halted == "the disk is full"
+
+
+def test_a_rung_at_which_nobody_judged_is_judged_before_a_trial_goes_on(tmp_path):
+    before = Desk(tmp_path / "book")
+    note_rivals(before)
+    before.suggest("a")  # came to the rung, and the process was killed
+    after = Desk(tmp_path / "book", halving=True, trained={2: [row(1, 0.1), row(2, 0.95)]})
+    assert after.suggest("a")["trial"] == "t0003"
+    assert after.log[1] == ("change", 2, [1])
+    assert after.states()[2] == "pruned"
+
+    good = Desk(tmp_path / "book", halving=True, trained={3: [row(1, 0.95), row(2, 0.1)]})
+    assert good.suggest("a")["trial"] == "t0003"
+    assert [rung.stops for rung in good.book.rungs() if rung.number == 3] == [False]
+
+
+def test_rows_that_a_dead_process_did_not_tell_are_read_from_its_history(tmp_path):
+    desk = Desk(tmp_path / "book", halving=True)
+    desk.suggest("a")
+    desk.trained[0] = [row(epoch, 0.1 * epoch) for epoch in range(1, 6)]
+    assert not desk.judge("a", result(4, 5, accuracy=0.1 * 4))
+    assert [(rung.rung, rung.values) for rung in desk.book.rungs()] == [(1, [0.1]), (3, [0.1 * 3])]
+
+
+def test_a_rung_of_which_nothing_is_left_is_passed_over(tmp_path):
+    desk = Desk(tmp_path / "book", halving=True)
+    desk.suggest("a")
+    assert not desk.judge("a", result(3, 5))
+    assert [rung.rung for rung in desk.book.rungs()] == [3]
+
+
+def accuracy_of(number, epoch):
+    """A made-up curve of each trial; they cross."""
+    end = (number * 7 % 10 + 1) / 11
+    return end * (1 - 0.5 ** (epoch / (1 + number % 4)))
+
+
+def drive(path, interrupt):
+    """A sweep of 12 trials, one after the other, whose driver dies at every so many results."""
+    trained, told = {}, 0
+    while True:
+        desk = Desk(path, slots=1, halving=True, trials=12, trained=trained)
+        killed = False
+        while not killed:
+            found = desk.suggest("a")
+            if found == Searcher.FINISHED:
+                return Book(path)
+            number = int(found["trial"][1:])
+            rows = trained.setdefault(number, [])
+            ended = False
+            while not ended and not killed:
+                first = min(len(rows) + 1, EPOCHS)  # a whole training tells its last row again
+                last = next(epoch for epoch in (1, 3, 6, 9, 10) if epoch >= first)
+                new = [row(e, accuracy_of(number, e)) for e in range(first, last + 1)]
+                rows += new[: EPOCHS - len(rows)]  # the file has them before the driver does
+                told += 1
+                killed = interrupt and told % interrupt == 0
+                if not killed:
+                    ended = desk.run("a", result(first, last) | {ROWS: new})
+
+
+def summary(book):
+    trials = book.trials(OBJECTIVES)
+    return [(t.trial_id, t.state, t.objectives, t.params) for t in trials], book.rungs()
+
+
+def test_a_sweep_that_is_interrupted_decides_like_one_that_is_not(tmp_path):
+    trials, rungs = summary(drive(tmp_path / "whole", 0))
+    assert {state for _, state, *_ in trials} == {"complete", "pruned"}
+    assert {rung.rung for rung in rungs} == {1, 3, 9}
+    assert len(trials) == 12
+    for interrupt in (2, 3, 7):
+        assert summary(drive(tmp_path / str(interrupt), interrupt)) == (trials, rungs)
+
+
+def test_the_scheduler_of_tune_asks_the_searcher(desk, monkeypatch):
+    asked = []
+    monkeypatch.setattr(desk.searcher, "judge", lambda *args: asked.append(args) or len(asked) > 1)
+    scheduler = RungScheduler(desk.searcher)
+    trial = types.SimpleNamespace(trial_id="a")
+    found = [scheduler.on_trial_result(None, trial, each) for each in (result(1), result(2))]
+    assert found == [TrialScheduler.CONTINUE, TrialScheduler.STOP]
+    assert asked == [("a", result(1)), ("a", result(2))]
+
+
+# What stops a sweep.
+
+
+def test_a_trial_that_halts_halts_the_sweep(desk):
+    desk.suggest("a"), desk.suggest("b")
+    desk.complete("a", result(1, 2) | {HALTED: "the disk is full", "done": True})
+    assert desk.searcher.halted == "the disk is full"
+    assert desk.suggest("c") is None  # b runs yet
+    assert desk.run("b", result(1))  # and is stopped, but not for good
+    assert desk.states() == ["running", "running"]
+    assert desk.suggest("c") == Searcher.FINISHED
+    assert [each for each in desk.log if each[0] == "end"] == []
+
+
+@pytest.mark.parametrize("kind", [Halted, pytest.param(OSError)])
+@pytest.mark.parametrize("call", ["suggest", "judge"])
+def test_a_history_that_cannot_be_read_halts_the_sweep(call, kind, tmp_path):
+    def away(_):
+        raise kind("the storage does not answer")
+
+    Desk(tmp_path / "book", halving=True).suggest("a")
+    desk = Desk(tmp_path / "book", halving=True)
+    if call == "suggest":
+        desk.history = away
+        assert desk.suggest("a") == Searcher.FINISHED
+    else:
+        desk.suggest("a")
+        desk.history = away
+        assert desk.judge("a", result(2))
+    assert desk.searcher.halted == "the storage does not answer"
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["begin", "config", "note_key", "note_rung", "repeat", "fail", "prune", "complete", "trial"],
+)
+def test_a_book_that_cannot_be_written_halts_and_nothing_is_raised_into_tune(
+    method, tmp_path, monkeypatch
+):
+    def two(trial):
+        return {"sparsity": [0.5, 0.6, 0.5, 1.5, 0.7][trial.number]}  # one twice, one impossible
+
+    desk = Desk(tmp_path / "book", halving=True, trials=9, space=two)
+
+    def full(*_):
+        raise Halted("no space left")
+
+    monkeypatch.setattr(desk.book, method, full)
+    running, finished = {}, False
+    for turn in range(40):
+        name = f"trial {turn}"
+        found = desk.suggest(name)
+        if finished := found == Searcher.FINISHED:
+            break
+        if found is not None:
+            running[name] = 0
+        for other in list(running):
+            running[other] += 1
+            accuracy = 0.1 if turn > 1 else 0.9
+            if turn == 12:
+                desk.complete(other, error=True)
+                del running[other]
+            elif desk.run(other, result(running[other], accuracy=accuracy)):
+                del running[other]
+    assert finished
+    assert desk.searcher.halted == "no space left"
+    assert running == {}
+
+
+def test_hours_are_those_of_all_launches(tmp_path):
+    desk = Desk(tmp_path / "book", hours=2.0, before=1.5)
+    desk.suggest("a"), desk.suggest("b")
+    desk.now += 1799
+    assert not desk.run("a", result(1))
+    desk.now += 1
+    assert desk.suggest("c") is None
+    assert desk.run("a", result(2))
+    desk.complete("b", GOOD)  # came to its end all the same
+    assert desk.suggest("c") == Searcher.FINISHED
+    assert desk.states() == ["running", "complete"]
+    assert desk.searcher.halted == ""
+    extended = Desk(tmp_path / "book", hours=3.0, before=2.0)
+    assert extended.suggest("x")["trial"] == "t0000"
+
+
+def test_device_hours_are_seconds_times_devices(tmp_path):
+    # 72 device-seconds; an epoch takes two seconds of two GPUs.
+    desk = Desk(tmp_path / "book", device_hours=0.02, devices=2.0)
+    desk.suggest("a"), desk.suggest("b")
+    desk.complete("a", GOOD)  # 40
+    assert not desk.run("b", result(1, 7))  # 28
+    assert desk.suggest("c")["trial"] == "t0002"
+    assert not desk.run("c", result(1))  # 4, and it is all used up
+    assert desk.suggest("d") is None
+    assert desk.run("b", result(8))
+    assert desk.suggest("d") is None  # what b took is not given back
+    assert desk.run("c", result(2))
+    assert desk.suggest("d") == Searcher.FINISHED
+    assert desk.states() == ["complete", "running", "running"]
+
+    trained = {1: [row(e) for e in range(1, 9)], 2: [row(1), row(2)]}
+    resumed = Desk(tmp_path / "book", device_hours=0.026, devices=2.0, trained=trained)  # 93.6
+    assert resumed.suggest("x")["trial"] == "t0001"  # 40 + 32
+    assert resumed.suggest("y")["trial"] == "t0002"  # + 8
+    resumed.searcher.on_trial_result("y", result(3, 4))  # + 8
+    assert not resumed.judge("x", result(9))
+    resumed.searcher.on_trial_result("y", result(5, 6))  # + 8
+    assert resumed.judge("x", result(9))
+    resumed.complete("x", result(9, 10))
+    assert resumed.book.trial(1, OBJECTIVES).device_seconds == 2 * 20.0
+
+
+# Repetitions.
+
+
+def test_a_configuration_that_is_complete_is_not_trained_again(tmp_path):
+    """Also where a field that does nothing differs."""
+
+    def space(trial):
+        trial.suggest_float("measure_lr", 0.1, 1.0)
+        return {
+            "method": "static",
+            "measure_lr": trial.params["measure_lr"],
+            "sparsity": [0.5, 0.5, 0.5, 0.6][trial.number],
+        }
+
+    desk = Desk(tmp_path / "book", trials=4, space=space)
+    assert [desk.suggest(name)["trial"] for name in "ab"] == ["t0000", "t0001"]  # beside each other
+    desk.complete("a", error=True)
+    desk.complete("b", GOOD)
+    desk.log.clear()
+    assert desk.suggest("c")["trial"] == "t0003"
+    assert desk.log == [("begin", 2), ("end", 2, "complete"), ("begin", 3)]
+    trials = desk.book.trials(OBJECTIVES)
+    assert (trials[2].same_as, trials[2].objectives) == ("t0001", trials[1].objectives)
+    assert trials[2].params != trials[1].params
+    assert (trials[2].epochs, trials[2].device_seconds) == (10.0, 0.0)
+    desk.complete("c", GOOD)
+    assert desk.book.device_seconds() == 40.0
+    assert desk.book.ended() == {"complete": 3, "pruned": 0, "failed": 1}
+
+
+def test_a_repetition_that_was_cut_off_is_none_the_more_trained(tmp_path, monkeypatch):
+    desk = Desk(tmp_path / "book", space=lambda trial: {"sparsity": 0.5})
+    desk.suggest("a")
+    desk.complete("a", GOOD)
+    monkeypatch.setattr(desk.book, "repeat", lambda *_: 1 / 0)  # the process is killed
+    with contextlib.suppress(ZeroDivisionError):
+        desk.suggest("b")
+    after = Desk(tmp_path / "book", space=lambda trial: {"sparsity": 0.5})
+    assert after.states() == ["complete", "running"]
+    assert after.suggest("b") == Searcher.FINISHED
+    assert [t.same_as for t in after.book.trials(OBJECTIVES)] == ["", "t0000", "t0000"]
+
+
+def test_tune_can_pickle_its_searcher(desk):
+    assert isinstance(pickle.loads(pickle.dumps(desk.searcher)), BookSearcher)

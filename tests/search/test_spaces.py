@@ -7,7 +7,7 @@ import pytest
 from rsas import InputError
 from rsas.config import TrainConfig
 from rsas.search.experiment import Experiment, Objective
-from rsas.search.spaces import check_space, idle_axes
+from rsas.search.spaces import check_points, check_space, idle_axes
 
 
 def experiment(space, **base):
@@ -24,6 +24,17 @@ def rates(trial):
         "sparsity": trial.suggest_float("sparsity", 0.5, 0.99),
         "measure_lr": trial.suggest_float("measure_lr", 1e-3, 1.0, log=True),
     }
+
+
+def conditional(trial):
+    fields = {
+        "sparsity": trial.suggest_float("sparsity", 0.5, 0.99),
+        "hidden": [trial.suggest_int("width", 100, 500, step=100)],
+        "method": trial.suggest_categorical("method", ["static", "set"]),
+    }
+    if fields["method"] == "set":
+        fields["drop_fraction"] = trial.suggest_float("drop_fraction", 0.1, 0.5)
+    return fields
 
 
 def test_fields_of_all_branches_are_found():
@@ -71,6 +82,47 @@ def test_a_space_that_is_rarely_wrong_is_found():
         check_space(experiment(rare))
 
 
+@pytest.mark.parametrize(
+    "point",
+    [
+        {},
+        {"method": "static"},
+        {"sparsity": 0.5, "method": "set", "drop_fraction": 0.2, "width": 300},
+        {"sparsity": 0.99},
+    ],
+)
+def test_points_that_a_space_can_have(point, recwarn):
+    check_points(experiment(conditional), [point])
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ({"sparcity": 0.5}, "the space asks for sparsity, width, method.*, not for 'sparcity'"),
+        ({"method": "static", "drop_fraction": 0.2}, "asks for .*, not for 'drop_fraction'"),
+        ({"sparsity": 1.5}, "sparsity=1.5: expected a value of FloatDistribution"),
+        ({"width": 305}, "width=305: expected a value of IntDistribution"),
+        ({"width": 600}, "width=600: expected a value of IntDistribution"),
+        pytest.param(
+            {"method": "rigl"},
+            "method='rigl': ",
+        ),
+        pytest.param(
+            {"sparsity": "half"},
+            "sparsity='half': ",
+        ),
+        pytest.param(
+            {"sparsity": None},
+            "sparsity=None: ",
+        ),
+    ],
+)
+def test_points_that_a_space_cannot_have_are_named(point, message):
+    with pytest.raises(InputError, match=f"^point 1 to enqueue: .*{message}"):
+        check_points(experiment(conditional), [{}, point])
+
+
 def test_the_space_of_the_paper_acts_by_default():
     assert idle_axes(experiment(rates)) == []
 
@@ -101,12 +153,6 @@ def test_an_axis_that_acts_for_some_methods_only():
     (found,) = idle_axes(experiment(space))
     assert found.startswith("drop_fraction does nothing in ")
     assert " of 16 configurations tried: method='static' has no use for it" in found
-
-    def conditional(trial):
-        fields = {"method": trial.suggest_categorical("method", ["static", "set"])}
-        if fields["method"] == "set":
-            fields["drop_fraction"] = trial.suggest_float("drop_fraction", 0.1, 0.5)
-        return fields
 
     assert idle_axes(experiment(conditional)) == []
 

@@ -1,5 +1,6 @@
-"""Folders of sweeps: names, records, locks."""
+"""Folders of sweeps: names, records, locks, and what became of a sweep."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -7,20 +8,22 @@ import sys
 import pytest
 
 from rsas import InputError, TrainConfig
-from rsas.records import Objective
-from rsas.search.book import Book
-from rsas.search.experiment import Budget, Experiment
-from rsas.search.workspace import Workspace
+from rsas.records import Objective, TrialRecord
+from rsas.search.book import Book, Launch
+from rsas.search.checkpoints import TrialFolder
+from rsas.search.experiment import Budget, Experiment, Resources
+from rsas.search.workspace import Status, Workspace, hours_of, known_uri
 from search_spaces.paper import paper
 
 
-def experiment():
+def experiment(**budget):
     return Experiment(
         name="test",
         base=TrainConfig(),
         space=paper,
         objectives=(Objective("val_accuracy", "max", 0.1), Objective("sparsity", "max", 0.0)),
-        budget=Budget(trials=2, failures=2),
+        budget=Budget(**{"trials": 2, "failures": 2} | budget),
+        resources=Resources(cpus=4.0, gpus=2.0),
     )
 
 
@@ -31,7 +34,11 @@ def workspace(tmp_path):
 
 @pytest.fixture
 def folder(workspace):
-    record = {"experiment": experiment().to_dict(), "tracking_uri": "sqlite:///x", "source": "f.py"}
+    return make(workspace, experiment())
+
+
+def make(workspace, experiment, **record):
+    record |= {"experiment": experiment.to_dict(), "tracking_uri": "sqlite:///x", "source": "f.py"}
     return workspace.create("first", record)
 
 
@@ -63,11 +70,123 @@ def test_names_that_are_no_folders(workspace, name):
         workspace.check_free(name)
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"schema": 1}', json.dumps({"schema": 99})])
+BROKEN = ["{", "{}", "[]", '{"schema": 1}', json.dumps({"schema": 99}), "\xff"]
+
+
+@pytest.mark.parametrize("text", BROKEN)
 def test_a_record_that_cannot_be_read(workspace, folder, text):
-    (folder.path / "sweep.json").write_text(text)
+    file = folder.path / "sweep.json"
+    file.write_text(text, "latin-1")
     with pytest.raises(InputError, match="sweep 'first': "):
         workspace.open("first")
+    assert file.read_text("latin-1") == text
+
+
+@pytest.mark.parametrize("damage", ["{", "", "\xff{}", None])
+def test_a_damaged_record_is_made_again_from_the_book(workspace, folder, damage):
+    Book(folder.journal, experiment()).note_record(folder.record)
+    file = folder.path / "sweep.json"
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_text(damage, "latin-1")
+    assert workspace.names() == ["first"]
+    again = workspace.open("first")
+    assert (again.record, again.budget) == (folder.record, folder.budget)
+    assert json.loads(file.read_text()) == folder.record
+    kept = folder.path / "sweep.json.damaged"
+    assert (kept.read_text("latin-1") if kept.exists() else None) == damage
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", '{"schema": 1}'])
+def test_a_record_that_is_something_else_is_made_again_from_the_book(workspace, folder, damage):
+    Book(folder.journal, experiment()).note_record(folder.record)
+    (folder.path / "sweep.json").write_text(damage)
+    assert workspace.open("first").record == folder.record
+
+
+def test_a_budget_is_changed_for_good(workspace, folder):
+    more = Budget(trials=5, hours=2.0, device_hours=None, failures=3)
+    folder.set_budget(more)
+    for each in (folder, workspace.open("first")):
+        assert each.budget == more
+        assert each.status().asked == 5
+        assert Experiment.from_dict(each.record["experiment"], paper).budget == more
+    first = {name: value for name, value in folder.record.items() if name != "experiment"}
+    assert first == {"schema": 1, "tracking_uri": "sqlite:///x", "source": "f.py"}
+
+
+def test_trials_keep_their_files_in_the_storage(workspace, tmp_path):
+    folder = make(workspace, experiment(), storage=str(tmp_path / "shared" / "first-1234"))
+    assert folder.trials.place == str(tmp_path / "shared" / "first-1234" / "trials")
+    assert folder.models.place == str(tmp_path / "shared" / "first-1234" / "models")
+    with pytest.raises(InputError, match="keys do not belong here"):
+        make(Workspace(tmp_path / "other"), experiment(), storage="s3://me:secret@bucket/first")
+
+
+def test_trials_keep_their_files_in_the_workspace(workspace, folder):
+    moved = Workspace(workspace.path.rename(workspace.path.with_name("moved"))).open("first")
+    assert moved.trials.place == str(moved.path / "trials")
+    rows = [{"epoch": 1.0, "seconds": 2.0}]
+    trial = TrialFolder(moved.trials / "t0003")
+    trial.begin()
+    trial.append(rows)
+    for record in (a_trial(3), a_trial(4, same_as="t0003")):
+        assert moved.history(record).rows == rows
+    assert moved.history(a_trial(5)).rows == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t0001", b""),
+        ("t0001", b'{"number": 1, "sta'),
+        ("t0001", b"\xff{}"),
+        ("t0001", None),
+        ("models", b'{"number": 1}'),
+        pytest.param("tmp", None),
+        pytest.param("t0001", b"[]"),
+        pytest.param("t0001", b'{"number": 1, "stat": ""}'),
+    ],
+)
+def test_damaged_records_of_trials_are_left_out(folder, name, content):
+    book = Book(folder.journal, experiment())
+    kept = json.loads(json.dumps(book.to_dict(book.begin())))
+    TrialFolder(folder.trials / "t0000").set_record(kept)
+    (folder.path / "trials" / name).mkdir()
+    if content is not None:
+        (folder.path / "trials" / name / "trial.json").write_bytes(content)
+    assert folder.kept_records() == {0: kept}
+
+
+def test_a_password_is_taken_from_the_environment(monkeypatch):
+    recorded, whole = "postgresql://me:***@db/rsas", "postgresql://me:pass-word@db/rsas"
+    assert known_uri("sqlite:///x", "RSAS_STUDY_STORAGE") == "sqlite:///x"
+    for given in (None, "postgresql://me:pass-word@elsewhere/rsas", "postgresql://me@db/rsas"):
+        if given is not None:
+            monkeypatch.setenv("RSAS_STUDY_STORAGE", given)
+        with pytest.raises(InputError) as caught:
+            known_uri(recorded, "RSAS_STUDY_STORAGE")
+        assert str(caught.value) == (
+            f"{recorded}: passwords are not kept; set RSAS_STUDY_STORAGE to this URI with its "
+            "password"
+        )
+    monkeypatch.setenv("RSAS_STUDY_STORAGE", whole)
+    assert known_uri(recorded, "RSAS_STUDY_STORAGE") == whole
+
+
+def test_a_book_in_a_database_is_named_by_the_sweep_and_needs_its_password(workspace, monkeypatch):
+    url = "postgresql+psycopg://me:***@127.0.0.1:9/rsas"
+    folder = make(workspace, experiment(), study_storage=url, id="1234")
+    with pytest.raises(InputError, match="set RSAS_STUDY_STORAGE to this URI"):
+        folder.book()
+    opened = []
+    monkeypatch.setattr(
+        "rsas.search.book.Book", lambda *place, study: opened.append((place, study))
+    )
+    monkeypatch.setenv("RSAS_STUDY_STORAGE", url.replace("***", "pass-word"))
+    folder.book()
+    assert opened == [((url.replace("***", "pass-word"), None), "1234")]
 
 
 def test_a_workspace_that_is_a_file(tmp_path):
@@ -109,7 +228,7 @@ def test_a_sweep_killed_before_its_book_was_begun(workspace, folder):
 
 
 def test_a_moved_workspace_takes_its_mlflow_along(workspace, folder, monkeypatch):
-    from rsas.search import sweep
+    from rsas.search import repair
 
     record = json.loads((folder.path / "sweep.json").read_text())
     record |= {"tracking_uri": None, "id": "x"}
@@ -117,9 +236,9 @@ def test_a_moved_workspace_takes_its_mlflow_along(workspace, folder, monkeypatch
     moved = workspace.path.rename(workspace.path.with_name("moved"))
     seen = {}
     monkeypatch.setattr(
-        "rsas.tracking.Tracker", lambda uri, trials, **options: seen.update(options, uri=uri)
+        "rsas.tracking.Tracker", lambda uri, *_, **options: seen.update(options, uri=uri)
     )
-    sweep._tracker(Workspace(moved).open("first"), Workspace(moved), [])
+    repair.tracker_of(Workspace(moved).open("first"), Workspace(moved), None, say=print)
     assert seen["uri"] == f"sqlite:///{moved}/mlflow.db"
     assert seen["artifacts"] == (moved / "artifacts").as_uri()
 
@@ -128,6 +247,86 @@ def test_checking_leaves_nothing(workspace):
     workspace.check_writable()
     workspace.check_free("first")
     assert not workspace.path.exists()
+
+
+def a_trial(number, state="complete", **others):
+    return TrialRecord(
+        trial_id=f"t{number:04d}",
+        state=state,
+        params={},
+        objectives={},
+        started=0.0,
+        finished=None,
+        **others,
+    )
+
+
+def test_what_a_status_adds_up():
+    launches = [
+        Launch(began=0.0, first=10.0, last=3600.0, slot_seconds=1000.0, trained=900.0),
+        Launch(began=9000.0, first=9100.0, last=10800.0, slot_seconds=500.0, trained=300.0),
+        Launch(began=20000.0, last=20000.0),  # ended before an epoch had
+        Launch(began=30000.0, last=29000.0),  # the clock was set back
+    ]
+    status = Status(
+        name="first",
+        state="finished",
+        asked=3,
+        objectives=experiment().objectives,
+        trials=[
+            a_trial(0, device_seconds=2.0),
+            a_trial(1, "pruned", device_seconds=3.0),
+            a_trial(2, "failed", device_seconds=5.0),
+            a_trial(3, "running"),
+        ],
+        launches=launches,
+    )
+    assert status.device_seconds == 10.0
+    assert status.slot_share == 1200 / 1500
+    assert status.counts == {"asked": 3, "complete": 1, "running": 1, "pruned": 1, "failed": 1}
+    assert hours_of(launches) == 1.5
+    assert dataclasses.replace(status, launches=launches[2:]).slot_share is None
+    full = [Launch(began=0.0, slot_seconds=10.0, trained=11.0)]  # epochs begun before the first
+    assert dataclasses.replace(status, launches=full).slot_share == 1.0
+
+
+def test_pruned_trials_take_places(workspace):
+    folder = make(workspace, experiment())
+    book = Book(folder.journal, experiment())
+    book.prune(book.begin(), 1.0)
+    assert folder.status().state == "interrupted"
+    book.complete(book.begin(), {"val_accuracy": 0.5, "sparsity": 0.5})
+    status = folder.status()
+    assert (status.state, status.spent) == ("finished", "")
+    assert [trial.trial_id for trial in status.front] == ["t0001"]
+
+
+def test_a_sweep_whose_hours_are_used_up_is_finished(workspace):
+    limited = experiment(hours=1.0)
+    folder = make(workspace, limited)
+    book = Book(folder.journal, limited)
+    book.begin()
+    book.note_launch(0, Launch(began=0.0, last=3000.0))
+    assert folder.status().state == "interrupted"
+    book.note_launch(1, Launch(began=9000.0, last=9600.0))
+    status = folder.status()
+    assert (status.state, status.spent, len(status.launches)) == ("finished", "1 hours", 2)
+    folder.set_budget(Budget(trials=2, hours=2.0))
+    assert folder.status().state == "interrupted"
+
+
+def test_a_sweep_whose_device_hours_are_used_up_is_finished(workspace):
+    """Those of running trials are in their histories alone."""
+    limited = experiment(device_hours=0.01)  # 36 seconds
+    folder = make(workspace, limited)
+    book = Book(folder.journal, limited)
+    book.fail(book.begin(), "out of memory", device_seconds=20.0)
+    running = TrialFolder(folder.trials / f"t{book.begin():04d}")
+    running.begin()
+    for epoch, state in ((1, "interrupted"), (2, "finished")):
+        running.append([{"epoch": float(epoch), "seconds": 4.0}])  # on two GPUs
+        assert folder.status().state == state
+    assert folder.status().spent == "0.01 device-hours"
 
 
 HOLD = """

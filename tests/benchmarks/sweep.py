@@ -1,0 +1,161 @@
+"""What a sweep costs beside its training: ``python -m tests.benchmarks.sweep``.
+
+- start-up: seconds from the command to the first epoch, and the share of slot time in training,
+  of a 32-trial sweep of the quickstart on two slots;
+- driver: milliseconds that each result keeps the driver's thread;
+- resume: seconds from the command to the first epoch, with 10, 100 and 1,000 trials in the book.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rsas.records import trial_id
+from rsas.search.book import Launch
+from rsas.search.checkpoints import TrialFolder
+from rsas.search.display import SweepDisplay
+from rsas.search.experiment import load_experiment
+from rsas.search.keeper import Keeper
+from rsas.search.repair import tracker_of
+from rsas.search.sweep import _Run
+from rsas.search.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
+QUICKSTART = str(ROOT / "experiments" / "digits_quickstart.py")
+
+
+def command(folder, *arguments):
+    """Run it; returns when it was begun."""
+    began = time.time()
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    subprocess.run(
+        [*RSAS, *arguments, "--workspace", str(folder)],
+        env=environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return began
+
+
+def start_up(folder, trials):
+    """(seconds to the first epoch, share of slot time, seconds in all) of a sweep."""
+    options = ["--name", "one", "--trials", str(trials), "--cpus", "1", "--concurrency", "2"]
+    began = command(folder, "sweep", QUICKSTART, *options)
+    ended = time.time()
+    status = Workspace(folder).open("one").status()
+    return status.launches[0].first - began, status.slot_share, ended - began
+
+
+def filled(folder, name, trials):
+    """A sweep whose book, files and MLflow runs hold so many trials of made-up results."""
+    experiment, source = load_experiment(QUICKSTART)
+    budget = dataclasses.replace(experiment.budget, trials=trials + 1)
+    experiment = dataclasses.replace(experiment, budget=budget, sampler="random")
+    workspace = Workspace(folder)
+    record = {
+        "id": f"bench{trials}",
+        "source": source,
+        "experiment": experiment.to_dict(),
+        "data_dir": str(folder),
+        "tracking_uri": None,
+        "python_path": [],
+    }
+    sweep = workspace.create(name, record)
+    book = sweep.book(experiment)
+    book.note_record(sweep.record)
+    for _ in range(trials):
+        number = book.begin()
+        config = book.config(number)
+        rows = [
+            {"epoch": e, "val_accuracy": 0.9 * e / 3, "sparsity": config.sparsity, "seconds": 0.1}
+            for e in (1, 2, 3)
+        ]
+        trial = TrialFolder(sweep.trials / trial_id(number))
+        trial.begin()
+        trial.append(rows)
+        book.complete(number, rows[-1], 0.3)
+        trial.set_record(book.to_dict(number))
+    return experiment, sweep, workspace, book
+
+
+def driver_cost(folder, trials=100, results=1000):
+    """Milliseconds of the driver's thread a result, its 95th percentile, and a trial's end."""
+    experiment, sweep, workspace, book = filled(folder, "driver", trials)
+    display = SweepDisplay(
+        Console(file=io.StringIO()),
+        name="driver",
+        asked=trials + 1,
+        epochs=results,
+        objectives=experiment.objectives,
+        trials=book.trials(experiment.objectives),
+    )
+    tracker = tracker_of(sweep, workspace, book, say=print)
+    keeper = Keeper(sweep.storage, book, experiment.objectives, print)
+    run = _Run(sweep, book, experiment, display, tracker, keeper, lambda: 2)
+    number = book.begin()
+    run.begin(number)
+    costs = []
+    for epoch in range(1, results + 1):
+        row = {"epoch": epoch, "val_accuracy": 0.5, "sparsity": 0.5, "seconds": 0.1}
+        before = time.perf_counter()
+        run.rows(number, [row])
+        costs.append(1000 * (time.perf_counter() - before))
+        time.sleep(0.005)
+    book.complete(number, row)
+    before = time.perf_counter()
+    run.end(number)
+    end = 1000 * (time.perf_counter() - before)
+    keeper.close(book.trials(experiment.objectives))
+    tracker.close(finished=True)
+    return statistics.median(costs), sorted(costs)[int(0.95 * results)], end
+
+
+def resume(folder, trials):
+    """Seconds from the command to the first epoch, and to Tune's start."""
+    filled(folder, f"r{trials}", trials)
+    began = command(folder, "resume", f"r{trials}")
+    launch: Launch = Workspace(folder).open(f"r{trials}").status().launches[-1]
+    return launch.first - began, launch.began - began
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sweep", description=__doc__)
+    parser.add_argument("--trials", type=int, default=32, help="of the sweep that is timed")
+    parser.add_argument("--books", type=int, nargs="*", default=[10, 100, 1000])
+    options = parser.parse_args()
+    table = Table(title=f"a sweep on {os.cpu_count()} cores", title_justify="left")
+    for name in ("what", "measured", "limit"):
+        table.add_column(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        first, share, _ = start_up(folder / "a", options.trials)
+        table.add_row("start-up: command to first epoch", f"{first:.1f} s", "25 s")
+        told = f"share of slot time in training, {options.trials} trials"
+        table.add_row(told, f"{share:.1%}", "90%")
+        with contextlib.redirect_stdout(io.StringIO()):
+            median, high, end = driver_cost(folder / "b")
+        table.add_row("driver, a result: median", f"{median:.3f} ms", "2 ms")
+        table.add_row("driver, a result: 95th percentile", f"{high:.3f} ms", "2 ms")
+        table.add_row("driver, a trial's end at 100 trials", f"{end:.1f} ms", "")
+        for count in options.books:
+            seconds, begun = resume(folder / f"c{count}", count)
+            told = f"resume with {count} trials: command to Tune"
+            table.add_row(told, f"{begun:.1f} s", "")
+            table.add_row("    and to its first epoch", f"{seconds:.1f} s", "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The long form of the kill tests: ``make chaos``.
+
+Sweeps with one trial at a time are disturbed at random moments, resumed, and compared with an
+undisturbed one; each sweep is extended and disturbed again.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults.harness import DISTURBANCES, Place, disturb, undisturbed
+
+_ROUNDS = 5  # disturbances of a sweep
+_TRIALS = 2  # that each adds
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos", description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--at-once", type=int, default=2, help="sweeps beside each other")
+    parser.add_argument("--only", choices=DISTURBANCES)
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    kinds = [options.only] if options.only else list(DISTURBANCES)
+    plan = [kinds[i % len(kinds)] for i in range(options.kills)]
+    rng.shuffle(plan)
+    sweeps = [plan[i : i + _ROUNDS] for i in range(0, len(plan), _ROUNDS)]
+    console = Console(width=120)
+    console.print(f"{options.kills} disturbances of {len(sweeps)} sweeps, seed {options.seed}")
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        first = Place(Path(folder) / "undisturbed")
+        expected = undisturbed(first, _ROUNDS * _TRIALS, Path(folder) / "book")
+
+        def one(index):
+            place = Place(Path(folder) / str(index))
+            own = random.Random(options.seed * 1000 + index)
+            found = []
+            for n, kind in enumerate(sweeps[index], 1):
+                outcome = disturb(place, "s", n * _TRIALS, kind, own, expected)
+                found.append(outcome)
+                told = "good" if outcome.is_good else f"BAD {outcome}\n{place.output()}"
+                console.print(f"sweep {index}: {kind} at epoch {outcome.at}: {told}", markup=False)
+            return found
+
+        with ThreadPoolExecutor(options.at_once) as pool:
+            outcomes = [o for found in pool.map(one, range(len(sweeps))) for o in found]
+    print_table(outcomes, console)
+    raise SystemExit(not all(outcome.is_good for outcome in outcomes))
+
+
+def print_table(outcomes, console):
+    table = Table(title="disturbances", title_justify="left")
+    for column in ("kind", "times", "check = 0", "all complete, as undisturbed"):
+        table.add_column(column)
+    for column in ("epochs again, most", "allowed", "seconds, median"):
+        table.add_column(column, justify="right")
+    for kind in DISTURBANCES:
+        mine = [outcome for outcome in outcomes if outcome.kind == kind]
+        if not mine:
+            continue
+        seconds = sorted(outcome.seconds for outcome in mine)
+        table.add_row(
+            kind,
+            f"{len(mine)}",
+            f"{sum(not outcome.faults for outcome in mine)}",
+            f"{sum(outcome.same for outcome in mine)}",
+            f"{max(outcome.again for outcome in mine)}",
+            f"{mine[0].allowed}",
+            f"{seconds[len(seconds) // 2]:.0f}",
+        )
+    console.print(table)
+    good = sum(outcome.is_good for outcome in outcomes)
+    console.print(f"{good} of {len(outcomes)} without a fault")
+
+
+if __name__ == "__main__":
+    main()

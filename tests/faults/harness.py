@@ -1,0 +1,356 @@
+"""Sweeps that are disturbed, and what is to be true of them afterwards.
+
+Each trial is a small network on the digits data. Its model waits a little each epoch, so that
+there is time to disturb it without work for the processor, and writes down that the epoch was
+begun: what was really trained is counted there, not in rsas's own files.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import torch
+
+from rsas import data
+from rsas.search import repair
+from rsas.search.book import Book
+from rsas.search.experiment import load_experiment
+from rsas.search.workspace import Workspace
+from rsas.trainer import Trainer
+
+RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
+EPOCHS, INTERVAL = 12, 3
+
+EXPERIMENT = f"""
+from rsas.config import TrainConfig
+from rsas.search.experiment import Budget, Experiment, Objective, Resources
+
+def space(trial):
+    return {{
+        "sparsity": trial.suggest_float("sparsity", 0.3, 0.95),
+        "measure_lr": trial.suggest_float("measure_lr", 0.01, 1.0, log=True),
+    }}
+
+def experiment():
+    return Experiment(
+        name="disturbed",
+        base=TrainConfig(
+            model="counted:net", epochs={EPOCHS}, batch_size=50, lr=0.05, momentum=0.9,
+            update_interval=10,
+        ),
+        space=space,
+        objectives=(
+            Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0)
+        ),
+        budget=Budget(trials=4),
+        resources=Resources(max_concurrent=1),
+        checkpoint_every={INTERVAL},
+    )
+
+def by_halving():
+    import dataclasses
+    return dataclasses.replace(experiment(), scheduler="pareto_asha", reduction_factor=2)
+"""
+
+MODEL = """
+import os, time
+from torch import nn
+
+class Counted(nn.Sequential):
+    def train(self, mode=True):
+        if mode and "CHAOS_COUNT" in os.environ:  # an epoch begins
+            with open(os.environ["CHAOS_COUNT"], "a") as file:
+                file.write(f"{os.getpid()}\\n")
+            time.sleep(float(os.environ.get("CHAOS_SECONDS", 0)))
+        return super().train(mode)
+
+def net():
+    return Counted(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 10))
+""".replace("\\n", "\\n")
+
+
+class Place:
+    """A folder with an experiment and a workspace, and the commands given there."""
+
+    def __init__(self, folder, function="experiment", options=(), seconds=0.15, environment=None):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "disturbed.py").write_text(EXPERIMENT)
+        (self.folder / "counted.py").write_text(MODEL)
+        self.source = f"{self.folder / 'disturbed.py'}:{function}"
+        self.options = list(options)
+        self.count = self.folder / "epochs.txt"
+        self.runs = self.folder / "runs"
+        kept = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+        self.environment = kept | {
+            "PYTHONUNBUFFERED": "1",
+            "CHAOS_COUNT": str(self.count),
+            "CHAOS_SECONDS": str(seconds),
+            **(environment or {}),
+        }
+
+    def start(self, *arguments):
+        """A command; its output is gathered in a file, which ``output`` reads."""
+        self.log = self.folder / f"{time.monotonic_ns()}.log"
+        with self.log.open("w") as file:
+            return subprocess.Popen(
+                [*RSAS, *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+
+    def sweep(self, name, trials):
+        options = ["--name", name, "--trials", str(trials), *self.options]
+        return self.start("sweep", self.source, *options)
+
+    def run(self, *arguments, expected=0, seconds=300):
+        """A command to its end; returns its output."""
+        process = self.start(*arguments)
+        code = process.wait(seconds)
+        output = self.output()
+        assert code == expected, f"{arguments} ended with {code}:\n{output}"
+        return output
+
+    def output(self):
+        return self.log.read_text()
+
+    def begun(self):
+        """How many epochs were begun, by all processes."""
+        return len(self.count.read_text().splitlines()) if self.count.exists() else 0
+
+    def wait_for_epochs(self, process, count, seconds=240):
+        """Until so many epochs were begun, or the process has ended."""
+        deadline = time.monotonic() + seconds
+        while self.begun() < count and process.poll() is None:
+            assert time.monotonic() < deadline, f"no epochs:\n{self.output()}"
+            time.sleep(0.02)
+
+    def wait_for_nodes(self, address, count):
+        """Until a cluster has so many nodes."""
+        code = (
+            "import ray, sys, time\n"
+            f"ray.init({address!r}, log_to_driver=False)\n"
+            f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.2)\n"
+        )
+        subprocess.run([sys.executable, "-c", code], env=self.environment, check=True, timeout=120)
+
+    def open(self, name):
+        return Workspace(self.runs).open(name)
+
+    def faults(self, name):
+        """What ``rsas check`` finds."""
+        with self.given_environment():
+            return repair.check(self.open(name), Workspace(self.runs))
+
+    @contextlib.contextmanager
+    def given_environment(self):
+        before = dict(os.environ)
+        os.environ.update(
+            {k: v for k, v in self.environment.items() if k.startswith(("RSAS", "MLFLOW"))}
+        )
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def results(trials):
+    return [(t.trial_id, t.state, t.params, t.objectives) for t in trials]
+
+
+def undisturbed(place, count, scratch):
+    """What the sweep finds when nothing happens: the same loop without Ray, kills or MLflow."""
+    sys.path.insert(0, str(place.folder))
+    experiment, _ = load_experiment(place.source)
+    book = Book(scratch, experiment)
+    arrays = data.load(experiment.base.dataset)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(count):
+        number = book.begin()
+        trainer = Trainer(book.config(number), arrays)
+        for _ in range(EPOCHS):
+            row = trainer.run_epoch()
+        book.complete(number, row)
+    torch.set_num_threads(threads)
+    sys.path.remove(str(place.folder))
+    return book.trials(experiment.objectives)
+
+
+def repeated(folder):
+    """For each trial how many epochs were trained more than once."""
+    again = {}
+    for trial in folder.status().trials:
+        history = folder.history(trial)
+        again[trial.trial_id] = history.epochs_trained - len(history.rows)
+    return again
+
+
+def kill_driver(place, process, rng):
+    process.kill()
+    process.wait()
+
+
+def terminate_driver(place, process, rng):
+    process.terminate()
+    assert process.wait(60) in (0, 130, -signal.SIGTERM), place.output()
+
+
+def interrupt_driver(place, process, rng):
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) in (0, 130, -signal.SIGINT), place.output()
+
+
+def interrupt_twice(place, process, rng):
+    process.send_signal(signal.SIGINT)
+    time.sleep(rng.uniform(0.05, 0.5))
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+    process.wait(60)
+
+
+def kill_worker(place, process, rng):
+    """The sweep itself is to go on with the trial."""
+    lines = place.count.read_text().split()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(lines[-1]), signal.SIGKILL)
+
+
+def kill_raylet(place, process, rng):
+    """Ray's own process; the driver cannot go on without, and may not notice by itself."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "raylet":
+                child.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(45)
+    if process.poll() is None:
+        kill_driver(place, process, rng)
+
+
+def cut(path, rng):
+    """Truncate a file at a random byte."""
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content))])
+
+
+def cut_journal(place, process, rng):
+    kill_driver(place, process, rng)
+    cut(next(place.runs.glob("*/study.journal")), rng)
+
+
+def spoil_journal(place, process, rng):
+    """Overwrite some bytes in the middle."""
+    kill_driver(place, process, rng)
+    path = next(place.runs.glob("*/study.journal"))
+    content = bytearray(path.read_bytes())
+    at = rng.randrange(len(content) - 40)
+    content[at : at + 40] = bytes(rng.randrange(128, 256) for _ in range(40))
+    path.write_bytes(content)
+
+
+def cut_record(place, process, rng):
+    kill_driver(place, process, rng)
+    cut(next(place.runs.glob("*/sweep.json")), rng)
+
+
+def cut_checkpoint(place, process, rng):
+    """The newest checkpoint; the trial goes on from the one before."""
+    kill_driver(place, process, rng)
+    for trial in place.runs.glob("*/trials/t*"):
+        if found := sorted(trial.glob("checkpoint-*.pt")):
+            cut(found[-1], rng)
+
+
+DISTURBANCES = {
+    "driver -9": kill_driver,
+    "driver TERM": terminate_driver,
+    "driver INT": interrupt_driver,
+    "driver INT twice": interrupt_twice,
+    "worker -9": kill_worker,
+    "raylet -9": kill_raylet,
+    "journal cut": cut_journal,
+    "journal spoilt": spoil_journal,
+    "sweep.json cut": cut_record,
+    "checkpoint cut": cut_checkpoint,
+}
+
+
+@dataclasses.dataclass
+class Outcome:
+    kind: str
+    at: int  # epochs begun when it was disturbed
+    complete: int
+    faults: list
+    again: int  # epochs trained more than once, as the models counted
+    allowed: int
+    same: bool  # results equal to those of the undisturbed sweep
+    seconds: float
+
+    @property
+    def is_good(self):
+        return not self.faults and self.same and self.again <= self.allowed
+
+
+def disturb(place, name, trials, kind, rng, expected):
+    """Begin a sweep, or extend the one that is there, disturb it once, resume it, and look."""
+    begin = time.monotonic()
+    is_new = not (place.runs / name).exists()
+    had = 0 if is_new else len(place.open(name).status().trials)
+    before = place.begun()
+    if is_new:
+        process = place.sweep(name, trials)
+    else:
+        process = place.start("extend", name, "--trials", str(trials))
+    at = rng.randrange(1, (trials - had) * EPOCHS)
+    place.wait_for_epochs(process, before + at)
+    time.sleep(rng.uniform(0, 0.15))
+    if process.poll() is None:
+        DISTURBANCES[kind](place, process, rng)
+    process.wait(300)
+    place.run("resume", name)
+    found = place.open(name).status()
+    again = place.begun() - before - (trials - had) * EPOCHS
+    return Outcome(
+        kind=kind,
+        at=at,
+        complete=found.counts["complete"],
+        faults=place.faults(name),
+        again=again,
+        # The checkpoint before the newest is an interval older.
+        allowed=INTERVAL * (2 if kind == "checkpoint cut" else 1),
+        same=results(found.trials) == results(expected[:trials]),
+        seconds=time.monotonic() - begin,
+    )
+
+
+def seeded(seed):
+    """A generator, its seed told so that a failure can be had again."""
+    print(f"seed {seed}", file=sys.stderr)
+    return random.Random(seed)
+
+
+def children_by_trial(place):
+    """How many MLflow runs each trial has."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{place.runs}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, "tags.`rsas.kind` = 'trial'")
+    return client, runs, Counter(run.data.tags["rsas.trial_id"] for run in runs)
+
+
+def pareto_of(place, name):
+    return json.loads(place.run("pareto", name, "--json"))

@@ -1,0 +1,158 @@
+"""Sweeps that are killed, cut off from their servers, or run out of disk: the short form.
+
+The long form is ``make chaos`` (tests/faults/chaos.py). Seeds of random moments are printed.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from rsas.analysis.pareto import front
+from rsas.records import TrialRecord
+from tests.faults.harness import (
+    EPOCHS,
+    INTERVAL,
+    Place,
+    children_by_trial,
+    disturb,
+    kill_driver,
+    pareto_of,
+    repeated,
+    results,
+    seeded,
+    undisturbed,
+)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """Results of twenty trials that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return undisturbed(Place(folder / "place"), 20, folder / "book")
+
+
+def front_of_mlflow(runs, objectives):
+    """From MLflow alone: the trials whose runs no other run dominates."""
+    trials = [
+        TrialRecord(
+            trial_id=run.data.tags["rsas.trial_id"],
+            state="complete",
+            params={},
+            objectives={o.name: run.data.metrics[o.name] for o in objectives},
+            started=0.0,
+            finished=0.0,
+        )
+        for run in runs
+        if run.info.status == "FINISHED"
+    ]
+    return {t.trial_id: t.objectives for t in front(trials, objectives)}
+
+
+def test_twelve_trials_extended_to_twenty_and_killed_twice(tmp_path, expected):
+    place = Place(tmp_path, seconds=0.02)
+    sweep = place.sweep("t", 12)
+    place.wait_for_epochs(sweep, 5 * EPOCHS + 5)
+    kill_driver(place, sweep, None)
+    told = json.loads(place.run("status", "t", "--json"))
+    assert told["state"] == "interrupted"
+    assert 3 <= told["counts"]["complete"] < 12
+    again = place.start("extend", "t", "--trials", "20")
+    place.wait_for_epochs(again, 14 * EPOCHS + 5)
+    kill_driver(place, again, None)
+    place.run("resume", "t")
+
+    told = pareto_of(place, "t")
+    assert told["state"] == "finished"
+    assert told["counts"] == {"asked": 20, "complete": 20, "running": 0, "pruned": 0, "failed": 0}
+    folder = place.open("t")
+    status = folder.status()
+    assert results(status.trials) == results(expected)
+    client, runs, children = children_by_trial(place)
+    assert children == {trial.trial_id: 1 for trial in expected}
+    members = {m["trial_id"]: m["objectives"] for m in told["front"]}
+    assert members == front_of_mlflow(runs, status.objectives)
+    for run in runs:
+        steps = [m.step for m in client.get_metric_history(run.info.run_id, "val_accuracy")]
+        assert steps == list(range(1, EPOCHS + 1))
+    assert place.begun() - 20 * EPOCHS <= 2 * INTERVAL
+    assert sum(count > 0 for count in repeated(folder).values()) <= 2
+    assert place.faults("t") == []
+    assert set(folder.models.names()) == members.keys()
+    assert not list(folder.path.glob("trials/*/checkpoint*"))  # of what has ended
+    assert "agree on 20 trials" in place.run("check", "t")
+    assert place.run("resume", "t").count("front of 20 trials") == 1  # nothing left to do
+    assert place.begun() - 20 * EPOCHS <= 2 * INTERVAL
+
+
+@pytest.mark.parametrize("kind", ["worker -9", "driver TERM", "journal spoilt"])
+def test_disturbed_at_a_random_moment(kind, tmp_path, expected):
+    rng = seeded(time.time_ns() % 10**6)
+    outcome = disturb(Place(tmp_path), "s", 3, kind, rng, expected)
+    assert outcome.is_good, outcome
+
+
+def test_a_full_disk_stops_the_sweep_and_counts_as_nobodys_failure(tmp_path, expected):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk to fill")
+    try:
+        place = Place(tmp_path, options=["--workspace", str(disk)])
+        place.runs = disk
+        sweep = place.sweep("s", 3)
+        place.wait_for_epochs(sweep, EPOCHS + 2)
+        room = shutil.disk_usage(disk).free
+        with (disk / "filler").open("wb") as file:
+            file.write(bytes(room // 4096 * 4096))
+        assert sweep.wait(120) == 1, place.output()
+        output = place.output()
+        assert "No space left" in output
+        assert "had to stop" in output
+        assert "rsas resume s" in output
+        assert "Traceback" not in output
+        (disk / "filler").unlink()
+        place.run("resume", "s", "--workspace", str(disk))
+        assert place.faults("s") == []
+        found = place.open("s").status()
+        assert found.counts["failed"] == 0
+        assert results(found.trials) == results(expected[:3])
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_servers_that_go_away_and_come_back(tmp_path, expected):
+    """MLflow and the study in one PostgreSQL, which restarts; MLflow is down for a while."""
+    from tests.servers import mlflow_server, postgres
+
+    with postgres(tmp_path) as database, mlflow_server(tmp_path, database.url) as server:
+        secret = database.url.split(":")[2].split("@")[0]
+        environment = {"RSAS_STUDY_STORAGE": database.url, "MLFLOW_TRACKING_URI": server.uri}
+        place = Place(tmp_path, environment=environment)
+        sweep = place.sweep("s", 4)
+        place.wait_for_epochs(sweep, EPOCHS + 2)
+        server.stop()
+        place.wait_for_epochs(sweep, 2 * EPOCHS + 2)
+        database.restart("fast")
+        place.wait_for_epochs(sweep, 3 * EPOCHS)
+        server.start()
+        assert sweep.wait(120) == 0, place.output()
+        output = place.output()
+        place.run("resume", "s")  # logs what the server did not get in time
+        with place.given_environment():
+            os.environ["MLFLOW_TRACKING_URI"] = server.uri
+            assert place.faults("s") == []
+            assert results(place.open("s").status().trials) == results(expected[:4])
+        assert output.count("stopped answering") == 1
+        texts = [output, (place.runs / "s" / "sweep.json").read_text()]
+        assert not any(secret in text for text in texts)
+        without = {k: v for k, v in environment.items() if k != "RSAS_STUDY_STORAGE"}
+        other = Place(tmp_path, environment=without)
+        told = other.run("resume", "s", expected=2)
+        assert "set RSAS_STUDY_STORAGE" in told and secret not in told
