@@ -8,6 +8,7 @@ sweep; mlflow is imported there, too, since that takes seconds.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import getpass
 import json
 import logging
@@ -15,8 +16,10 @@ import os
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
@@ -68,6 +71,7 @@ def connect(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        _make_database(uri)
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:
@@ -77,6 +81,22 @@ def connect(uri: str) -> MlflowClient:
             "MLFLOW_TRACKING_URI to use a file in the workspace"
         ) from None
     return client
+
+
+def _make_database(uri: str) -> None:
+    """Make a new SQLite file aside, so that a kill in between does not leave half its tables."""
+    from mlflow.tracking import MlflowClient
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another sweep was sooner
+            os.link(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_mirror(uri: str, sweep_id: str) -> Mirror:
@@ -437,6 +457,11 @@ class Tracker:
         names = {trial.trial_id for trial in members}
         if members and front_mark(names) != self._front:
             self._log_front_files(complete, members)
+        for trial in trials:
+            run = self._runs[trial.trial_id]
+            if trial.state != "complete" and run.member is not None:  # somebody else's tag
+                self._client.delete_tag(run.run_id, "rsas.pareto")
+                run.member = None
         for trial in complete:
             run, member = self._runs[trial.trial_id], trial.trial_id in names
             if run.member != member:
@@ -458,6 +483,7 @@ class Tracker:
     def _log_front_files(
         self, complete: Sequence[TrialRecord], members: Sequence[TrialRecord]
     ) -> None:
+        complete, members = _without_secrets(complete), _without_secrets(members)
         entries = [
             {
                 "trial_id": trial.trial_id,
@@ -467,12 +493,12 @@ class Tracker:
             }
             for trial in members
         ]
-        self._client.log_dict(self._parent, _redacted({"front": entries}), "pareto/front.json")
+        self._client.log_dict(self._parent, {"front": entries}, "pareto/front.json")
         table = trials_frame(members).to_csv(index=False)
-        self._client.log_text(self._parent, redact(table), "pareto/front.csv")
+        self._client.log_text(self._parent, table, "pareto/front.csv")
         title = f"{self._sweep}: front of {len(complete)} trials"
         page = to_html(front_figure(complete, self._objectives, title))
-        self._client.log_text(self._parent, redact(page), "pareto/front.html")
+        self._client.log_text(self._parent, page, "pareto/front.html")
         # The description of the parent run, what its page shows first.
         note = f"{title}. The picture is the artifact `pareto/front.html`.\n\n"
         note += _markdown([{"trial": t.trial_id, **t.objectives} for t in members])
@@ -496,6 +522,18 @@ def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> st
         return str(found.experiment_id)
     except MlflowException as error:
         raise InputError(f"MLflow experiment {name!r}: {str(error).splitlines()[0]}") from None
+
+
+def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """For pictures and tables, which would write a secret in many ways."""
+
+    def hidden(value: Any) -> Any:
+        return redact(value) if isinstance(value, str) else value
+
+    return [
+        dataclasses.replace(trial, params={k: hidden(v) for k, v in trial.params.items()})
+        for trial in trials
+    ]
 
 
 def _redacted(value: dict[str, Any]) -> dict[str, Any]:

@@ -144,9 +144,14 @@ def test_trials_keep_their_files_in_the_workspace(workspace, folder):
         ("t0001", b"\xff{}"),
         ("t0001", None),
         ("models", b'{"number": 1}'),
-        pytest.param("tmp", None),
-        pytest.param("t0001", b"[]"),
-        pytest.param("t0001", b'{"number": 1, "stat": ""}'),
+        ("tmp", None),
+        ("t0001", b"[]"),
+        ("t0001", b'{"number": 1, "stat": ""}'),
+        pytest.param(
+            "t0001",
+            b'{"number": 1, "state": "RUNNING", "params": {}, "user_bttrs": {}}',
+            marks=pytest.mark.xfail(strict=True, reason="is_behind and rebuild raise KeyError"),
+        ),
     ],
 )
 def test_damaged_records_of_trials_are_left_out(folder, name, content):

@@ -1,0 +1,304 @@
+"""Books that do not agree: each fault is found by name, and mended."""
+
+import json
+import random
+
+import pytest
+import torch
+from mlflow.tracking import MlflowClient
+
+from rsas.records import trial_id
+from rsas.search import repair
+from rsas.search.checkpoints import TrialFolder, write_model
+from rsas.search.experiment import load_experiment
+from rsas.search.keeper import Keeper
+from rsas.search.workspace import Workspace
+from tests.faults.harness import Place
+
+# (val_accuracy, sparsity): the first three are the front.
+POINTS = [(0.9, 0.5), (0.8, 0.7), (0.6, 0.9), (0.7, 0.6)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One SQLite file for all tests, since making one takes seconds."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def sweep(tmp_path, store, request):
+    """A finished sweep of four trials, of which one was stopped early and one failed."""
+    place = Place(tmp_path)
+    experiment, source = load_experiment(place.source)
+    workspace = Workspace(store / "runs")
+    folder = workspace.create(
+        "".join(c if c.isalnum() else "-" for c in request.node.name)[:90],
+        {
+            "id": f"{random.getrandbits(64):x}",
+            "source": source,
+            "experiment": experiment.to_dict(),
+            "data_dir": str(tmp_path),
+            "tracking_uri": None,
+            "python_path": [str(tmp_path)],
+        },
+    )
+    book = folder.book(experiment)
+    book.note_record(folder.record)
+    for accuracy, sparsity in POINTS:
+        number = book.begin()
+        rows = [
+            {"epoch": e, "val_accuracy": accuracy * e / 3, "sparsity": sparsity, "seconds": 0.1}
+            for e in (1, 2, 3)
+        ]
+        rows[-1]["val_accuracy"] = accuracy
+        trial = TrialFolder(folder.trials / trial_id(number))
+        trial.begin()
+        trial.append(rows)
+        write_model(folder.models, trial_id(number), {"weights": torch.zeros(3)})
+        book.complete(number, rows[-1])
+    pruned, failed = book.begin(), book.begin()
+    book.prune(pruned, 0)
+    book.fail(failed, "out of memory")
+    keeper = Keeper(folder.storage, book, folder.objectives, print)
+    keeper.close(book.trials(folder.objectives))
+    tracker = repair.tracker_of(folder, workspace, book, say=print)
+    assert tracker.close(finished=True)
+    return folder, workspace
+
+
+def client_of(workspace):
+    return MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")
+
+
+def run_of(sweep, trial):
+    folder, workspace = sweep
+    client = client_of(workspace)
+    experiment = client.get_experiment_by_name("disturbed").experiment_id
+    found = client.search_runs(
+        [experiment],
+        f"tags.`rsas.sweep` = '{folder.name}' and tags.`rsas.trial_id` = '{trial}'",
+    )
+    return client, found[0].info.run_id
+
+
+def parent_of(sweep):
+    folder, workspace = sweep
+    client = client_of(workspace)
+    experiment = client.get_experiment_by_name("disturbed").experiment_id
+    condition = f"tags.`rsas.sweep_id` = '{folder.record['id']}'"
+    return client, client.search_runs([experiment], condition)[0].info.run_id
+
+
+def check(sweep):
+    return repair.check(*sweep)
+
+
+def told(faults):
+    return {(fault.kind, fault.where, fault.trial_id) for fault in faults}
+
+
+def test_books_that_agree(sweep):
+    assert check(sweep) == []
+
+
+def deleted_run(sweep):
+    client, run = run_of(sweep, "t0001")
+    client.delete_run(run)
+    return ("gap", "mlflow", "t0001")
+
+
+def twin(sweep):
+    client, run = run_of(sweep, "t0001")
+    tags = client.get_run(run).data.tags
+    client.create_run(client.get_run(run).info.experiment_id, tags=tags)
+    return ("twin", "mlflow", "t0001")
+
+
+def ghost_run(sweep):
+    client, run = run_of(sweep, "t0001")
+    tags = client.get_run(run).data.tags | {"rsas.trial_id": "t0099"}
+    client.create_run(client.get_run(run).info.experiment_id, tags=tags)
+    return ("ghost", "mlflow", "t0099")
+
+
+def other_status(sweep):
+    client, run = run_of(sweep, "t0002")
+    client.update_run(run, status="RUNNING")
+    return ("mismatch", "mlflow", "t0002")
+
+
+def other_state(sweep):
+    client, run = run_of(sweep, "t0004")
+    client.set_tag(run, "rsas.state", "complete")
+    return ("mismatch", "mlflow", "t0004")
+
+
+def other_front_tag(sweep):
+    client, run = run_of(sweep, "t0003")
+    client.set_tag(run, "rsas.pareto", "true")
+    return ("mismatch", "mlflow", "t0003")
+
+
+def front_tag_of_a_failure(sweep):
+    client, run = run_of(sweep, "t0005")
+    client.set_tag(run, "rsas.pareto", "true")
+    return ("mismatch", "mlflow", "t0005")
+
+
+def other_value(sweep):
+    client, run = run_of(sweep, "t0000")
+    client.log_metric(run, "val_accuracy", 0.99, step=3)
+    return ("mismatch", "mlflow", "t0000")
+
+
+def epochs_too_many(sweep):
+    client, run = run_of(sweep, "t0000")
+    client.log_metric(run, "epoch", 3, step=3)
+    return ("gap", "mlflow", "t0000")
+
+
+def second_parent(sweep):
+    client, run = parent_of(sweep)
+    found = client.get_run(run)
+    client.create_run(found.info.experiment_id, tags=found.data.tags)
+    return ("twin", "mlflow", "")
+
+
+def other_parent_status(sweep):
+    client, run = parent_of(sweep)
+    client.update_run(run, status="RUNNING")
+    return ("mismatch", "mlflow", "")
+
+
+def other_front(sweep):
+    client, run = parent_of(sweep)
+    client.set_tag(run, "rsas.front", "1-000")
+    return ("mismatch", "mlflow", "")
+
+
+def no_parent(sweep):
+    client, run = parent_of(sweep)
+    client.delete_run(run)
+    return ("gap", "mlflow", "")
+
+
+def ghost_folder(sweep):
+    TrialFolder(sweep[0].trials / "t0077").set_error("x")
+    return ("ghost", "storage", "t0077")
+
+
+def ghost_model(sweep):
+    write_model(sweep[0].models, "t0003", {})
+    return ("ghost", "storage", "t0003")
+
+
+def no_record(sweep):
+    (sweep[0].path / "trials" / "t0002" / "trial.json").unlink()
+    return ("gap", "storage", "t0002")
+
+
+def older_record(sweep):
+    path = sweep[0].path / "trials" / "t0002" / "trial.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"state": "RUNNING"}))
+    return ("mismatch", "storage", "t0002")
+
+
+def lost_history(sweep):
+    (sweep[0].path / "trials" / "t0001" / "history-0001.jsonl").unlink()
+    return ("gap", "storage", "t0001")
+
+
+def torn_history(sweep):
+    path = sweep[0].path / "trials" / "t0001" / "history-0001.jsonl"
+    path.write_text(path.read_text()[:-20])
+    return ("gap", "storage", "t0001")
+
+
+def cut_journal(sweep):
+    path = sweep[0].journal
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: len(lines) // 2]))
+    return ("damaged", "book", "")
+
+
+def spoilt_journal(sweep):
+    path = sweep[0].journal
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[len(lines) // 2] = b"\xff\xff\n"
+    path.write_bytes(b"".join(lines))
+    return ("damaged", "book", "")
+
+
+def no_journal(sweep):
+    sweep[0].journal.unlink()
+    return ("damaged", "book", "")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        deleted_run,
+        twin,
+        ghost_run,
+        other_status,
+        other_state,
+        other_front_tag,
+        front_tag_of_a_failure,
+        other_value,
+        epochs_too_many,
+        second_parent,
+        other_parent_status,
+        other_front,
+        no_parent,
+        ghost_folder,
+        ghost_model,
+        no_record,
+        older_record,
+        lost_history,
+        torn_history,
+        cut_journal,
+        spoilt_journal,
+        no_journal,
+    ],
+)
+def test_each_fault_is_found_and_mended(sweep, harm):
+    folder, workspace = sweep
+    before = folder.status()
+    expected = harm(sweep)
+    assert expected in told(check(sweep))
+    with folder.locked():
+        repair.repair(*sweep)
+    assert check(sweep) == []
+    after = folder.status()
+    assert (after.trials, after.state) == (before.trials, before.state)
+
+
+def test_a_model_that_is_lost_is_told_and_not_made_up(sweep):
+    path = sweep[0].path / "models" / "t0000" / "model.pt"
+    path.write_bytes(path.read_bytes()[:100])
+    assert told(check(sweep)) == {("damaged", "storage", "t0000")}
+    path.unlink()
+    assert told(check(sweep)) == {("gap", "storage", "t0000")}
+    with sweep[0].locked():
+        lines = repair.repair(*sweep)
+    assert any("t0000" in line and "training its configuration" in line for line in lines)
+    assert told(check(sweep)) == {("gap", "storage", "t0000")}
+
+
+def test_damaged_checkpoints_of_a_trial_that_is_to_go_on(sweep):
+    folder, _ = sweep
+    experiment = repair.experiment_of(folder)
+    number = folder.book(experiment).begin()
+    trial = TrialFolder(folder.trials / trial_id(number))
+    trial.begin()
+    trial.save(1, {"epoch": 1})
+    trial.save(2, {"epoch": 2})
+    path = folder.path / "trials" / trial_id(number) / "checkpoint-000002.pt"
+    path.write_bytes(path.read_bytes()[:50])
+    assert ("damaged", "storage", trial_id(number)) in told(check(sweep))
+    with folder.locked():
+        repair.repair(*sweep)
+    assert check(sweep) == []
+    assert trial.checkpoints() == ["checkpoint-000001.pt"]
+    assert path.with_suffix(".damaged").exists()
