@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rsas.config import TrainConfig
 from rsas.errors import Halted, InputError
 from rsas.records import Objective, State, TrialRecord, trial_id
-from rsas.search.experiment import Experiment, Space
+from rsas.search.experiment import Experiment
 
 __all__ = ["Book", "Launch", "Rung", "is_behind", "rebuild"]
 
@@ -212,7 +213,18 @@ class Book:
         experiment = self._writable()
         self._study.sampler = _sampler(experiment, number)
         trial = _patiently(lambda: Trial(self._study, self._frozen()[number]._trial_id))
-        return _apply(experiment.space, trial, experiment.base)
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return experiment.base.replace(**experiment.space(trial))
+            except optuna.exceptions.StorageInternalError:  # the database is away
+                if time.monotonic() > deadline:
+                    raise Halted("the study's database does not answer") from None
+                time.sleep(1.0)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # not the space's
+                    raise Halted(f"the book cannot be written ({error.strerror})") from None
+                raise
 
     def note_key(self, number: int, key: str) -> int | None:
         """Note what identifies a trial's configuration.
@@ -306,7 +318,7 @@ class Book:
     def to_dict(self, number: int) -> dict[str, Any]:
         """All the book has of a trial, as JSON types; ``rebuild`` takes it back."""
         frozen = self._frozen()
-        known = sum(_KNOWN in trial.user_attrs for trial in frozen)
+        known = [trial.number for trial in frozen if _KNOWN in trial.user_attrs]
         return {**_trial_to_dict(frozen[number]), "known": known}
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
@@ -361,9 +373,8 @@ def rebuild(
     """
     whole, launches, queue, record = _whole_part(journal)
     aside = _aside(journal)
-    known = max(
-        (record.get("known", 0) for record in [*whole.values(), *records.values()]), default=0
-    )
+    each = [*whole.values(), *records.values()]
+    known = {number for trial in each for number in trial.get("known", [])}
     partial = journal.with_name(f".{journal.name}.partial")
     partial.unlink(missing_ok=True)
     made = Book(partial, experiment)
@@ -376,7 +387,7 @@ def rebuild(
         elif kept is not None:
             parts = ("params", "distributions", "user_attrs", "system_attrs")
             found = {**found, **{part: {**kept[part], **found[part]} for part in parts}}
-        if found is None and number < known:
+        if found is None and number in known:
             found = {"state": "FAIL", "user_attrs": {_KNOWN: "lost"}}
         elif found is None:
             lost.append(trial_id(number))
@@ -528,10 +539,6 @@ def _cut_torn_line(path: Path) -> None:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(path, whole)
-
-
-def _apply(space: Space, trial: Trial, base: TrainConfig) -> TrainConfig:
-    return base.replace(**space(trial))
 
 
 def _sampler(experiment: Experiment, number: int) -> optuna.samplers.BaseSampler:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rsas.records import Mirror, MirroredRun, Objective, TrialRecord, front_mark, status_of
+from rsas.redact import redact
 from rsas.search.checkpoints import TrialFolder, read_model
 from rsas.search.workspace import Status, SweepFolder
 
@@ -108,7 +109,7 @@ def _check_run(
     tag = str(member).lower() if trial.state == "complete" else ""
     if run.pareto != tag:
         yield fault("mismatch", f"rsas.pareto is {run.pareto!r} where {tag!r} is right")
-    if run.params != {name: str(value) for name, value in trial.params.items()}:
+    if run.params != {k: redact(str(v)) for k, v in trial.params.items()}:
         yield fault("mismatch", "its params are not those of the book", content=True)
     for name, value in trial.objectives.items():
         if run.metrics.get(name) != value:

@@ -346,9 +346,11 @@ class _Run:
 
 def _prepare(book: Book, folder: SweepFolder, workspace: Workspace, console: Console) -> None:
     """What a sweep knows before its first trial; done once, also where a kill came between."""
-    if book.record() is not None:
-        return
     record = folder.record
+    if book.record() is not None:
+        if book.record() != record:  # extended
+            book.note_record(record)
+        return
     if record.get("known") is not None:
         count = book.add_known(workspace.open(record["known"]).book(), record["known"])
         console.print(f"the sampler knows {count} trials of {record['known']}")

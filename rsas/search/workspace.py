@@ -42,6 +42,10 @@ if TYPE_CHECKING:  # optuna takes a second to import
 __all__ = ["Status", "SweepFolder", "Workspace", "hours_of", "known_uri"]
 
 _SCHEMA = 1
+_RECORD_KEYS = {
+    *("number", "state", "params", "distributions", "values"),
+    *("user_attrs", "system_attrs", "started", "finished"),
+}
 
 SweepState = Literal["running", "finished", "interrupted", "failed"]
 
@@ -143,7 +147,7 @@ class SweepFolder:
         for name, content in zip(names, contents, strict=True):
             with contextlib.suppress(ValueError):
                 record = json.loads(content or b"")
-                if isinstance(record, dict) and {"number", "state", "params"} <= record.keys():
+                if isinstance(record, dict) and record.keys() >= _RECORD_KEYS:
                     found[int(name[1:])] = record
         return found
 
@@ -362,7 +366,7 @@ class Workspace:
         return SweepFolder(self.path / name)
 
     def names(self) -> list[str]:
-        """Names of the sweeps, oldest first.
+        """Names of the sweeps; the one that was made or extended last comes last.
 
         Raises:
             InputError: the workspace is not a folder that can be read.

@@ -263,7 +263,7 @@ def no_journal(sweep):
     ],
 )
 def test_each_fault_is_found_and_mended(sweep, harm):
-    folder, workspace = sweep
+    folder, _ = sweep
     before = folder.status()
     expected = harm(sweep)
     assert expected in told(check(sweep))

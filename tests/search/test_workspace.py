@@ -150,7 +150,6 @@ def test_trials_keep_their_files_in_the_workspace(workspace, folder):
         pytest.param(
             "t0001",
             b'{"number": 1, "state": "RUNNING", "params": {}, "user_bttrs": {}}',
-            marks=pytest.mark.xfail(strict=True, reason="is_behind and rebuild raise KeyError"),
         ),
     ],
 )
