@@ -1,5 +1,6 @@
 """The command line: bad input is one clear line, exit code 2, and nothing written."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,6 +19,8 @@ def rsas(monkeypatch, capsys, request, tmp_path):
     """Run a command in this process; returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(request.config.rootpath)
     monkeypatch.setenv("RSAS_WORKSPACE", str(tmp_path / "runs"))
+    # Ray comes up while the input is looked at; here nothing is to get as far as to need it.
+    monkeypatch.setattr("rsas.cli._early_ray", lambda *_: contextlib.nullcontext())
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["rsas", *map(str, arguments)])
@@ -62,7 +65,33 @@ def broken(tmp_path, body):
         ),
         (["sweep", QUICKSTART, "--workspace", "README.md"], "cannot write in"),
         (["sweep", QUICKSTART, "--workspace", "/proc/runs"], "cannot write in '/proc'"),
+        (
+            ["sweep", QUICKSTART, "--scheduler", "median"],
+            "scheduler='median': expected one of none",
+        ),
+        (["sweep", QUICKSTART, "--hours", "0"], "hours=0.0: expected a number in (0,"),
+        (["sweep", QUICKSTART, "--device-hours", "nan"], "device_hours=nan: expected a number"),
+        (["sweep", QUICKSTART, "--concurrency", "0"], "max_concurrent=0: expected an integer"),
+        (["sweep", QUICKSTART, "--enqueue", "none.json"], "neither a sweep (there is: none) nor"),
+        (["sweep", QUICKSTART, "--enqueue", "README.md"], "expected a JSON list such as"),
+        (["sweep", QUICKSTART, "--known", "unknown"], "no sweep 'unknown' in workspace"),
+        (["sweep", QUICKSTART, "--storage", "s3://key:secret@bucket"], "keys do not belong here"),
+        (["sweep", QUICKSTART, "--storage", "/proc/none"], "--storage: cannot write /proc/none"),
+        (["sweep", QUICKSTART, "--storage", "ftp://host/a"], "expected a path or s3://"),
+        (
+            [
+                "sweep",
+                QUICKSTART,
+                "--study-storage",
+                "postgresql+psycopg://me:pass-word@127.0.0.1:9/a",
+            ],
+            "postgresql+psycopg://me:***@127.0.0.1:9/a: the book of the sweep cannot be read",
+        ),
         (["resume", "unknown"], "no sweep 'unknown' in workspace"),
+        (["check", "unknown"], "no sweep 'unknown' in workspace"),
+        (["extend", "unknown", "--trials", "3"], "no sweep 'unknown' in workspace"),
+        (["extend", "unknown"], "expected --trials, --hours or --device-hours"),
+        (["doctor", "missing.py"], "there is no file 'missing.py'"),
         (["status", "unknown"], "no sweep 'unknown' in workspace"),
         (["pareto", "unknown"], "no sweep 'unknown' in workspace"),
         (["status", "--workspace", "README.md"], "is not a folder"),

@@ -54,7 +54,7 @@ _RECORD = "rsas:record"
 _LAUNCH = "rsas:launch:"
 _QUEUE = "rsas:queue"
 
-_DATABASE_SCHEMA = "rsas"
+_DATABASE_SCHEMA = "rsas_study"  # not "rsas": a schema of the role's name would hide MLflow's
 _PATIENCE = 60.0  # seconds for which a database that is away is asked again
 
 _SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {

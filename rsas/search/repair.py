@@ -135,8 +135,8 @@ def _check_book(folder: SweepFolder) -> list[Fault]:
         records = folder.kept_records()
         if not has_begun and not records:
             return []
-        if not folder.journal.exists() or is_behind(folder.book(), records):
-            told = f"{folder.journal.name} lacks what the trials' own records have"
+        if not has_begun or is_behind(folder.book(), records):
+            told = "the book lacks what the trials' own records have"
             return [Fault("damaged", "book", "", told)]
     except InputError as error:
         return [Fault("damaged", "book", "", str(error))]

@@ -638,7 +638,7 @@ def test_a_database_that_mlflow_uses_too(server):
         ).fetchall()
     assert rows == [("of MLflow",)]
     assert found == [("public", "alembic_version")] + [
-        ("rsas", name) for name in ("alembic_version", "studies", "trials")
+        ("rsas_study", name) for name in ("alembic_version", "studies", "trials")
     ]
 
 
