@@ -106,7 +106,7 @@ class Experiment:
     resources: Resources = Resources()
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
     scheduler: Literal["none", "asha", "pareto_asha"] = "none"
-    grace_period: int = field(default=1, metadata=range_of(1, 10**6))
+    grace_period: int = field(default=3, metadata=range_of(1, 10**6))
     reduction_factor: int = field(default=3, metadata=range_of(2, 100))
     seed: int = field(default=0, metadata=range_of(0, 2**32 - 1))
     checkpoint_every: int = field(default=1, metadata=range_of(1, 10**6))
