@@ -429,6 +429,11 @@ def ui(
         )
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print(
+            f"rsas: warning: whoever reaches {host}:{port} can read and change all runs",
+            file=sys.stderr,
+        )
     print(f"MLflow's UI comes up at http://{host}:{port} in some seconds; runs are under", end=" ")
     print("'Model training', the switch at its top left", flush=True)
     os.execv(sys.executable, command)  # noqa: S606

@@ -199,3 +199,13 @@ def test_an_empty_workspace(rsas):
     assert "no sweeps in " in out
     code, out, _ = rsas("status", "--json")
     assert json.loads(out) == {"sweeps": []}
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_a_ui_that_others_can_reach_is_warned_of(host, warned, rsas, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mlflow.db").touch()
+    monkeypatch.setattr(os, "execv", lambda *_: None)
+    _, out, err = rsas("ui", "--host", host)
+    assert f"http://{host}:5000" in out
+    assert ("can read and change all runs" in err) == warned

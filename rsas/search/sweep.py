@@ -184,7 +184,11 @@ def extend(
                     + (f"has {had:g} already; give more" if had else "has no such limit")
                 )
         folder.set_budget(dataclasses.replace(before, **budget))
-        return _resume(folder, workspace, console, address)
+        try:
+            return _resume(folder, workspace, console, address)
+        except InputError:  # it could not go on: nothing has changed
+            folder.set_budget(before)
+            raise
 
 
 def diagnose(
