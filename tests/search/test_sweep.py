@@ -67,15 +67,17 @@ def failing():
 # A module beside the experiment: models that get into trouble, two of them in their fourth epoch.
 TROUBLED = """
 import os
+import torch
 from torch import nn
 
 class Net(nn.Sequential):
     def __init__(self, trouble=None, good=90):
         super().__init__(nn.Flatten(), nn.Linear(64, 10))
-        self.trouble, self.good, self.calls = trouble, good, 0
+        self.trouble, self.good = trouble, good
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))  # kept in checkpoints
 
     def forward(self, x):
-        self.calls += self.training
+        self.calls += int(self.training)
         x = super().forward(x)
         return self.trouble(x) if self.trouble and self.calls > self.good else x
 
