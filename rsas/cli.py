@@ -444,11 +444,15 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"rsas: error: {error}", file=sys.stderr)
+        _tell(error)
         sys.exit(2)
     except (Halted, NonFiniteLoss) as error:
-        print(f"rsas: error: {error}", file=sys.stderr)
+        _tell(error)
         sys.exit(1)
+
+
+def _tell(error: Exception) -> None:
+    print(f"rsas: error: {error}", file=sys.stderr)
 
 
 def _console() -> Console:
@@ -561,13 +565,19 @@ def _resumable(place: Workspace, name: str, console: Console) -> Iterator[None]:
         raise
 
 
-def _early_ray(address: str | None, sweep: Any) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _early_ray(address: str | None, sweep: Any) -> Iterator[None]:
     """Ray comes up while libraries are imported; ``sweep`` is a source or a record."""
     from rsas.search import cluster
 
     if isinstance(sweep, dict):
         address, sweep = address or sweep.get("address"), sweep["source"]
-    return cluster.early(address, sweep)
+    with cluster.early(address, sweep):
+        try:
+            yield
+        except InputError as error:  # told before Ray, which must be up to be ended
+            _tell(error)
+            raise typer.Exit(2) from None
 
 
 def _given(**options: Any) -> dict[str, Any]:

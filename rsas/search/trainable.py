@@ -35,13 +35,13 @@ HALTED = "halted"
 NOTES = "notes"
 """Lines for the user."""
 
-_STEP_SECONDS = 0.5  # of training a result, so that short epochs do not wait for the driver
+_STEP_SECONDS = 1.0  # of training a result, so that short epochs do not wait for the driver
 
 
 class TrialTrainable(tune.Trainable):
     """Trains the configuration Tune hands over, from its last checkpoint on.
 
-    A step trains epochs for half a second at least, and not beyond the next rung. The
+    A step trains epochs for a second at least, and not beyond the next rung. The
     configuration has ``trial`` (the identity, which names the folder of its checkpoints) and
     ``train`` (the fields of a TrainConfig). Actors are reused from trial to trial.
     """
