@@ -178,7 +178,9 @@ def test_a_configuration_that_is_complete_is_known_by_its_key(open_book):
     assert [book.note_key(number, "one") for number in (0, 1)] == [None, None]  # they run
     book.prune(0, 1.0)
     assert book.note_key(2, "one") is None  # nobody knows what it would have come to
-    book.complete(1, {"val_accuracy": 0.5, "sparsity": 0.9, "epoch": 3.0}, device_seconds=2.0)
+    seeds = {"seed0/val_accuracy": 0.4, "seed1/val_accuracy": 0.6, "seed1/val_loss": 1.0}
+    metrics = {"val_accuracy": 0.5, "sparsity": 0.9, "epoch": 3.0, **seeds}
+    book.complete(1, metrics, device_seconds=2.0)
     assert open_book(experiment()).note_key(2, "one") == 1
     assert book.note_key(3, "two") is None
     book.repeat(2, 1)

@@ -448,3 +448,13 @@ class Away:
         if name == self._action:
             raise OSError("AWS Error NETWORK_CONNECTION")
         return getattr(self._inner, name)
+
+
+def test_several_seeds_go_on_from_their_checkpoint(tmp_path):
+    one = trainable(tmp_path, seeds=(3, 4))
+    steps(one, 2)
+    rows = [row for result in steps(trainable(tmp_path, seeds=(3, 4)), 3) for row in result[ROWS]]
+    assert [row["epoch"] for row in rows] == [3, 4, 5]
+    for seed in (3, 4):
+        alone = undisturbed(CONFIG.replace(seed=seed)).history
+        assert [row[f"seed{seed}/val_loss"] for row in rows] == [r["val_loss"] for r in alone[2:]]
