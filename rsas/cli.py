@@ -169,6 +169,10 @@ def sweep(
     sampler: Annotated[str | None, typer.Option(help="tpe, nsga2, gp or random.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="none, asha or pareto_asha.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="0,1,2", help="Train each trial with these; objectives are means."),
+    ] = None,
     cpus: _CpusOption = None,
     gpus: _GpusOption = None,
     concurrency: Annotated[
@@ -205,6 +209,7 @@ def sweep(
     experiment, source = load_experiment(file)
     changes: dict[str, Any] = {"base": experiment.base.override(assignments or [])}
     changes |= _given(sampler=sampler, scheduler=scheduler, seed=seed)
+    changes |= _given(seeds=seeds and _integers("--seeds", seeds))
     budget = _given(trials=trials, hours=hours, device_hours=device_hours)
     changes["budget"] = dataclasses.replace(experiment.budget, **budget)
     resources = _given(cpus=cpus, gpus=gpus, max_concurrent=concurrency)
@@ -583,6 +588,13 @@ def _early_ray(address: str | None, sweep: Any) -> Iterator[None]:
 def _given(**options: Any) -> dict[str, Any]:
     """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _integers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text!r}: expected integers such as 0,1,2") from None
 
 
 def _points(place: str, workspace: Workspace) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,10 +22,14 @@ __all__ = [
     "metrics_of",
     "status_of",
     "trial_id",
+    "values_by_seed",
 ]
 
 METRICS = ("epoch", "train_loss", "val_loss", "val_accuracy", "sparsity", "seconds")
-"""Columns every row of a history has; ``sparsity/LAYER`` columns come beside them."""
+"""Columns every row of a history has; ``sparsity/LAYER`` columns come beside them, and, of a trial
+that is trained with several seeds, ``seedN/NAME`` columns, of which the others are means."""
+
+_OF_SEED = re.compile(r"seed(\d+)/")
 
 State = Literal["running", "complete", "pruned", "failed"]
 
@@ -78,7 +83,8 @@ class TrialRecord:
     same_as: str = ""  # the trial whose configuration and result it repeats
     epochs: float = 0.0  # after which it ended
     device_seconds: float = 0.0  # of training, times GPUs, or CPUs where it has no GPU
-    rows: list[dict[str, float]] = field(default_factory=list)  # its history, where that was read
+    # Objectives of each seed, in the order of the seeds; empty where there is one alone.
+    by_seed: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,5 +135,15 @@ def metrics_of(result: dict[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in result.items()
-        if name in METRICS or name.startswith("sparsity/")
+        if name in METRICS or name.startswith("sparsity/") or _OF_SEED.match(name)
+    }
+
+
+def values_by_seed(metrics: Mapping[str, float], names: Iterable[str]) -> dict[str, list[float]]:
+    """The values of each seed, in the order of the seeds, of those names that have them."""
+    seeds = sorted({int(found[1]) for found in map(_OF_SEED.match, metrics) if found})
+    return {
+        name: [metrics[f"seed{seed}/{name}"] for seed in seeds]
+        for name in names
+        if seeds and all(f"seed{seed}/{name}" in metrics for seed in seeds)
     }

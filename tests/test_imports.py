@@ -23,6 +23,7 @@ ALLOWED = {
     "rsas.small_dense": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
     "rsas.pruning": {"rsas.config", "rsas.sparse"},
     "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse"},
+    "rsas.replicates": {"rsas", "rsas.config", "rsas.trainer"},
     "rsas.analysis": {"rsas.analysis", "rsas.records"},
     "rsas.tracking": {"rsas.analysis", "rsas.errors", "rsas.records", "rsas.redact"},
     "rsas.search": {
@@ -34,6 +35,7 @@ ALLOWED = {
         "rsas.pruning",
         "rsas.records",
         "rsas.redact",
+        "rsas.replicates",
         "rsas.search",
         "rsas.trainer",
         "rsas.userfile",

@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from rsas.config import TrainConfig
 from rsas.errors import Halted, InputError
-from rsas.records import Objective, State, TrialRecord, trial_id
+from rsas.records import Objective, State, TrialRecord, trial_id, values_by_seed
 from rsas.search.experiment import Experiment
 
 __all__ = ["Book", "Launch", "Rung", "is_behind", "rebuild"]
@@ -48,6 +48,7 @@ _SAME_AS = "rsas:same_as"
 _RUNG = "rsas:rung:"
 _EPOCHS = "rsas:epochs"
 _DEVICE_SECONDS = "rsas:device_seconds"
+_BY_SEED = "rsas:by_seed"
 _KNOWN = "rsas:known"
 # Attributes of the study.
 _RECORD = "rsas:record"
@@ -255,6 +256,8 @@ class Book:
             return
         self._set(number, _EPOCHS, metrics.get("epoch", 0.0))
         self._set(number, _DEVICE_SECONDS, device_seconds)
+        if by_seed := values_by_seed(metrics, names):
+            self._set(number, _BY_SEED, by_seed)
         self._tell(number, TrialState.COMPLETE, values)
 
     def repeat(self, number: int, same_as: int) -> None:
@@ -262,6 +265,8 @@ class Book:
         other = self._frozen()[same_as]
         self._set(number, _SAME_AS, trial_id(same_as))
         self._set(number, _EPOCHS, other.user_attrs.get(_EPOCHS, 0.0))
+        if _BY_SEED in other.user_attrs:
+            self._set(number, _BY_SEED, other.user_attrs[_BY_SEED])
         self._tell(number, TrialState.COMPLETE, other.values)
 
     def prune(self, number: int, epochs: float, device_seconds: float = 0.0) -> None:
@@ -568,4 +573,5 @@ def _record(trial: FrozenTrial, objectives: Sequence[Objective]) -> TrialRecord:
         same_as=attributes.get(_SAME_AS, ""),
         epochs=attributes.get(_EPOCHS, 0.0),
         device_seconds=attributes.get(_DEVICE_SECONDS, 0.0),
+        by_seed=attributes.get(_BY_SEED, {}),
     )

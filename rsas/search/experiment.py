@@ -91,6 +91,8 @@ class Experiment:
         reduction_factor: each rung has so many times the epochs of the one before, and keeps
             one trial in so many.
         seed: of the sampler; with one trial at a time the suggestions depend on it alone.
+        seeds: with which each trial is trained, in place of ``base.seed``; objectives are means
+            over them, and the model that is kept is that of the first. Empty: ``base.seed`` alone.
         checkpoint_every: epochs between checkpoints of a trial; the last epoch has one always.
         retries: how often a trial goes on from its checkpoint after an error before it failed.
 
@@ -109,6 +111,7 @@ class Experiment:
     grace_period: int = field(default=3, metadata=range_of(1, 10**6))
     reduction_factor: int = field(default=3, metadata=range_of(2, 100))
     seed: int = field(default=0, metadata=range_of(0, 2**32 - 1))
+    seeds: tuple[int, ...] = ()
     checkpoint_every: int = field(default=1, metadata=range_of(1, 10**6))
     retries: int = field(default=2, metadata=range_of(0, 100))
 
@@ -123,6 +126,8 @@ class Experiment:
             raise InputError("objectives: expected a tuple of Objective")
         check_name(self.name)
         validate(self, _PLAIN_FIELDS)
+        if len(set(self.seeds)) < len(self.seeds) or not all(0 <= s < 2**32 for s in self.seeds):
+            raise InputError(f"seeds={self.seeds}: expected integers in [0, 2**32), each once")
         names = [objective.name for objective in self.objectives]
         if not names or len(set(names)) < len(names):
             raise InputError(f"objectives={names}: expected at least one, each once")
@@ -139,6 +144,7 @@ class Experiment:
             "budget": dataclasses.asdict(self.budget),
             "resources": dataclasses.asdict(self.resources),
             **{name: getattr(self, name) for name in _PLAIN_FIELDS},
+            "seeds": list(self.seeds),
         }
 
     @classmethod
@@ -162,6 +168,7 @@ _PLAIN_FIELDS = (
     "grace_period",
     "reduction_factor",
     "seed",
+    "seeds",
     "checkpoint_every",
     "retries",
 )

@@ -44,6 +44,8 @@ def check_space(experiment: Experiment) -> dict[str, Any]:
         except Exception as error:
             raise InputError(f"{name}: {type(error).__name__}: {error}") from error
         shared = {"dataset", "val_fraction", "split_seed"} & fields.keys()
+        if experiment.seeds and "seed" in fields:
+            raise InputError(f"{name}: 'seed' is set by seeds={experiment.seeds}")
         if shared:
             raise InputError(f"{name}: {shared.pop()!r} is the same for all trials of a sweep")
         for parameter in trial.params:

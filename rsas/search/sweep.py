@@ -389,6 +389,7 @@ def _tune(run: _Run, arrays: data.Arrays, searcher: BookSearcher, scratch: str) 
         checkpoint_every=experiment.checkpoint_every,
         rungs=run.halving.rungs if run.halving else (),
         retries=experiment.retries,
+        seeds=experiment.seeds,
     )
     tune.run(
         trainable,

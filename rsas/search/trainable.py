@@ -18,6 +18,7 @@ from rsas.config import TrainConfig
 from rsas.data import Arrays
 from rsas.errors import InputError, NonFiniteLoss
 from rsas.redact import redact
+from rsas.replicates import Replicates
 from rsas.search.checkpoints import Superseded, TrialFolder, write_model
 from rsas.search.experiment import Resources
 from rsas.search.storage import Storage, StorageError
@@ -56,6 +57,7 @@ class TrialTrainable(tune.Trainable):
         checkpoint_every: int,
         rungs: Sequence[int],
         retries: int,
+        seeds: Sequence[int] = (),
     ) -> None:
         """Called once an actor by Tune.
 
@@ -68,15 +70,16 @@ class TrialTrainable(tune.Trainable):
             checkpoint_every: epochs between checkpoints.
             rungs: epochs after which the driver decides whether the trial goes on.
             retries: how often a trial goes on from its checkpoint after an error.
+            seeds: with which a trial is trained; none: with the one of its configuration.
         """
         torch.set_num_threads(max(1, math.floor(resources.cpus)))
         os.environ["RAY_NODE_ID"] = _node_id()
         storage = Storage(place)
         self._trials, self._models = storage / "trials", storage / "models"
         self._arrays, self._checkpoint_every, self._rungs = arrays, checkpoint_every, rungs
-        self._retries = retries
+        self._retries, self._seeds = retries, seeds
         self._has_gpu = resources.gpus > 0
-        self._trainer: Trainer | None
+        self._trainer: Trainer | Replicates | None
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -157,9 +160,13 @@ class TrialTrainable(tune.Trainable):
         self._rows = self._rows or trainer.history[-1:]
         return True
 
-    def _restore_trainer(self) -> Trainer:
+    def _restore_trainer(self) -> Trainer | Replicates:
         """A trainer in the state of the last checkpoint."""
-        trainer = Trainer(self._train, self._arrays)
+        trainer = (
+            Replicates(self._train, self._seeds, self._arrays)
+            if self._seeds
+            else Trainer(self._train, self._arrays)
+        )
         self._folder.begin()
         state, damaged = self._folder.load(trainer.device)
         if state is not None:
@@ -172,7 +179,7 @@ class TrialTrainable(tune.Trainable):
             )
         return trainer
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer | Replicates) -> None:
         self._folder.save(trainer.epoch, trainer.state_dict())
         self._saved = trainer.epoch
 

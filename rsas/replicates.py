@@ -1,0 +1,80 @@
+"""One configuration trained with several seeds, in step: objectives are means over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from rsas import data
+from rsas.config import TrainConfig
+from rsas.trainer import Row, Trainer
+
+__all__ = ["Replicates"]
+
+_BY_SEED = ("train_loss", "val_loss", "val_accuracy", "sparsity")
+
+
+class Replicates:
+    """Trainers that differ in their seed, one epoch of each at a time; used as one Trainer is.
+
+    Args:
+        config: what to train; its ``seed`` is replaced.
+        seeds: at least one, each once.
+        arrays: the data set.
+
+    Raises:
+        InputError: the configuration does not fit the data or this machine.
+    """
+
+    def __init__(self, config: TrainConfig, seeds: Sequence[int], arrays: data.Arrays) -> None:
+        self.config = config
+        self._trainers = {seed: Trainer(config.replace(seed=seed), arrays) for seed in seeds}
+        self._first = self._trainers[seeds[0]]
+        self.history: list[Row] = []
+
+    @property
+    def device(self) -> torch.device:
+        """That all of them train on."""
+        return self._first.device
+
+    @property
+    def epoch(self) -> int:
+        """Number of epochs that each of them has trained."""
+        return len(self.history)
+
+    def run_epoch(self) -> Row:
+        """Train an epoch of each.
+
+        Returns:
+            As ``Trainer.run_epoch``: the means, of ``seconds`` the sum; and beside them
+            ``seedN/NAME`` for the losses, the accuracy and the sparsity of each seed.
+
+        Raises:
+            NonFiniteLoss: a loss of one of them became NaN or infinite.
+        """
+        rows = {seed: trainer.run_epoch() for seed, trainer in self._trainers.items()}
+        means = pd.DataFrame(rows.values()).mean()
+        row: Row = {str(name): float(value) for name, value in means.items()}
+        row["epoch"] = self.epoch + 1
+        row["seconds"] = sum(each["seconds"] for each in rows.values())
+        row |= {f"seed{seed}/{name}": rows[seed][name] for seed in rows for name in _BY_SEED}
+        self.history.append(row)
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        """As ``Trainer.state_dict``."""
+        states = {str(seed): trainer.state_dict() for seed, trainer in self._trainers.items()}
+        return {"history": self.history, "trainers": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As ``Trainer.load_state_dict``; the seeds are to be the same."""
+        for seed, trainer in self._trainers.items():
+            trainer.load_state_dict(state["trainers"][str(seed)])
+        self.history = list(state["history"])
+
+    def final_state(self) -> dict[str, Any]:
+        """The network of the first seed, as ``Trainer.final_state``."""
+        return self._first.final_state()
