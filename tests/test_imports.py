@@ -25,7 +25,9 @@ ALLOWED = {
     "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse"},
     "rsas.replicates": {"rsas", "rsas.config", "rsas.trainer"},
     "rsas.analysis": {"rsas.analysis", "rsas.records"},
-    "rsas.tracking": {"rsas.analysis", "rsas.errors", "rsas.records", "rsas.redact"},
+    "rsas.tracking": {
+        *("rsas.analysis", "rsas.errors", "rsas.records", "rsas.redact", "rsas.tracking"),
+    },
     "rsas.search": {
         "rsas",
         "rsas.analysis",

@@ -1,5 +1,6 @@
 """MLflow as a mirror of the book, with a real SQLite store."""
 
+import dataclasses
 import json
 import time
 import types
@@ -22,6 +23,13 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlflow")
     connect(f"sqlite:///{folder}/mlflow.db")
     return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained(TrialRecord):
+    """A trial with its history."""
+
+    rows: list = dataclasses.field(default_factory=list)
 
 
 class Sweep:
@@ -81,7 +89,7 @@ def sweep(store, request):
 def outage(monkeypatch):
     """A switch: with ``down`` nothing is answered any more."""
     switch = types.SimpleNamespace(down=False)
-    monkeypatch.setattr("rsas.tracking._RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("rsas.tracking.tracker._RETRY_SECONDS", 0.05)
     for name in ("log_batch", "set_tag", "create_run", "search_experiments", "update_run"):
         real = getattr(MlflowClient, name)
 
@@ -132,7 +140,7 @@ def trial(number, state="running", epochs=3, **others):
         "epochs": 0.0 if state == "running" else float(epochs),
         "rows": rows,
     }
-    return TrialRecord(**fields | others)
+    return Trained(**fields | others)
 
 
 def mirrored(store, sweep):
@@ -324,7 +332,7 @@ def test_what_was_told_before_a_catch_up_does_not_undo_it(store, sweep, request)
 
 def test_a_sweep_that_begins_is_not_held_up_by_mlflow(sweep, monkeypatch):
     connected = []
-    monkeypatch.setattr("rsas.tracking.connect", connected.append)
+    monkeypatch.setattr("rsas.tracking.tracker.connect", connected.append)
     start = time.monotonic()
     sweep.track(delay=600.0)
     sweep.tracker.begin(trial(0))

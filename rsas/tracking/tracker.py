@@ -1,4 +1,4 @@
-"""MLflow as a mirror of a sweep: one parent run, a child run a trial, the front on the parent.
+"""Mirrors a sweep in MLflow: one parent run, a child run a trial, the front on the parent.
 
 What is logged comes from the book and the trials' histories, so whatever MLflow missed is made up
 for when it can be reached again. All of it happens on a thread of its own and never holds up the
@@ -11,32 +11,20 @@ import contextlib
 import dataclasses
 import getpass
 import json
-import logging
-import os
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-# Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+from typing import Any
 
 from rsas.analysis.pareto import front, hypervolume, trials_frame
 from rsas.analysis.plots import front_figure, to_html
-from rsas.errors import InputError
-from rsas.records import Mirror, MirroredRun, Objective, TrialRecord, front_mark, status_of
+from rsas.records import Objective, TrialRecord, front_mark, status_of
 from rsas.redact import redact
+from rsas.tracking.client import connect, experiment_id, search_runs
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run
-    from mlflow.tracking import MlflowClient
-
-__all__ = ["MirroredRun", "Say", "Tracker", "connect", "delete_run", "read_history", "read_mirror"]
+__all__ = ["Say", "Tracker"]
 
 Say = Callable[[str], None]
 """Tells the user a line."""
@@ -58,119 +46,6 @@ class _Mirrored:
     trial: TrialRecord | None = None  # as it was begun
     epoch: float = 0.0  # last one logged
     member: bool | None = None  # of the front, as tagged
-
-
-def connect(uri: str) -> MlflowClient:
-    """A client of the tracking server, or of the SQLite file, once it has answered.
-
-    Raises:
-        InputError: it does not answer.
-    """
-    from mlflow.tracking import MlflowClient
-
-    for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        _make_database(uri)
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(" failed with ")[0]
-        raise InputError(
-            f"tracking server {uri!r} does not answer ({reason[:200]}); start it, or unset "
-            "MLFLOW_TRACKING_URI to use a file in the workspace"
-        ) from None
-    return client
-
-
-def _make_database(uri: str) -> None:
-    """Make a new SQLite file aside, so that a kill in between does not leave half its tables."""
-    from mlflow.tracking import MlflowClient
-
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
-        return
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another sweep was sooner
-            os.link(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read_mirror(uri: str, sweep_id: str) -> Mirror:
-    """What the tracking server, or the SQLite file, has of a sweep.
-
-    Raises:
-        InputError: it does not answer.
-    """
-    client = connect(uri)
-    try:
-        return _read_mirror(client, sweep_id)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"tracking server {uri!r} stopped answering ({reason[:200]})") from None
-
-
-def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
-    parents = _search_all(client, f"tags.`rsas.sweep_id` = '{sweep_id}'")
-    if not parents:
-        return Mirror([], "", "", [], [])
-    parent = parents[0].info.run_id
-    runs = [
-        MirroredRun(
-            run_id=run.info.run_id,
-            trial_id=run.data.tags["rsas.trial_id"],
-            status=run.info.status,
-            state=run.data.tags.get("rsas.state", ""),
-            pareto=run.data.tags.get("rsas.pareto", ""),
-            params=run.data.params,
-            metrics=run.data.metrics,
-            epochs=[point.step for point in client.get_metric_history(run.info.run_id, "epoch")],
-        )
-        for each in parents
-        for run in _search_all(client, f"tags.`mlflow.parentRunId` = '{each.info.run_id}'")
-        if "rsas.trial_id" in run.data.tags
-    ]
-    return Mirror(
-        parents=[run.info.run_id for run in parents],
-        status=parents[0].info.status,
-        front=parents[0].data.tags.get("rsas.front", ""),
-        points=[point.step for point in client.get_metric_history(parent, "hypervolume")],
-        runs=runs,
-    )
-
-
-def read_history(uri: str, run_id: str) -> list[dict[str, float]]:
-    """The rows that MLflow has of a trial, from which a lost history is made again."""
-    client = connect(uri)
-    rows: dict[int, dict[str, float]] = {}
-    for name in client.get_run(run_id).data.metrics:
-        if name != "device_seconds":
-            for point in client.get_metric_history(run_id, name):
-                rows.setdefault(point.step, {})[name] = point.value
-    return [rows[step] for step in sorted(rows)]
-
-
-def delete_run(uri: str, run_id: str) -> None:
-    """Mark a run as deleted; MLflow can restore it."""
-    connect(uri).delete_run(run_id)
-
-
-def _search_all(client: MlflowClient, condition: str) -> list[Run]:
-    """The runs of all experiments that a condition holds for, oldest first."""
-    experiments = [found.experiment_id for found in client.search_experiments()]
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs(
-            experiments, condition, order_by=["attributes.start_time"], page_token=token
-        )
-        runs += page
-        token = page.token
-        if not token:
-            return runs
 
 
 class Tracker:
@@ -319,7 +194,7 @@ class Tracker:
         """Bring MLflow in line with the book: runs, points, states and the front."""
         trials = self._trials()
         self._client = connect(self._uri)
-        self._experiment = _experiment_id(self._client, self._experiment_name, self._artifacts)
+        self._experiment = experiment_id(self._client, self._experiment_name, self._artifacts)
         self._parent = self._find_or_make_parent()
         self._find_runs()
         for trial in trials:
@@ -332,7 +207,7 @@ class Tracker:
         self._log_front(trials)
 
     def _find_or_make_parent(self) -> str:
-        found = _search_all(self._client, f"tags.`rsas.sweep_id` = '{self._sweep_id}'")
+        found = search_runs(self._client, f"tags.`rsas.sweep_id` = '{self._sweep_id}'")
         if found:
             run = found[0]
             self._client.update_run(run.info.run_id, status="RUNNING")
@@ -357,7 +232,7 @@ class Tracker:
 
     def _find_runs(self) -> None:
         self._runs = {}  # of before an outage; somebody may have deleted some since
-        for run in _search_all(self._client, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
+        for run in search_runs(self._client, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
             tags = run.data.tags
             if "rsas.trial_id" not in tags:
                 continue  # somebody's own run under this parent
@@ -508,20 +383,6 @@ class Tracker:
         self._client.set_tag(self._parent, "rsas.front_trials", str(len(complete)))
         self._front = mark
         self._drawn = len(complete)
-
-
-def _experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            return str(client.create_experiment(name, artifact_location=artifacts))
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
-    except MlflowException as error:
-        raise InputError(f"MLflow experiment {name!r}: {str(error).splitlines()[0]}") from None
 
 
 def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -1,0 +1,100 @@
+"""Where MLflow is, and what is found there by tag."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsas.errors import InputError
+
+# Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+if TYPE_CHECKING:  # seconds to import
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["connect", "delete_run", "experiment_id", "search_runs"]
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of the tracking server, or of the SQLite file, once it has answered.
+
+    Raises:
+        InputError: it does not answer.
+    """
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        _make_database(uri)
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(" failed with ")[0]
+        raise InputError(
+            f"tracking server {uri!r} does not answer ({reason[:200]}); start it, or unset "
+            "MLFLOW_TRACKING_URI to use a file in the workspace"
+        ) from None
+    return client
+
+
+def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The experiment of this name, made or restored where it is not there.
+
+    Raises:
+        InputError: the server refuses it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            return str(client.create_experiment(name, artifact_location=artifacts))
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+    except MlflowException as error:
+        raise InputError(f"MLflow experiment {name!r}: {str(error).splitlines()[0]}") from None
+
+
+def search_runs(client: MlflowClient, condition: str) -> list[Run]:
+    """The runs of all experiments that a condition holds for, oldest first."""
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    runs: list[Run] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            experiments, condition, order_by=["attributes.start_time"], page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def delete_run(uri: str, run_id: str) -> None:
+    """Mark a run as deleted; MLflow can restore it."""
+    connect(uri).delete_run(run_id)
+
+
+def _make_database(uri: str) -> None:
+    """Make a new SQLite file aside, so that a kill in between does not leave half its tables."""
+    from mlflow.tracking import MlflowClient
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another sweep was sooner
+            os.link(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
