@@ -25,7 +25,7 @@ __all__ = [
     "values_by_seed",
 ]
 
-METRICS = ("epoch", "train_loss", "val_loss", "val_accuracy", "sparsity", "seconds")
+METRICS = ("epoch", "train_loss", "val_loss", "val_accuracy", "sparsity", "churn", "seconds")
 """Columns every row of a history has; ``sparsity/LAYER`` columns come beside them, and, of a trial
 that is trained with several seeds, ``seedN/NAME`` columns, of which the others are means."""
 
@@ -83,8 +83,7 @@ class TrialRecord:
     same_as: str = ""  # the trial whose configuration and result it repeats
     epochs: float = 0.0  # after which it ended
     device_seconds: float = 0.0  # of training, times GPUs, or CPUs where it has no GPU
-    # Objectives of each seed, in the order of the seeds; empty where there is one alone.
-    by_seed: dict[str, list[float]] = field(default_factory=dict)
+    by_seed: dict[str, float] = field(default_factory=dict)  # seedN/OBJECTIVE, where it has seeds
 
 
 @dataclass(frozen=True)

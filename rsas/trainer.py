@@ -104,13 +104,15 @@ class Trainer:
         Returns:
             epoch (counted from 1), train_loss (mean over the epoch's images), val_loss,
             val_accuracy in [0, 1], sparsity (measured share of Conv and Linear weights that
-            are off, or that a small_dense network lacks), sparsity/LAYER for each layer, and
+            are off, or that a small_dense network lacks), sparsity/LAYER for each layer, churn
+            (share of the weights that are on which were off before the epoch, in [0, 1]), and
             seconds. Without a validation split val_loss and val_accuracy are NaN.
 
         Raises:
             NonFiniteLoss: the training or validation loss became NaN or infinite.
         """
         start = time.perf_counter()
+        masks = self._sparsifier.masks()
         with self._own_rng():
             train_loss = self._train_epoch()
         val_loss, val_accuracy = self.evaluate(self._data.x_val, self._data.y_val)
@@ -127,6 +129,7 @@ class Trainer:
             "val_accuracy": val_accuracy,
             "sparsity": overall,
             **{f"sparsity/{name}": value for name, value in by_layer.items()},
+            "churn": self._sparsifier.churn(masks),
             "seconds": time.perf_counter() - start,
         }
         self.history.append(row)

@@ -75,7 +75,7 @@ def test_result_of_a_run():
         SMALL.replace(epochs=12, sparsity=0.6, update_interval=60), on_epoch=rows.append
     )
     columns = ["epoch", "train_loss", "val_loss", "val_accuracy", "sparsity"]
-    assert list(result.history) == [*columns, "sparsity/fc1", "sparsity/fc2", "seconds"]
+    assert list(result.history) == [*columns, "sparsity/fc1", "sparsity/fc2", "churn", "seconds"]
     assert result.history["epoch"].tolist() == list(range(1, 13))
     assert result.history.to_dict("records") == rows
     assert result.history["sparsity"].eq(0.6).all()

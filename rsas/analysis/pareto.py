@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import moocore
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rsas.records import Objective, TrialRecord
+from rsas.errors import InputError
+from rsas.records import Objective, TrialRecord, values_by_seed
 
-__all__ = ["front", "hypervolume", "trials_frame"]
+__all__ = [
+    "attainment",
+    "choose",
+    "course",
+    "epsilon",
+    "front",
+    "hypervolume",
+    "knee",
+    "split_seeds",
+    "with_objectives",
+]
 
 
 def front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
@@ -49,19 +62,190 @@ def hypervolume(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) 
     )
 
 
-def trials_frame(trials: Sequence[TrialRecord]) -> pd.DataFrame:
-    """A row a trial: trial_id, state, objectives, params, seconds from begin to end."""
-    return pd.DataFrame(
-        {
-            "trial_id": trial.trial_id,
-            "state": trial.state,
-            **trial.objectives,
-            # A parameter may have the name of an objective: pruning rate asked for, and held.
-            **{f"params.{name}": value for name, value in trial.params.items()},
-            "duration": np.nan if trial.finished is None else trial.finished - trial.started,
-        }
-        for trial in trials
+def knee(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> TrialRecord | None:
+    """The member of the front where giving up a little of one objective costs most of another.
+
+    Each objective is scaled to [0, 1] over the front, 1 the best. The knee is the member farthest
+    above the chord between the front's ends or, with n objectives, above the plane through the n
+    unit points: its scaled values have the greatest sum (Das 1999, "On characterizing the knee of
+    the Pareto curve"). Of equals it is the first in the order of ``front``. So it is the only
+    member of a front of one, and the first of two, or of a front that is nowhere above its chord.
+
+    Returns:
+        None without complete trials.
+    """
+    members = front(trials, objectives)
+    if not members:
+        return None
+    values = _values(members, objectives) * [1 if up else -1 for up in _maximise(objectives)]
+    low, span = values.min(axis=0), np.ptp(values, axis=0)
+    scaled = (values - low) / np.where(span > 0, span, 1)
+    return members[int(scaled.sum(axis=1).argmax())]
+
+
+def choose(
+    trials: Sequence[TrialRecord], objectives: Sequence[Objective], which: str
+) -> TrialRecord:
+    """One trial of a sweep.
+
+    Args:
+        trials: of the sweep.
+        objectives: of the sweep.
+        which: ``knee``; ``most-accurate``, the best in the first objective that is an accuracy,
+            or in the first one where none is; ``sparsest``, the highest ``sparsity``; all three
+            among the front. Or the identity of any trial.
+
+    Raises:
+        InputError: there is no such trial.
+    """
+    if which not in ("knee", "most-accurate", "sparsest"):
+        for trial in trials:
+            if trial.trial_id == which:
+                return trial
+        raise InputError(
+            f"trial {which!r}: expected knee, most-accurate, sparsest, or one of the sweep's "
+            f"trials ({_first_to_last(trials)})"
+        )
+    members = front(trials, objectives)
+    found = knee(trials, objectives)
+    if found is None:
+        raise InputError(f"trial {which!r}: no trial of the sweep is complete yet")
+    if which == "most-accurate":
+        accuracies = [each for each in objectives if "accuracy" in each.name]
+        up = (accuracies or list(objectives))[0]
+        sign = 1 if up.direction == "max" else -1
+        found = max(members, key=lambda trial: sign * trial.objectives[up.name])
+    elif which == "sparsest":
+        if "sparsity" not in found.objectives:
+            told = ", ".join(objective.name for objective in objectives)
+            raise InputError(f"trial 'sparsest': sparsity is not an objective here, only {told}")
+        found = max(members, key=lambda trial: trial.objectives["sparsity"])
+    return found
+
+
+def course(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> pd.DataFrame:
+    """How the hypervolume grew, a row a complete trial in the order they were finished.
+
+    Returns:
+        trial_id; trials, complete ones so far; device_seconds, of all trials that had ended by
+        then; hypervolume; gain, by this trial; and cost_per_gain, device-seconds since the last
+        gain per unit of hypervolume gained, NaN where nothing was.
+    """
+    ended = sorted(
+        (trial for trial in trials if trial.state != "running"),
+        key=lambda trial: (trial.finished or 0.0, trial.trial_id),
     )
+    rows: list[dict[str, Any]] = []
+    complete: list[TrialRecord] = []
+    spent = since = volume = 0.0
+    for trial in ended:
+        spent += trial.device_seconds
+        if trial.state != "complete":
+            continue
+        complete.append(trial)
+        now = hypervolume(complete, objectives)
+        gain, volume = now - volume, now
+        rows.append(
+            {
+                "trial_id": trial.trial_id,
+                "trials": len(complete),
+                "device_seconds": spent,
+                "hypervolume": now,
+                "gain": gain,
+                "cost_per_gain": (spent - since) / gain if gain > 0 else np.nan,
+            }
+        )
+        since = spent if gain > 0 else since
+    return pd.DataFrame(rows, columns=list(_COURSE))
+
+
+def epsilon(
+    trials: Sequence[TrialRecord],
+    reference: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+) -> float:
+    """By how much a front must be shifted, in every objective, to cover another one.
+
+    The additive epsilon indicator (Zitzler et al. 2003), in units of the objectives: 0 or less
+    where the front of ``trials`` already does.
+
+    Raises:
+        InputError: one of them has no complete trial.
+    """
+    fronts = [front(each, objectives) for each in (trials, reference)]
+    if not all(fronts):
+        raise InputError("epsilon: both sweeps need a complete trial")
+    ours, theirs = (_values(each, objectives) for each in fronts)
+    return float(moocore.epsilon_additive(ours, ref=theirs, maximise=_maximise(objectives)))
+
+
+def attainment(
+    sets: Sequence[Sequence[TrialRecord]],
+    objectives: Sequence[Objective],
+    percentiles: Sequence[float] = (0, 50, 100),
+) -> pd.DataFrame:
+    """What so many percent of several sets of trials attain; of seeds, by ``split_seeds``.
+
+    The empirical attainment function (Grunert da Fonseca et al. 2001): at 50, the surface that
+    half of the sets reach or beat; at 0, at least one of them does, at 100 all do.
+
+    Args:
+        sets: of complete trials, at least one of each.
+        objectives: that they have.
+        percentiles: in [0, 100].
+
+    Returns:
+        percentile, and a column an objective; a row a corner of a surface.
+
+    Raises:
+        InputError: a set has no complete trial.
+    """
+    fronts = [front(each, objectives) for each in sets]
+    if not fronts or not all(fronts):
+        raise InputError("attainment: each set needs a complete trial")
+    signs = np.array([-1.0 if up else 1.0 for up in _maximise(objectives)])
+    points = np.concatenate([_values(each, objectives) for each in fronts]) * signs
+    number = np.concatenate([np.full(len(each), i + 1) for i, each in enumerate(fronts)])
+    surface = moocore.eaf(points, number, percentiles=list(percentiles))
+    names = [objective.name for objective in objectives]
+    found = pd.DataFrame(surface[:, :-1] * signs, columns=names)
+    found.insert(0, "percentile", surface[:, -1])
+    return found
+
+
+def split_seeds(
+    trials: Sequence[TrialRecord], objectives: Sequence[Objective]
+) -> list[list[TrialRecord]]:
+    """The complete trials as each seed saw them; one set where there is one seed alone."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    names = [objective.name for objective in objectives]
+    values = [values_by_seed(trial.by_seed, names) for trial in complete]
+    count = min((len(each[name]) for each in values for name in each), default=0)
+    if count == 0 or not all(len(each) == len(names) for each in values):
+        return [complete]
+    return [
+        with_objectives(complete, objectives, [[each[n][i] for n in names] for each in values])
+        for i in range(count)
+    ]
+
+
+def with_objectives(
+    trials: Sequence[TrialRecord], objectives: Sequence[Objective], values: npt.ArrayLike
+) -> list[TrialRecord]:
+    """The trials with other values of their objectives, shape (trials, objectives)."""
+    names = [objective.name for objective in objectives]
+    return [
+        dataclasses.replace(trial, objectives=dict(zip(names, row, strict=True)))
+        for trial, row in zip(trials, np.asarray(values, dtype=np.float64).tolist(), strict=True)
+    ]
+
+
+_COURSE = ("trial_id", "trials", "device_seconds", "hypervolume", "gain", "cost_per_gain")
+
+
+def _first_to_last(trials: Sequence[TrialRecord]) -> str:
+    names = sorted(trial.trial_id for trial in trials)
+    return " to ".join(dict.fromkeys([names[0], names[-1]])) if names else "none yet"
 
 
 def _values(

@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from rsas.config import TrainConfig
 from rsas.errors import Halted, InputError
-from rsas.records import Objective, State, TrialRecord, trial_id, values_by_seed
+from rsas.records import Objective, State, TrialRecord, trial_id
 from rsas.search.experiment import Experiment
 
 __all__ = ["Book", "Launch", "Rung", "is_behind", "rebuild"]
@@ -256,7 +256,8 @@ class Book:
             return
         self._set(number, _EPOCHS, metrics.get("epoch", 0.0))
         self._set(number, _DEVICE_SECONDS, device_seconds)
-        if by_seed := values_by_seed(metrics, names):
+        by_seed = {k: v for k, v in metrics.items() if k.partition("/")[2] in names}
+        if by_seed:
             self._set(number, _BY_SEED, by_seed)
         self._tell(number, TrialState.COMPLETE, values)
 

@@ -12,9 +12,9 @@ from rsas.search.checkpoints import TrialFolder
 from rsas.search.experiment import Experiment, load_experiment
 from rsas.search.keeper import Keeper
 from rsas.search.storage import StorageError
-from rsas.search.workspace import SweepFolder, Workspace, known_uri
+from rsas.search.workspace import SweepFolder, Workspace
 
-__all__ = ["check", "experiment_of", "mend_book", "repair", "tracker_of", "tracking_uri"]
+__all__ = ["check", "experiment_of", "mend_book", "repair", "tracker_of"]
 
 _LOG = logging.getLogger("rsas")
 
@@ -30,7 +30,7 @@ def check(folder: SweepFolder, workspace: Workspace) -> list[Fault]:
         return faults
     status = folder.status()
     faults += check_storage(folder, status)
-    uri = tracking_uri(folder, workspace)
+    uri = folder.tracking_uri(workspace)
     faults += check_mirror(tracking.read_mirror(uri, folder.record["id"]), folder, status)
     return faults
 
@@ -45,7 +45,7 @@ def repair(folder: SweepFolder, workspace: Workspace) -> list[str]:
     lines = mend_book(folder, experiment)
     status = folder.status(mine=True)
     book = folder.book(experiment)
-    uri = tracking_uri(folder, workspace)
+    uri = folder.tracking_uri(workspace)
     faults = list(check_storage(folder, status))
     mirror = tracking.read_mirror(uri, folder.record["id"])
     for run_id in {f.run_id for f in check_mirror(mirror, folder, status) if f.content} | {
@@ -95,14 +95,6 @@ def experiment_of(folder: SweepFolder) -> Experiment:
     return Experiment.from_dict(folder.record["experiment"], current.space)
 
 
-def tracking_uri(folder: SweepFolder, workspace: Workspace) -> str:
-    """Of the tracking server, with its password; or of the workspace's own file."""
-    server = folder.record["tracking_uri"]
-    if server is None:
-        return f"sqlite:///{workspace.path / 'mlflow.db'}"
-    return known_uri(server, "MLFLOW_TRACKING_URI")
-
-
 def tracker_of(
     folder: SweepFolder,
     workspace: Workspace,
@@ -115,7 +107,7 @@ def tracker_of(
     record = folder.record["experiment"]
     is_local = folder.record["tracking_uri"] is None
     return tracking.Tracker(
-        tracking_uri(folder, workspace),
+        folder.tracking_uri(workspace),
         lambda: book.trials(folder.objectives),
         lambda trial: folder.history(trial).rows,
         sweep=folder.name,

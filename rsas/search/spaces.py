@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections import defaultdict
@@ -9,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, distribution_to_json
 
 from rsas.config import TrainConfig
 from rsas.errors import InputError
 from rsas.pruning import acting, idle
 from rsas.search.experiment import Experiment, name_of
 
-__all__ = ["check_points", "check_space", "idle_axes"]
+__all__ = ["axes", "check_points", "check_space", "idle_axes"]
 
 _TRIES = 16
 
@@ -83,6 +84,21 @@ def check_points(experiment: Experiment, points: Sequence[Mapping[str, Any]]) ->
                 fits = False
             if not fits:
                 raise InputError(f"{where}: {name}={value!r}: expected a value of {distribution}")
+
+
+def axes(experiment: Experiment) -> dict[str, Any]:
+    """The parameters that the space asks for, in the configurations tried.
+
+    Returns:
+        Name -> distribution, as JSON types in Optuna's form (``optuna.distributions``).
+    """
+    study = _study(experiment)
+    found: dict[str, Any] = {}
+    for _ in range(_TRIES):
+        trial = study.ask()
+        _config(experiment, trial)
+        found |= {n: json.loads(distribution_to_json(d)) for n, d in trial.distributions.items()}
+    return found
 
 
 def idle_axes(experiment: Experiment) -> list[str]:

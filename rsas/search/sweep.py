@@ -31,7 +31,7 @@ from rsas.search.keeper import Keeper
 from rsas.search.repair import experiment_of, mend_book, tracker_of
 from rsas.search.scheduler import Halving
 from rsas.search.searcher import BookSearcher, RungScheduler
-from rsas.search.spaces import check_points, check_space, idle_axes
+from rsas.search.spaces import axes, check_points, check_space, idle_axes
 from rsas.search.storage import Storage, StorageError
 from rsas.search.trainable import TrialTrainable
 from rsas.search.workspace import Status, SweepFolder, Workspace, hours_of, known_uri
@@ -101,7 +101,7 @@ def launch(
     record: dict[str, Any] = {
         "id": identity,
         "source": source,
-        "experiment": experiment.to_dict(),
+        "experiment": experiment.to_dict() | {"axes": axes(experiment)},
         "data_dir": str(folder_of_data),
         # None: the workspace's own, wherever it is moved. Passwords are not kept.
         "tracking_uri": tracking_uri and redact(tracking_uri),

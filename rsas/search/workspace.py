@@ -135,6 +135,17 @@ class SweepFolder:
         self._write()
         self._take(self.record)
 
+    def tracking_uri(self, workspace: Workspace) -> str:
+        """Of the tracking server, with its password; or of the workspace's own file.
+
+        Raises:
+            InputError: the password is not known.
+        """
+        server = self.record["tracking_uri"]
+        if server is None:
+            return f"sqlite:///{workspace.path / 'mlflow.db'}"
+        return known_uri(server, "MLFLOW_TRACKING_URI")
+
     def history(self, trial: TrialRecord) -> History:
         """What was trained of a trial, or of the one that it repeats."""
         return TrialFolder(self.trials / (trial.same_as or trial.trial_id)).history()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -106,6 +106,23 @@ class Sparsifier:
         for layer, count in zip(self._layers, off, strict=True):
             by_layer[layer.name] = count / layer.mask.numel()
         return sum(off) / sum(weight.numel() for weight in self._prunable), by_layer
+
+    def masks(self) -> list[Tensor]:
+        """Copies of the masks, True where a weight is on; one a layer."""
+        return [layer.mask.clone() for layer in self._layers]
+
+    def churn(self, before: Sequence[Tensor]) -> float:
+        """Share of the weights that are on which were off in ``before``, in [0, 1].
+
+        Args:
+            before: as ``masks()`` gave them.
+        """
+        if not self._layers:
+            return 0.0
+        pairs = list(zip(self._layers, before, strict=True))
+        on = torch.stack([layer.mask.sum() for layer, _ in pairs]).sum()
+        new = torch.stack([(layer.mask & ~mask).sum() for layer, mask in pairs]).sum()
+        return float(new / on) if on else 0.0
 
     @torch.no_grad()
     def attach(self) -> None:

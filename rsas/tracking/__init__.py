@@ -2,7 +2,24 @@
 
 from rsas.records import MirroredRun
 from rsas.tracking.client import connect, delete_run
-from rsas.tracking.reading import read_history, read_mirror
+from rsas.tracking.reading import (
+    LoggedSweep,
+    read_history,
+    read_mirror,
+    read_runs,
+    read_sweep,
+)
 from rsas.tracking.tracker import Say, Tracker
 
-__all__ = ["MirroredRun", "Say", "Tracker", "connect", "delete_run", "read_history", "read_mirror"]
+__all__ = [
+    "LoggedSweep",
+    "MirroredRun",
+    "Say",
+    "Tracker",
+    "connect",
+    "delete_run",
+    "read_history",
+    "read_mirror",
+    "read_runs",
+    "read_sweep",
+]

@@ -14,6 +14,7 @@ from rsas.errors import InputError
 # Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of single small files
 
 if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run

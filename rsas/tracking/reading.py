@@ -2,16 +2,77 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from rsas.errors import InputError
-from rsas.records import Mirror, MirroredRun
+from rsas.records import Mirror, MirroredRun, State, TrialRecord
 from rsas.tracking.client import connect, search_runs
 
 if TYPE_CHECKING:  # seconds to import
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = ["read_history", "read_mirror"]
+__all__ = ["LoggedSweep", "read_history", "read_mirror", "read_runs", "read_sweep"]
+
+_SWEEP_STATES = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed"}
+
+
+@dataclass(frozen=True)
+class LoggedSweep:
+    """A sweep as far as MLflow knows it."""
+
+    state: str  # running, finished, interrupted or failed
+    experiment: dict[str, Any]  # as resolved
+    trials: list[TrialRecord]
+    runs: dict[str, str]  # trial -> run
+    models: dict[str, str]  # trial -> URI of its model
+
+
+def read_sweep(uri: str, name: str) -> LoggedSweep:
+    """A sweep from MLflow alone; of several of this name the one begun last.
+
+    Raises:
+        InputError: there is none, or the server does not answer.
+    """
+    client = connect(uri)
+    with _answering(uri):
+        found = search_runs(client, f"tags.`rsas.sweep` = '{name}' AND tags.`rsas.kind` = 'sweep'")
+        if not found:
+            raise InputError(f"tracking server {uri!r} has no sweep {name!r}")
+        parent = found[-1]
+        with tempfile.TemporaryDirectory() as folder:
+            place = client.download_artifacts(parent.info.run_id, "experiment.json", folder)
+            experiment = json.loads(Path(place).read_text("utf-8"))
+        children = _children(client, parent.info.run_id)
+    tags = {trial: run.data.tags for trial, run in children.items()}
+    return LoggedSweep(
+        state=_SWEEP_STATES.get(parent.info.status, "interrupted"),
+        experiment=experiment,
+        trials=[_record(run, experiment) for _, run in sorted(children.items())],
+        runs={trial: run.info.run_id for trial, run in children.items()},
+        models={t: each["rsas.model"] for t, each in tags.items() if "rsas.model" in each},
+    )
+
+
+def read_runs(uri: str, sweep_id: str) -> dict[str, str]:
+    """The runs of the trials of a sweep, by trial.
+
+    Raises:
+        InputError: the server does not answer.
+    """
+    client = connect(uri)
+    with _answering(uri):
+        return {
+            trial: run.info.run_id
+            for parent in search_runs(client, f"tags.`rsas.sweep_id` = '{sweep_id}'")
+            for trial, run in _children(client, parent.info.run_id).items()
+        }
 
 
 def read_mirror(uri: str, sweep_id: str) -> Mirror:
@@ -21,21 +82,19 @@ def read_mirror(uri: str, sweep_id: str) -> Mirror:
         InputError: it does not answer.
     """
     client = connect(uri)
-    try:
+    with _answering(uri):
         return _read_mirror(client, sweep_id)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"tracking server {uri!r} stopped answering ({reason[:200]})") from None
 
 
 def read_history(uri: str, run_id: str) -> list[dict[str, float]]:
     """The rows that MLflow has of a trial, from which a lost history is made again."""
     client = connect(uri)
     rows: dict[int, dict[str, float]] = {}
-    for name in client.get_run(run_id).data.metrics:
-        if name != "device_seconds":
-            for point in client.get_metric_history(run_id, name):
-                rows.setdefault(point.step, {})[name] = point.value
+    with _answering(uri):
+        for name in client.get_run(run_id).data.metrics:
+            if name != "device_seconds":
+                for point in client.get_metric_history(run_id, name):
+                    rows.setdefault(point.step, {})[name] = point.value
     return [rows[step] for step in sorted(rows)]
 
 
@@ -66,3 +125,55 @@ def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
         points=[point.step for point in client.get_metric_history(parent, "hypervolume")],
         runs=runs,
     )
+
+
+@contextlib.contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of mlflow's, and of those it uses
+        reason = f"{str(error) or type(error).__name__}".splitlines()[0]
+        raise InputError(f"tracking server {uri!r} stopped answering ({reason[:200]})") from None
+
+
+def _children(client: MlflowClient, parent: str) -> dict[str, Run]:
+    """The runs of trials under a parent run."""
+    return {
+        run.data.tags["rsas.trial_id"]: run
+        for run in search_runs(client, f"tags.`mlflow.parentRunId` = '{parent}'")
+        if "rsas.trial_id" in run.data.tags  # else somebody's own run
+    }
+
+
+def _record(run: Run, experiment: dict[str, Any]) -> TrialRecord:
+    tags, metrics = run.data.tags, run.data.metrics
+    names = [each["name"] for each in experiment["objectives"]]
+    state: State = cast(State, tags.get("rsas.state", "running"))
+    axes = experiment.get("axes", {})
+    by_seed = {k: v for k, v in metrics.items() if k.partition("/")[2] in names}
+    is_complete = state == "complete"
+    return TrialRecord(
+        trial_id=tags["rsas.trial_id"],
+        state=state,
+        params={name: _value(text, axes.get(name)) for name, text in run.data.params.items()},
+        objectives={name: metrics[name] for name in names} if is_complete else {},
+        started=run.info.start_time / 1000,
+        finished=run.info.end_time / 1000 if state != "running" and run.info.end_time else None,
+        reason=tags.get("rsas.reason", ""),
+        same_as=tags.get("rsas.same_as", ""),
+        epochs=0.0 if state == "running" else metrics.get("epoch", 0.0),
+        device_seconds=metrics.get("device_seconds", 0.0),
+        by_seed=by_seed if is_complete else {},
+    )
+
+
+def _value(text: str, axis: dict[str, Any] | None) -> Any:
+    """A parameter from the text that MLflow keeps, by its distribution where that is known."""
+    if axis is not None and axis["name"] == "CategoricalDistribution":
+        return {str(choice): choice for choice in axis["attributes"]["choices"]}.get(text, text)
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return {"True": True, "False": False, "None": None}.get(text, text)

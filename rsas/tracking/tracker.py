@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsas.analysis.pareto import front, hypervolume, trials_frame
+from rsas.analysis.pareto import front, hypervolume
 from rsas.analysis.plots import front_figure, to_html
+from rsas.analysis.trials import trials_frame
 from rsas.records import Objective, TrialRecord, front_mark, status_of
 from rsas.redact import redact
 from rsas.tracking.client import connect, experiment_id, search_runs

@@ -187,6 +187,7 @@ def test_a_configuration_that_is_complete_is_known_by_its_key(open_book):
     repeated, original = open_book().trial(2, OBJECTIVES), book.trial(1, OBJECTIVES)
     assert (repeated.state, repeated.same_as) == ("complete", "t0001")
     assert (repeated.objectives, repeated.epochs) == (original.objectives, original.epochs)
+    assert repeated.by_seed == original.by_seed == {k: seeds[k] for k in list(seeds)[:2]}
     assert repeated.device_seconds == 0.0
     assert book.ended()["complete"] == 2
     assert original.same_as == ""

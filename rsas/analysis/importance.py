@@ -1,0 +1,160 @@
+"""Which parameter moved which objective; Optuna computes it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from rsas.records import Objective, TrialRecord
+
+if TYPE_CHECKING:  # a second to import
+    from optuna.distributions import BaseDistribution
+    from optuna.importance import BaseImportanceEvaluator
+
+__all__ = ["importance", "without_effect"]
+
+_LEAST = 8  # trials, below which nothing is said
+_BINS = 4
+_LEVEL = 0.05
+
+
+def importance(
+    trials: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    axes: Mapping[str, Any] | None = None,
+    *,
+    evaluator: Literal["fanova", "ped_anova"] = "fanova",
+) -> pd.DataFrame:
+    """How much of each objective the parameters explain, among the complete trials.
+
+    Args:
+        trials: of a sweep.
+        objectives: of the sweep.
+        axes: of its space, as ``Sweep.experiment["axes"]`` has them; without them, ranges are
+            taken from the trials.
+        evaluator: ``fanova``, the share of the variance (Hutter et al. 2014); or ``ped_anova``,
+            the share of what makes the best tenth differ (Watanabe et al. 2023).
+
+    Returns:
+        A row a parameter, the most important first, a column an objective; in [0, 1], a column
+        adds up to 1. A parameter that only some configurations have is judged among those. Empty
+        where fewer than eight trials are complete.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    distributions = _distributions(complete, axes or {})
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)  # trials -> their own parameters
+    for name in distributions:
+        groups[tuple(t.trial_id for t in complete if name in t.params)].append(name)
+    columns: dict[str, dict[str, float]] = {objective.name: {} for objective in objectives}
+    for those, names in groups.items():
+        chosen = [trial for trial in complete if trial.trial_id in set(those)]
+        if len(chosen) < _LEAST:
+            continue
+        shared = [name for name in distributions if all(name in t.params for t in chosen)]
+        for objective in objectives:
+            found = _of(chosen, objective, {n: distributions[n] for n in shared}, evaluator)
+            columns[objective.name] |= {name: found[name] for name in names}
+    frame = pd.DataFrame(columns)
+    return frame.loc[frame.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+
+
+def without_effect(
+    trials: Sequence[TrialRecord], objectives: Sequence[Objective]
+) -> dict[str, float]:
+    """Parameters of which no effect on any objective can be seen -> the smallest p-value.
+
+    The trials are put into four bins of equal size by the parameter, or into its choices, and
+    each objective compared between them (Kruskal and Wallis 1952; p is multiplied by the number of
+    objectives, as Bonferroni did). To see no effect does not mean that there is none: with few
+    trials only large ones show. Parameters that eight complete trials do not have are left out.
+    """
+    from scipy.stats import kruskal
+
+    complete = [trial for trial in trials if trial.state == "complete"]
+    found = {}
+    for name in dict.fromkeys(name for trial in complete for name in trial.params):
+        having = [trial for trial in complete if name in trial.params]
+        if len(having) < _LEAST:
+            continue
+        bins = _binned([trial.params[name] for trial in having])
+        values = []
+        for objective in objectives:
+            numbers = np.array([trial.objectives[objective.name] for trial in having])
+            samples = [numbers[bins == each] for each in np.unique(bins)]
+            is_flat = len(samples) < 2 or np.ptp(numbers) == 0
+            values.append(1.0 if is_flat else float(kruskal(*samples).pvalue))
+        smallest = min(1.0, min(values) * len(objectives))
+        if smallest > _LEVEL:
+            found[name] = smallest
+    return found
+
+
+def _of(
+    trials: Sequence[TrialRecord],
+    objective: Objective,
+    distributions: dict[str, BaseDistribution],
+    evaluator: str,
+) -> dict[str, float]:
+    import optuna
+
+    values = [trial.objectives[objective.name] for trial in trials]
+    if np.ptp(values) == 0:  # nothing to explain
+        return dict.fromkeys(distributions, 0.0)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        direction="maximize" if objective.direction == "max" else "minimize"
+    )
+    for trial, value in zip(trials, values, strict=True):
+        params = {name: trial.params[name] for name in distributions}
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=distributions, value=value)
+        )
+    kinds: dict[str, BaseImportanceEvaluator] = {
+        "fanova": optuna.importance.FanovaImportanceEvaluator(seed=0),
+        "ped_anova": optuna.importance.PedAnovaImportanceEvaluator(),
+    }
+    return dict(optuna.importance.get_param_importances(study, evaluator=kinds[evaluator]))
+
+
+def _distributions(
+    trials: Sequence[TrialRecord], axes: Mapping[str, Any]
+) -> dict[str, BaseDistribution]:
+    """Of each parameter that differs between trials; wide enough for all values."""
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        json_to_distribution,
+    )
+
+    found: dict[str, BaseDistribution] = {}
+    for name in dict.fromkeys(name for trial in trials for name in trial.params):
+        values = [trial.params[name] for trial in trials if name in trial.params]
+        if len({str(value) for value in values}) < 2:
+            continue
+        if name in axes:
+            known = json_to_distribution(json.dumps(axes[name]))
+            if all(known._contains(known.to_internal_repr(value)) for value in values):
+                found[name] = known
+                continue
+        if all(_is_number(value) for value in values):
+            found[name] = FloatDistribution(min(values), max(values))
+        else:
+            found[name] = CategoricalDistribution(list(dict.fromkeys(values)))
+    return found
+
+
+def _binned(values: Sequence[Any]) -> Any:
+    """The bin of each value: a quartile of numbers, else the value as text."""
+    if all(_is_number(value) for value in values) and len(set(values)) > _BINS:
+        edges = np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1])
+        return np.searchsorted(edges, values, side="right")
+    return np.array([str(value) for value in values])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
