@@ -81,7 +81,7 @@ class TrialRecord:
     finished: float | None
     reason: str = ""  # of a failure
     same_as: str = ""  # the trial whose configuration and result it repeats
-    epochs: float = 0.0  # after which it ended
+    epochs: float = 0.0  # after which it was complete or stopped
     device_seconds: float = 0.0  # of training, times GPUs, or CPUs where it has no GPU
     by_seed: dict[str, float] = field(default_factory=dict)  # seedN/OBJECTIVE, where it has seeds
 

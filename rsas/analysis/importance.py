@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,8 +36,8 @@ def importance(
     Args:
         trials: of a sweep.
         objectives: of the sweep.
-        axes: of its space, as ``Sweep.experiment["axes"]`` has them; without them, ranges are
-            taken from the trials.
+        axes: of its space, as ``Sweep.experiment["axes"]`` has them: they tell which are searched
+            in logarithms.
         evaluator: ``fanova``, the share of the variance (Hutter et al. 2014); or ``ped_anova``,
             the share of what makes the best tenth differ (Watanabe et al. 2023).
 
@@ -45,8 +46,8 @@ def importance(
         adds up to 1. A parameter that only some configurations have is judged among those. Empty
         where fewer than eight trials are complete.
     """
-    complete = [trial for trial in trials if trial.state == "complete"]
-    distributions = _distributions(complete, axes or {})
+    complete = _in_logarithms([t for t in trials if t.state == "complete"], axes or {})
+    distributions = _distributions(complete)
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)  # trials -> their own parameters
     for name in distributions:
         groups[tuple(t.trial_id for t in complete if name in t.params)].append(name)
@@ -121,26 +122,31 @@ def _of(
     return dict(optuna.importance.get_param_importances(study, evaluator=kinds[evaluator]))
 
 
-def _distributions(
-    trials: Sequence[TrialRecord], axes: Mapping[str, Any]
-) -> dict[str, BaseDistribution]:
-    """Of each parameter that differs between trials; wide enough for all values."""
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        json_to_distribution,
-    )
+def _in_logarithms(trials: Sequence[TrialRecord], axes: Mapping[str, Any]) -> list[TrialRecord]:
+    """Trials with the logarithms of what is searched in logarithms.
+
+    Optuna's fANOVA takes the mean over an axis as it is, and most of a range such as 0.001 to 1
+    would be a corner that few trials are in.
+    """
+    logarithmic = {n for n, axis in axes.items() if axis["attributes"].get("log")}
+    return [
+        dataclasses.replace(
+            trial,
+            params={n: math.log(v) if n in logarithmic else v for n, v in trial.params.items()},
+        )
+        for trial in trials
+    ]
+
+
+def _distributions(trials: Sequence[TrialRecord]) -> dict[str, BaseDistribution]:
+    """Of each parameter that differs between trials, over the range it has there."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     found: dict[str, BaseDistribution] = {}
     for name in dict.fromkeys(name for trial in trials for name in trial.params):
         values = [trial.params[name] for trial in trials if name in trial.params]
         if len({str(value) for value in values}) < 2:
             continue
-        if name in axes:
-            known = json_to_distribution(json.dumps(axes[name]))
-            if all(known._contains(known.to_internal_repr(value)) for value in values):
-                found[name] = known
-                continue
         if all(_is_number(value) for value in values):
             found[name] = FloatDistribution(min(values), max(values))
         else:

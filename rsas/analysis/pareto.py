@@ -32,6 +32,9 @@ def front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> lis
 
     A trial dominates another when it is no worse in any objective and better in one; equal
     trials are all members.
+
+    Raises:
+        InputError: an objective is not finite; so all functions here.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     if not complete:
@@ -251,10 +254,14 @@ def _first_to_last(trials: Sequence[TrialRecord]) -> str:
 def _values(
     trials: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> npt.NDArray[np.float64]:
-    return np.array(
+    values = np.array(
         [[trial.objectives[objective.name] for objective in objectives] for trial in trials],
         dtype=np.float64,
     )
+    for row, column in np.argwhere(~np.isfinite(values)):
+        name, value = objectives[column].name, values[row, column]
+        raise InputError(f"{trials[row].trial_id}: {name}={value}: expected a finite number")
+    return values
 
 
 def _maximise(objectives: Sequence[Objective]) -> list[bool]:

@@ -163,7 +163,7 @@ def _record(run: Run, experiment: dict[str, Any]) -> TrialRecord:
         finished=run.info.end_time / 1000 if state != "running" and run.info.end_time else None,
         reason=tags.get("rsas.reason", ""),
         same_as=tags.get("rsas.same_as", ""),
-        epochs=0.0 if state == "running" else metrics.get("epoch", 0.0),
+        epochs=metrics.get("epoch", 0.0) if state in ("complete", "pruned") else 0.0,
         device_seconds=metrics.get("device_seconds", 0.0),
         by_seed=by_seed if is_complete else {},
     )

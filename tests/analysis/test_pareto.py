@@ -1,12 +1,24 @@
 """Front and hypervolume against definitions written out."""
 
+import dataclasses
 import itertools
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rsas.analysis import front, front_figure, hypervolume, trials_frame
+from rsas import InputError
+from rsas.analysis import (
+    attainment,
+    course,
+    epsilon,
+    front,
+    front_figure,
+    hypervolume,
+    split_seeds,
+    trials_frame,
+)
 from rsas.records import Objective, TrialRecord
 
 BOTH = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
@@ -112,3 +124,95 @@ def test_figure_shows_every_complete_trial():
 def test_objectives_that_cannot_be(arguments):
     with pytest.raises(ValueError, match="objective"):
         Objective(*arguments)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused_by_name(bad):
+    trials = trials_of([(0.5, 0.5), (bad, 0.5)])
+    with pytest.raises(InputError, match=r"t0001: val_accuracy=(nan|inf): expected a finite"):
+        hypervolume(trials, BOTH)
+    with pytest.raises(InputError, match="t0001"):
+        front(trials, BOTH)
+
+
+def ended(number, at, spent, state="complete", **objectives):
+    made = trial(number, state, **objectives)
+    return dataclasses.replace(made, finished=at, device_seconds=spent)
+
+
+def test_course_counts_the_cost_of_all_trials_that_ended():
+    trials = [
+        ended(0, 30.0, 4.0, val_accuracy=0.6, sparsity=1.0),  # last: 0.5 x 1.0
+        ended(1, 10.0, 1.0, val_accuracy=0.6, sparsity=0.5),  # first: 0.5 x 0.5
+        ended(2, 20.0, 2.0, val_accuracy=0.5, sparsity=0.4),  # dominated
+        ended(3, 15.0, 3.0, "pruned"),
+        dataclasses.replace(trial(4, "running"), device_seconds=100.0),
+    ]
+    found = course(trials, BOTH)
+    assert found["trial_id"].tolist() == ["t0001", "t0002", "t0000"]
+    assert found["trials"].tolist() == [1, 2, 3]
+    assert found["device_seconds"].tolist() == [1.0, 6.0, 10.0]
+    assert found["hypervolume"].tolist() == pytest.approx([0.25, 0.25, 0.5])
+    assert found["gain"].tolist() == pytest.approx([0.25, 0.0, 0.25])
+    costs = found["cost_per_gain"].tolist()
+    assert [costs[0], costs[2]] == pytest.approx([1 / 0.25, (10 - 1) / 0.25])
+    assert math.isnan(costs[1])
+    assert list(course([], BOTH)) == list(found)
+
+
+@given(ours=grid.filter(bool), theirs=grid.filter(bool))
+def test_epsilon_is_the_least_shift_that_covers(ours, theirs):
+    """max over theirs of min over ours of max over objectives of what is lacking."""
+    expected = max(min(max(t[0] - o[0], t[1] - o[1]) for o in ours) for t in theirs) / 8
+    a, b = (trials_of([(x / 8, y / 8) for x, y in each]) for each in (ours, theirs))
+    assert epsilon(a, b, BOTH) == pytest.approx(expected)
+
+
+def test_epsilon_follows_the_direction_of_objectives():
+    names = ("val_loss", "sparsity")
+    a, b = trials_of([(1.0, 0.5)], names), trials_of([(0.7, 0.5)], names)
+    assert epsilon(a, b, MIXED) == pytest.approx(0.3)
+    assert epsilon(b, a, MIXED) == pytest.approx(0.0)
+    with pytest.raises(InputError, match="complete trial"):
+        epsilon(a, [], MIXED)
+
+
+@given(sets=st.lists(grid.filter(bool), min_size=1, max_size=5), share=st.integers(1, 5))
+def test_attainment_against_counting(sets, share):
+    """A cell is attained by as many sets as have a point at least as good."""
+    percent = 100 * min(share, len(sets)) / len(sets)
+    surface = attainment(
+        [trials_of([(a / 8, s / 8) for a, s in points]) for points in sets], BOTH, [percent]
+    )
+    corners = surface[["val_accuracy", "sparsity"]].to_numpy() * 8
+    for cell in itertools.product(range(9), range(9)):
+        count = sum(any(a >= cell[0] and s >= cell[1] for a, s in points) for points in sets)
+        below = any(a >= cell[0] - 1e-9 and s >= cell[1] - 1e-9 for a, s in corners)
+        assert below == (count >= min(share, len(sets)))
+
+
+def test_attainment_of_objectives_to_be_small():
+    names = ("val_loss", "sparsity")
+    sets = [trials_of([(1.0, 0.5)], names), trials_of([(2.0, 0.8)], names)]
+    both = attainment(sets, MIXED, [100])
+    assert both.to_dict("records") == [{"percentile": 100.0, "val_loss": 2.0, "sparsity": 0.5}]
+    with pytest.raises(InputError, match="complete trial"):
+        attainment([[]], MIXED)
+
+
+def test_seeds_are_split_in_their_order():
+    def seeded(number, accuracies):
+        by_seed = {f"seed{s}/val_accuracy": a for s, a in accuracies.items()}
+        by_seed |= {f"seed{s}/sparsity": 0.5 for s in accuracies}
+        mean = sum(accuracies.values()) / len(accuracies)
+        made = trial(number, val_accuracy=mean, sparsity=0.5)
+        return dataclasses.replace(made, by_seed=by_seed)
+
+    trials = [seeded(0, {2: 0.2, 10: 0.4}), trial(1, "pruned"), seeded(2, {2: 0.6, 10: 0.8})]
+    sets = split_seeds(trials, BOTH)
+    assert [[t.objectives["val_accuracy"] for t in each] for each in sets] == [
+        [0.2, 0.6],
+        [0.4, 0.8],
+    ]
+    assert split_seeds(trials_of([(0.5, 0.5)]), BOTH) == [trials_of([(0.5, 0.5)])]
+    assert split_seeds([], BOTH) == [[]]

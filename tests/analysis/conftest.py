@@ -1,0 +1,105 @@
+"""A sweep with trials of all kinds, in a workspace and in MLflow, made without training."""
+
+import dataclasses
+
+import pytest
+
+from rsas import TrainConfig
+from rsas.records import trial_id
+from rsas.search.checkpoints import TrialFolder, write_model
+from rsas.search.experiment import Budget, Experiment, Objective
+from rsas.search.repair import tracker_of
+from rsas.search.spaces import axes
+from rsas.search.workspace import Workspace
+
+
+def space(trial):
+    fields = {
+        "sparsity": trial.suggest_float("sparsity", 0.5, 0.99),
+        "method": trial.suggest_categorical("method", ["reinforced", "static"]),
+        "batch_size": trial.suggest_int("batch_size", 10, 100),
+    }
+    if fields["method"] == "reinforced":
+        fields["measure_lr"] = trial.suggest_float("measure_lr", 1e-3, 1.0, log=True)
+    return fields
+
+
+EXPERIMENT = Experiment(
+    name="made",
+    base=TrainConfig(dataset="digits", hidden=(8,), epochs=4),
+    space=space,
+    objectives=(
+        Objective("val_accuracy", "max", worst=0.1),
+        Objective("sparsity", "max", worst=0.0),
+    ),
+    budget=Budget(trials=12),
+    sampler="random",
+    seeds=(0, 1),
+)
+
+
+def rows_of(config, epochs):
+    """Accuracies that differ between trials and seeds, sparser ones less accurate."""
+    for epoch in range(1, epochs + 1):
+        accuracy = (1 - config.sparsity**4 / 2) * epoch / 4
+        yield {
+            "epoch": epoch,
+            "train_loss": 1.0 / epoch,
+            "val_loss": 1.1 / epoch,
+            "val_accuracy": accuracy,
+            "sparsity": config.sparsity,
+            "sparsity/fc1": config.sparsity,
+            "sparsity/fc2": config.sparsity / 2,
+            "churn": 0.5 / epoch,
+            "seconds": 0.25,
+            "seed0/val_accuracy": accuracy - 0.01,
+            "seed1/val_accuracy": accuracy + 0.01,
+            "seed0/sparsity": config.sparsity,
+            "seed1/sparsity": config.sparsity,
+        }
+
+
+def fill(folder, name="made", experiment=EXPERIMENT, trials=12):
+    """Make a sweep of so many trials, the second to fourth of which came to no end."""
+    workspace = Workspace(folder)
+    record = {
+        "id": f"id-{name}",
+        "source": f"{__file__}:experiment",
+        "experiment": experiment.to_dict() | {"axes": axes(experiment)},
+        "data_dir": str(folder),
+        "tracking_uri": None,
+        "python_path": [],
+    }
+    sweep = workspace.create(name, record)
+    book = sweep.book(experiment)
+    book.note_record(sweep.record)
+    for _ in range(trials):
+        number = book.begin()
+        config = book.config(number)
+        rows = list(rows_of(config, 2 if number in (1, 2, 3) else 4))
+        trial = TrialFolder(sweep.trials / trial_id(number))
+        trial.begin()
+        trial.append(rows)
+        spent = 0.5 * len(rows)
+        if number == 1:
+            book.prune(number, 2.0, spent)
+        elif number == 2:
+            book.fail(number, "out of memory", spent)
+        elif number == 4:
+            book.repeat(number, 0)
+        elif number != 3:
+            book.complete(number, rows[-1], spent)
+        trial.set_record(book.to_dict(number))
+    for member in sweep.status().front:
+        write_model(sweep.models, member.trial_id, {"epoch": 4})
+    tracker_of(sweep, workspace, book, say=print).close(finished=True)
+    return sweep
+
+
+@pytest.fixture(scope="package")
+def made(tmp_path_factory):
+    """The workspace of two sweeps, ``made`` and ``other``."""
+    folder = tmp_path_factory.mktemp("workspace")
+    fill(folder)
+    fill(folder, "other", dataclasses.replace(EXPERIMENT, seed=1), trials=10)
+    return folder
