@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from rsas.errors import Halted, InputError, NonFiniteLoss
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
+    from rich.table import Table
 
+    from rsas.analysis import Sweep
     from rsas.search.check import Fault
     from rsas.search.doctor import Finding
     from rsas.search.workspace import Status, Workspace
@@ -80,10 +84,17 @@ _StorageOption = Annotated[
     ),
 ]
 _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the sweep.")]
+_NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of sweeps.")]
+_FromMlflowOption = Annotated[
+    str | None,
+    typer.Option(help="Read them from this MLflow server alone, without the workspace."),
+]
 _JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON, as the README describes it.")
 ]
 _RUNS = Path("runs")
+
+T = TypeVar("T")
 _WIDTH_OF_FILES = 120  # of what is not printed on a terminal
 
 
@@ -102,12 +113,7 @@ def train(
     experiment, _ = load_experiment(file)
     config = experiment.base.override(assignments or [])
     if plot is not None:
-        if not plot.absolute().parent.is_dir():
-            raise InputError(f"--plot {str(plot)!r}: there is no folder {str(plot.parent)!r}")
-        if plot.is_dir() or not os.access(
-            plot if plot.exists() else plot.absolute().parent, os.W_OK
-        ):
-            raise InputError(f"--plot {str(plot)!r}: cannot write there")
+        _check_output("--plot", plot)
 
     from rich.progress import (
         BarColumn,
@@ -209,7 +215,7 @@ def sweep(
     experiment, source = load_experiment(file)
     changes: dict[str, Any] = {"base": experiment.base.override(assignments or [])}
     changes |= _given(sampler=sampler, scheduler=scheduler, seed=seed)
-    changes |= _given(seeds=seeds and _integers("--seeds", seeds))
+    changes |= _given(seeds=_numbers("--seeds", seeds, int) if seeds else None)
     budget = _given(trials=trials, hours=hours, device_hours=device_hours)
     changes["budget"] = dataclasses.replace(experiment.budget, **budget)
     resources = _given(cpus=cpus, gpus=gpus, max_concurrent=concurrency)
@@ -378,6 +384,69 @@ def pareto(
         print(json.dumps(_pareto_json(found), indent=2))
         return
     _print_front(found, _console())
+
+
+@app.command()
+def compare(
+    names: _NamesArgument,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="0.8,0.9", help="Values of the last objective to compare at."),
+    ] = None,
+    workspace: _WorkspaceOption = _RUNS,
+    tracking_uri: _FromMlflowOption = None,
+    as_json: _JsonOption = False,
+) -> None:
+    """Which of several sweeps is better, where, and how sure that is."""
+    from rsas.analysis import compare as compare_sweeps
+
+    found = compare_sweeps(
+        *_sweeps(names, workspace, tracking_uri), at=_numbers("--at", at, float) if at else None
+    )
+    tables = {
+        "sweeps": found.sweeps,
+        "differences": found.differences,
+        "values": found.values,
+        "ranges": found.ranges,
+    }
+    if as_json:
+        told = {name: json.loads(each.to_json(orient="records")) for name, each in tables.items()}
+        print(json.dumps(told, indent=2))
+        return
+    from rsas.analysis.report import values_table
+
+    console = _console()
+    up, across = found.objectives[0].name, found.objectives[-1].name
+    for title, frame in (
+        ("sweeps", found.sweeps),
+        (f"hypervolume less that of {names[0]}", found.differences.drop(columns="against")),
+        (f"best {up} at least at this {across}", values_table(found)),
+        (f"which is better over {across}", found.ranges),
+    ):
+        console.print(_table(title, frame))
+    if found.differences["low"].isna().any():
+        console.print("no intervals where a sweep has one seed a trial; --seeds 0,1,2 gives more")
+
+
+@app.command()
+def report(
+    names: _NamesArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File; by default NAME.html.")
+    ] = None,
+    workspace: _WorkspaceOption = _RUNS,
+    tracking_uri: _FromMlflowOption = None,
+) -> None:
+    """One page with pictures and tables of a sweep, or of several side by side."""
+    output = output or Path(f"{names[0]}.html")
+    _check_output("-o", output)
+    console = _console()
+    with console.status("reading and drawing"):
+        from rsas.analysis.report import report as make_report
+
+        page = make_report(_sweeps(names, workspace, tracking_uri))
+        output.write_text(page, encoding="utf-8")
+    console.print(f"report: {output}", markup=False)
 
 
 @app.command()
@@ -590,11 +659,51 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _integers(option: str, text: str) -> tuple[int, ...]:
+def _numbers(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{option} {text!r}: expected integers such as 0,1,2") from None
+        example = "0,1,2" if kind is int else "0.8,0.9"
+        raise InputError(f"{option} {text!r}: expected numbers such as {example}") from None
+
+
+def _sweeps(names: Sequence[str], workspace: Path, tracking_uri: str | None) -> list[Sweep]:
+    from rsas.analysis import load_sweep
+
+    return [
+        load_sweep(name, workspace=workspace, tracking_uri=tracking_uri, runs=False)
+        for name in names
+    ]
+
+
+def _check_output(option: str, path: Path) -> None:
+    """See that a file can be written before the work is done.
+
+    Raises:
+        InputError: it cannot.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{option} {str(path)!r}: there is no folder {str(path.parent)!r}")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise InputError(f"{option} {str(path)!r}: cannot write there")
+
+
+def _table(title: str, frame: pd.DataFrame) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name, kind in frame.dtypes.items():
+        table.add_column(str(name), justify="right" if kind.kind in "fi" else "left")
+    for row in frame.itertuples(index=False):
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:z.4f}"
+    return str(value)
 
 
 def _points(place: str, workspace: Workspace) -> list[dict[str, Any]]:

@@ -2,78 +2,363 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from rsas.analysis.pareto import front
-from rsas.records import Objective, TrialRecord
+from rsas.analysis.pareto import attainment, course, front, knee, split_seeds
+from rsas.analysis.trials import Sweep
+from rsas.errors import InputError
+from rsas.records import Objective, TrialRecord, values_by_seed
 
-__all__ = ["accuracy_figure", "front_figure", "to_html"]
+__all__ = [
+    "accuracy_figure",
+    "attainment_figure",
+    "churn_figure",
+    "course_figure",
+    "front_figure",
+    "fronts_figure",
+    "importance_figure",
+    "label_of",
+    "layers_figure",
+    "parallel_figure",
+    "to_html",
+]
 
-_FRONT, _OTHERS = "#c2410c", "#94a3b8"
+# Okabe and Ito's colours, which the colour-blind can tell apart, and which show on light and dark.
+COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_METHODS = (*COLORS[1:], "#8c6bb1", "#7f7f7f")  # the first one is the front's
+_OTHERS = "#94a3b8"
 _LABELS = {
     "val_accuracy": "validation accuracy",
     "val_loss": "validation loss",
     "train_loss": "training loss",
     "sparsity": "sparsity (share of weights that are off)",
+    "churn": "churn (share of weights on that were off)",
     "seconds": "seconds an epoch",
 }
 
 
+def label_of(name: str) -> str:
+    """What a column of the history is called on an axis."""
+    return _LABELS.get(name, name)
+
+
 def front_figure(
-    trials: Sequence[TrialRecord], objectives: Sequence[Objective], title: str
+    trials: Sequence[TrialRecord], objectives: Sequence[Objective], title: str = ""
 ) -> go.Figure:
-    """All complete trials, the front among them, over the last and the first objective."""
-    across, up = objectives[-1].name, objectives[0].name
-    members = front(trials, objectives)
-    chosen = {trial.trial_id for trial in members}
-    others = [t for t in trials if t.state == "complete" and t.trial_id not in chosen]
+    """The complete trials, the front and its knee among them, over the last and first objective.
+
+    Trials of several methods differ in colour; several seeds give bars of one standard deviation.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
     figure = go.Figure()
-    for name, group, style in (
-        ("dominated", others, {"mode": "markers", "marker": {"color": _OTHERS, "size": 7}}),
-        (
-            "Pareto front",
-            members,
-            {
-                "mode": "lines+markers",
-                # The region a front dominates has corners, not slopes.
-                "line": {"color": _FRONT, "width": 2, "shape": "vh"},
-                "marker": {"color": _FRONT, "size": 10},
-            },
-        ),
-    ):
+    methods = list(dict.fromkeys(str(trial.params.get("method", "")) for trial in complete))
+    if len(methods) == 1:
+        members = {trial.trial_id for trial in front(trials, objectives)}
+        others = [trial for trial in complete if trial.trial_id not in members]
+        _add_points(figure, others, objectives, "dominated", _OTHERS)
+    else:
+        for method, color in zip(methods, itertools.cycle(_METHODS), strict=False):
+            own = [trial for trial in complete if str(trial.params.get("method", "")) == method]
+            _add_points(figure, own, objectives, method or "no method", color, size=8)
+    _add_front(figure, complete, objectives, "Pareto front", COLORS[0])
+    return _styled(figure, title, objectives)
+
+
+def fronts_figure(sweeps: Sequence[Sweep], title: str = "") -> go.Figure:
+    """The fronts of several sweeps with the same objectives, each with its other trials, faint."""
+    objectives, figure = sweeps[0].objectives, go.Figure()
+    for sweep, color in zip(sweeps, _cycled(len(sweeps)), strict=True):
+        members = {trial.trial_id for trial in sweep.front}
+        others = [t for t in sweep.trials if t.state == "complete" and t.trial_id not in members]
+        _add_points(figure, others, objectives, sweep.name, color, opacity=0.3, legend=False)
+        _add_front(figure, sweep.trials, objectives, sweep.name, color)
+    return _styled(figure, title, objectives)
+
+
+def attainment_figure(sweep: Sweep, title: str = "") -> go.Figure:
+    """What the best seed, half of the seeds and all seeds of a sweep attain.
+
+    Raises:
+        InputError: it has one seed alone.
+    """
+    sets = split_seeds(sweep.trials, sweep.objectives)
+    if len(sets) < 2:
+        raise InputError(f"sweep {sweep.name!r}: attainment over seeds needs several seeds")
+    surfaces = attainment(sets, sweep.objectives)
+    across, up = sweep.objectives[-1].name, sweep.objectives[0].name
+    figure = go.Figure()
+    styles = ((0, "the best seed", "dot"), (50, "half of the seeds", "solid"), (100, "all", "dash"))
+    for percentile, name, dash in styles:
+        corners = surfaces[surfaces["percentile"] == percentile].sort_values(across)
         figure.add_scatter(
-            x=[trial.objectives[across] for trial in group],
-            y=[trial.objectives[up] for trial in group],
+            x=corners[across],
+            y=corners[up],
             name=name,
-            text=[_description(trial) for trial in group],
-            hovertemplate="%{text}<extra></extra>",
-            **style,
+            mode="lines+markers",
+            line={"color": COLORS[0], "shape": _shape(sweep.objectives), "dash": dash},
         )
-    return _styled(figure, title, _LABELS.get(across, across), _LABELS.get(up, up))
+    return _styled(figure, title, sweep.objectives)
+
+
+def course_figure(sweeps: Sequence[Sweep], title: str = "") -> go.Figure:
+    """The hypervolume over complete trials, and over device-seconds of all trials."""
+    figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
+    for sweep, color in zip(sweeps, _cycled(len(sweeps)), strict=True):
+        found = course(sweep.trials, sweep.objectives)
+        for column, across in ((1, "trials"), (2, "device_seconds")):
+            figure.add_scatter(
+                x=found[across],
+                y=found["hypervolume"],
+                name=sweep.name,
+                legendgroup=sweep.name,
+                showlegend=column == 1 and len(sweeps) > 1,
+                text=found["trial_id"],
+                hovertemplate="%{text}: %{y:.4f}<extra></extra>",
+                mode="lines",
+                line={"color": color, "shape": "hv", "width": 2},
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title_text="complete trials", row=1, col=1)
+    figure.update_xaxes(title_text="device-seconds of training", row=1, col=2)
+    figure.update_yaxes(title_text="hypervolume", row=1, col=1)
+    return _themed(figure, title)
+
+
+def importance_figure(frame: pd.DataFrame, title: str = "") -> go.Figure:
+    """Bars of ``rsas.analysis.importance``, the most important parameter on top."""
+    figure = go.Figure()
+    for name, color in zip(frame.columns, _cycled(len(frame.columns)), strict=True):
+        figure.add_bar(
+            y=frame.index[::-1],
+            x=frame[name][::-1],
+            name=label_of(name),
+            orientation="h",
+            marker={"color": color},
+            hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+        )
+    figure.update_layout(barmode="group", height=140 + 44 * len(frame))
+    figure.update_xaxes(title_text="share of the variance explained", tickformat=".0%")
+    return _themed(figure, title)
+
+
+def parallel_figure(sweep: Sweep, title: str = "") -> go.Figure:
+    """A line a complete trial, through its parameters and objectives; an axis can be brushed."""
+    complete = [trial for trial in sweep.trials if trial.state == "complete"]
+    axes = sweep.experiment.get("axes", {})
+    names = list(dict.fromkeys(name for trial in complete for name in trial.params))
+    dimensions = [
+        _dimension(
+            f"{name} asked" if name in complete[0].objectives else name,
+            [trial.params.get(name) for trial in complete],
+            logarithmic=bool(axes.get(name, {}).get("attributes", {}).get("log")),
+        )
+        for name in names
+    ]
+    for objective in sweep.objectives:
+        values = [trial.objectives[objective.name] for trial in complete]
+        dimensions.append(_dimension(objective.name, values, logarithmic=False))
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=dimensions,
+            line={
+                "color": [trial.objectives[sweep.objectives[0].name] for trial in complete],
+                "colorscale": "Viridis",
+                "reversescale": sweep.objectives[0].direction == "min",
+                "showscale": True,
+                "colorbar": {"title": {"text": sweep.objectives[0].name}},
+            },
+        )
+    )
+    return _themed(figure, title)
+
+
+def layers_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = "") -> go.Figure:
+    """Sparsity of each layer over the epochs, a panel a trial.
+
+    Args:
+        history: as of ``load_history``.
+        names: trials to show -> what they are called.
+        title: of the figure.
+    """
+    rows = history[(history["name"] == "sparsity") & (history["layer"] != "")]
+    titles = [f"{trial}<br>{name}" for trial, name in names.items()]  # two lines fit a phone
+    figure = make_subplots(rows=1, cols=len(names), shared_yaxes=True, subplot_titles=titles)
+    layers = list(dict.fromkeys(rows["layer"]))
+    for column, trial in enumerate(names, 1):
+        for layer, color in zip(layers, _cycled(len(layers)), strict=True):
+            own = rows[(rows["trial_id"] == trial) & (rows["layer"] == layer)]
+            figure.add_scatter(
+                x=own["epoch"],
+                y=own["value"],
+                name=layer,
+                legendgroup=layer,
+                showlegend=column == 1,
+                mode="lines",
+                line={"color": color, "width": 2},
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title_text="epoch")
+    figure.update_yaxes(title_text="sparsity", row=1, col=1)
+    figure = _themed(figure, title)
+    return figure.update_layout(
+        legend={"y": -0.2, "yanchor": "top", "x": 0.5, "xanchor": "center"},
+        margin={"t": 110 if title else 70, "b": 90},
+    )
+
+
+def churn_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = "") -> go.Figure:
+    """How much of the masks each epoch replaced; arguments as of ``layers_figure``."""
+    rows = history[(history["name"] == "churn") & history["seed"].isna()]
+    figure = go.Figure()
+    for (trial, name), color in zip(names.items(), _cycled(len(names)), strict=True):
+        own = rows[rows["trial_id"] == trial]
+        figure.add_scatter(
+            x=own["epoch"],
+            y=own["value"],
+            name=f"{trial} ({name})",
+            mode="lines",
+            line={"color": color, "width": 2},
+        )
+    figure.update_xaxes(title_text="epoch")
+    figure.update_yaxes(title_text=label_of("churn"), tickformat=".0%")
+    return _themed(figure, title)
 
 
 def accuracy_figure(history: pd.DataFrame, title: str) -> go.Figure:
     """Validation accuracy and sparsity over the epochs of one run."""
     figure = go.Figure()
-    for name, color in (("val_accuracy", _FRONT), ("sparsity", _OTHERS)):
+    for name, color in (("val_accuracy", COLORS[0]), ("sparsity", _OTHERS)):
         figure.add_scatter(
             x=history["epoch"],
             y=history[name],
-            name=_LABELS[name],
+            name=label_of(name),
             mode="lines+markers",
             line={"color": color},
         )
-    return _styled(figure, title, "epoch", "validation accuracy, sparsity")
+    figure.update_xaxes(title_text="epoch")
+    figure.update_yaxes(title_text="validation accuracy, sparsity")
+    return _themed(figure, title)
 
 
 def to_html(figure: go.Figure) -> str:
     """A page with everything inside, as MLflow's artifact viewer needs it."""
     html: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"responsive": True})
     return html
+
+
+def _add_points(
+    figure: go.Figure,
+    trials: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    name: str,
+    color: str,
+    *,
+    size: int = 7,
+    opacity: float = 1.0,
+    legend: bool = True,
+) -> None:
+    figure.add_scatter(
+        **_points(trials, objectives),
+        name=name,
+        mode="markers",
+        marker={"color": color, "size": size, "opacity": opacity},
+        showlegend=legend,
+        legendgroup=name,
+    )
+
+
+def _add_front(
+    figure: go.Figure,
+    trials: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    name: str,
+    color: str,
+) -> None:
+    members = front(trials, objectives)
+    spread: dict[str, Any] = {}
+    for axis, objective in (("error_x", objectives[-1]), ("error_y", objectives[0])):
+        deviations = [_deviation(trial, objective.name) for trial in members]
+        if any(deviations):
+            spread[axis] = {"type": "data", "array": deviations, "color": color, "thickness": 1}
+    figure.add_scatter(
+        **_points(members, objectives),
+        **spread,
+        name=name,
+        mode="lines+markers",
+        # The region a front dominates has corners, not slopes.
+        line={"color": color, "width": 2, "shape": _shape(objectives)},
+        marker={"color": color, "size": 10},
+        legendgroup=name,
+    )
+    middle = knee(trials, objectives)
+    if middle is not None:
+        figure.add_scatter(
+            **_points([middle], objectives),
+            name=f"knee of {name}" if name != "Pareto front" else "knee",
+            mode="markers",
+            marker={
+                "symbol": "star",
+                "size": 18,
+                "color": "#f0e442",
+                "line": {"color": color, "width": 1.5},
+            },
+            legendgroup=name,
+        )
+
+
+def _points(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> dict[str, Any]:
+    across, up = objectives[-1].name, objectives[0].name
+    return {
+        "x": [trial.objectives[across] for trial in trials],
+        "y": [trial.objectives[up] for trial in trials],
+        "text": [_description(trial) for trial in trials],
+        "customdata": [trial.trial_id for trial in trials],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
+def _deviation(trial: TrialRecord, name: str) -> float:
+    """Standard deviation of an objective over seeds; 0 with one."""
+    values = values_by_seed(trial.by_seed, [name]).get(name, [])
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _dimension(name: str, values: Sequence[Any], *, logarithmic: bool) -> dict[str, Any]:
+    """An axis of parallel coordinates; what a trial does not have lies below all others."""
+    known = [value for value in values if value is not None]
+    is_number = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
+    if is_number and known:
+        scaled = [v if v is None else math.log10(v) if logarithmic else float(v) for v in values]
+        low = min(v for v in scaled if v is not None)
+        high = max(v for v in scaled if v is not None)
+        ticks = np.linspace(low, high, 5)
+        texts = [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks]
+    else:
+        choices = list(dict.fromkeys(str(value) for value in known))
+        scaled = [None if v is None else float(choices.index(str(v))) for v in values]
+        low, high = 0.0, float(max(len(choices) - 1, 0))
+        ticks, texts = np.arange(len(choices), dtype=np.float64), choices
+    absent = low - 0.15 * (high - low or 1.0)
+    if len(known) < len(values):
+        ticks, texts = np.append(ticks, absent), [*texts, "none"]
+        low = absent
+    return {
+        "label": name,
+        "values": [absent if value is None else value for value in scaled],
+        "tickvals": list(ticks),
+        "ticktext": texts,
+        "range": [low, high] if high > low else [low - 0.5, high + 0.5],
+    }
 
 
 def _description(trial: TrialRecord) -> str:
@@ -85,12 +370,25 @@ def _description(trial: TrialRecord) -> str:
     return "<br>".join([f"<b>{trial.trial_id}</b>", *lines])
 
 
-def _styled(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
+def _shape(objectives: Sequence[Objective]) -> str:
+    """Of the line between two members: to the corner that the better one still dominates."""
+    return "vh" if objectives[-1].direction == "max" else "hv"
+
+
+def _cycled(count: int) -> Iterable[str]:
+    return [COLORS[i % len(COLORS)] for i in range(count)]
+
+
+def _styled(figure: go.Figure, title: str, objectives: Sequence[Objective]) -> go.Figure:
+    figure.update_xaxes(title_text=label_of(objectives[-1].name))
+    figure.update_yaxes(title_text=label_of(objectives[0].name))
+    return _themed(figure, title)
+
+
+def _themed(figure: go.Figure, title: str) -> go.Figure:
     return figure.update_layout(
-        title=title,
+        title=title or None,
         template="plotly_white",
-        xaxis_title=x,
-        yaxis_title=y,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
-        margin={"t": 80},
+        margin={"t": 80 if title else 40, "l": 60, "r": 30, "b": 50},
     )

@@ -84,10 +84,10 @@ def load_trials(
     Returns:
         trial_id; state (running, complete, pruned or failed); pareto, whether it is a member of
         the front; the objectives, and ``seedN/OBJECTIVE`` where it was trained with several
-        seeds; ``params.NAME``; epochs after which it was complete or stopped; fidelity, their share of a whole training, in
-        [0, 1]; device_seconds of training; duration, seconds from begin to end; run_id in MLflow;
-        checkpoint, where its final model is, which only members of the front keep; reason of a
-        failure; and same_as, the trial it repeats.
+        seeds; ``params.NAME``; epochs after which it was complete or stopped; fidelity, their
+        share of a whole training, in [0, 1]; device_seconds of training; duration, seconds from
+        begin to end; run_id in MLflow; checkpoint, where its final model is, which only members
+        of the front keep; reason of a failure; and same_as, the trial it repeats.
     """
     if isinstance(sweep, str):
         sweep = load_sweep(sweep, workspace=workspace, tracking_uri=tracking_uri)

@@ -112,7 +112,8 @@ def test_frame_has_a_row_a_trial():
 
 def test_figure_shows_every_complete_trial():
     trials = [*trials_of([(0.9, 0.5), (0.8, 0.9), (0.7, 0.4)]), trial(7, "failed")]
-    others, members = front_figure(trials, BOTH, "a front").data
+    others, members, middle = front_figure(trials, BOTH, "a front").data
+    assert (list(middle.x), middle.name) == ([0.5], "knee")
     assert list(members.x) == [0.5, 0.9]
     assert list(members.y) == [0.9, 0.8]
     assert list(others.x) == [0.4]
