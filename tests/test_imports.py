@@ -45,6 +45,8 @@ KEPT_TO = {
     "optuna": {"rsas.search"},
     "sqlalchemy": {"rsas.search"},
     "pyarrow": {"rsas.search"},
+    "prometheus_client": {"rsas.search"},
+    "optuna_dashboard": {"rsas.search"},
     "mlflow": {"rsas.tracking"},
 }
 

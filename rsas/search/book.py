@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,7 @@ class Book:
                     directions=[_direction(objective) for objective in experiment.objectives],
                     load_if_exists=True,
                 )
+                self._name_objectives(experiment.objectives)
             self._frozen()
         except InputError:
             raise
@@ -128,6 +130,11 @@ class Book:
                 f"{place}: the book of the sweep cannot be read ({reason}); "
                 "'rsas check NAME --repair' makes a damaged one anew"
             ) from error
+
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's own object, for its tools that read."""
+        return self._study
 
     # What the book holds.
 
@@ -320,6 +327,13 @@ class Book:
         frozen = self._frozen()
         known = [trial.number for trial in frozen if _KNOWN in trial.user_attrs]
         return {**_trial_to_dict(frozen[number]), "known": known}
+
+    def _name_objectives(self, objectives: Sequence[Objective]) -> None:
+        """For Optuna's own tools; rsas does not read the names."""
+        if self._study.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names([objective.name for objective in objectives])
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         def tell() -> None:
