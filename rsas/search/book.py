@@ -396,7 +396,8 @@ def rebuild(
     for number in range(max([*whole, *records], default=-1) + 1):
         kept, found = whole.get(number), records.get(number)
         # A record is written after the book: where both are there, it may be the older one.
-        if found is None or (kept is not None and kept["state"] != "RUNNING"):
+        under_way = ("WAITING", "RUNNING")
+        if found is None or (kept is not None and kept["state"] not in under_way):
             found = kept
         elif kept is not None:
             parts = ("params", "distributions", "user_attrs", "system_attrs")
