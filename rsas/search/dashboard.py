@@ -52,9 +52,7 @@ def serve(book: Book, host: str, port: int, say: Callable[[str], None]) -> None:
     with server, contextlib.suppress(KeyboardInterrupt):
         address = f"[{host}]" if ":" in host else host
         page = f"dashboard/studies/{book.study._study_id}"
-        say(
-            f"Optuna's dashboard, which changes nothing: http://{address}:{server.server_port}/{page}"
-        )
+        say(f"Optuna's dashboard, to be read only: http://{address}:{server.server_port}/{page}")
         server.serve_forever()
 
 
