@@ -131,16 +131,15 @@ def serving(port: int | None, say: Callable[[str], None]) -> Iterator[CollectorR
     if not 0 <= port <= 65535:
         raise InputError(f"--metrics-port {port}: expected a port in [0, 65535], 0 for a free one")
     try:
-        server, thread = start_http_server(port, _HOST, registry)
+        server, _ = start_http_server(port, _HOST, registry)
     except OSError as error:
         raise InputError(
             f"--metrics-port {port}: cannot listen on {_HOST}:{port} ({error.strerror or error}); "
             "0 takes a free one"
         ) from None
-    try:
-        say(f"metrics for Prometheus: http://{_HOST}:{server.server_port}/metrics")
-        yield registry
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with server:
+        try:
+            say(f"metrics for Prometheus: http://{_HOST}:{server.server_port}/metrics")
+            yield registry
+        finally:
+            server.shutdown()
