@@ -92,6 +92,14 @@ _FromMlflowOption = Annotated[
 _JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON, as the README describes it.")
 ]
+_MetricsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        metavar="PORT",
+        help="Tell Prometheus how it goes, at this port of 127.0.0.1; 0 takes a free one.",
+    ),
+]
 _RUNS = Path("runs")
 
 T = TypeVar("T")
@@ -206,6 +214,7 @@ def sweep(
         str | None,
         typer.Option(metavar="SWEEP", help="Tell the sampler the results of an earlier sweep."),
     ] = None,
+    metrics_port: _MetricsOption = None,
 ) -> None:
     """Search: run the trials of an experiment and print the front."""
     import dataclasses
@@ -244,13 +253,17 @@ def sweep(
             study_storage=study_storage,
             enqueued=points,
             known=known,
+            metrics_port=metrics_port,
         )
         _conclude(found, place, console)
 
 
 @app.command()
 def resume(
-    name: _NameArgument, workspace: _WorkspaceOption = _RUNS, address: _AddressOption = None
+    name: _NameArgument,
+    workspace: _WorkspaceOption = _RUNS,
+    address: _AddressOption = None,
+    metrics_port: _MetricsOption = None,
 ) -> None:
     """Go on with a sweep that was interrupted."""
     place = _workspace(workspace)
@@ -259,7 +272,9 @@ def resume(
     with _resumable(place, name, console), _early_ray(address, record):
         with console.status("loading libraries"):
             from rsas.search.sweep import resume as resume_sweep
-        found = resume_sweep(name, workspace=place, console=console, address=address)
+        found = resume_sweep(
+            name, workspace=place, console=console, address=address, metrics_port=metrics_port
+        )
         _conclude(found, place, console)
 
 
@@ -271,6 +286,7 @@ def extend(
     device_hours: _DeviceHoursOption = None,
     workspace: _WorkspaceOption = _RUNS,
     address: _AddressOption = None,
+    metrics_port: _MetricsOption = None,
 ) -> None:
     """Give a sweep more trials, or more time, in all, and go on with it."""
     budget = _given(trials=trials, hours=hours, device_hours=device_hours)
@@ -282,7 +298,14 @@ def extend(
     with _resumable(place, name, console), _early_ray(address, record):
         with console.status("loading libraries"):
             from rsas.search.sweep import extend as extend_sweep
-        found = extend_sweep(name, budget, workspace=place, console=console, address=address)
+        found = extend_sweep(
+            name,
+            budget,
+            workspace=place,
+            console=console,
+            address=address,
+            metrics_port=metrics_port,
+        )
         _conclude(found, place, console)
 
 
@@ -490,12 +513,28 @@ def doctor(
 
 @app.command()
 def ui(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="With --optuna: the sweep, by default the last."),
+    ] = None,
+    optuna: Annotated[
+        bool, typer.Option("--optuna", help="Open Optuna's dashboard of a sweep instead.")
+    ] = False,
     workspace: _WorkspaceOption = _RUNS,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; by default 5000, with --optuna 8080.")
+    ] = None,
 ) -> None:
-    """Open the MLflow UI of a workspace; Ctrl-C ends it."""
-    database = _workspace(workspace).path / "mlflow.db"
+    """Open the MLflow UI of a workspace, or Optuna's dashboard of a sweep; Ctrl-C ends it."""
+    place = _workspace(workspace)
+    if optuna:
+        _optuna_ui(place, name, host, 8080 if port is None else port)
+        return
+    if name is not None:
+        raise InputError(f"ui {name}: MLflow's UI has all sweeps; --optuna shows one of them")
+    port = 5000 if port is None else port
+    database = place.path / "mlflow.db"
     if not database.is_file():
         raise InputError(
             f"workspace {str(database.parent)!r} holds no mlflow.db: no sweep was run here, or "
@@ -503,11 +542,7 @@ def ui(
         )
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        print(
-            f"rsas: warning: whoever reaches {host}:{port} can read and change all runs",
-            file=sys.stderr,
-        )
+    _warn_of_others(host, port, "read and change all runs")
     print(f"MLflow's UI comes up at http://{host}:{port} in some seconds; runs are under", end=" ")
     print("'Model training', the switch at its top left", flush=True)
     os.execv(sys.executable, command)  # noqa: S606
@@ -541,6 +576,25 @@ def _workspace(path: Path) -> Workspace:
     from rsas.search.workspace import Workspace
 
     return Workspace(path)
+
+
+def _optuna_ui(place: Workspace, name: str | None, host: str, port: int) -> None:
+    names = place.names()
+    if name is None and not names:
+        raise InputError(f"workspace {str(place.path)!r} holds no sweep yet")
+    book = place.open(name or names[-1]).book()
+    from rsas.search.dashboard import serve
+
+    def say(line: str) -> None:
+        _warn_of_others(host, port, "read all of the study")
+        print(line, flush=True)
+
+    serve(book, host, port, say)
+
+
+def _warn_of_others(host: str, port: int, what: str) -> None:
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"rsas: warning: whoever reaches {host}:{port} can {what}", file=sys.stderr)
 
 
 def _status_json(found: Status) -> dict[str, Any]:

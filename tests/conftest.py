@@ -19,7 +19,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch, tmp_path_factory):
     """Nothing of the caller's: no tracking server, workspace or cached data."""
-    for name in ("MLFLOW_TRACKING_URI", "RSAS_WORKSPACE", "RAY_ADDRESS"):
+    for name in ("MLFLOW_TRACKING_URI", "RSAS_STUDY_STORAGE", "RSAS_WORKSPACE", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 

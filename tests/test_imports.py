@@ -51,6 +51,8 @@ KEPT_TO = {
     "optuna": {"rsas.search", "rsas.analysis.importance"},
     "sqlalchemy": {"rsas.search"},
     "pyarrow": {"rsas.search"},
+    "prometheus_client": {"rsas.search"},
+    "optuna_dashboard": {"rsas.search"},
     "mlflow": {"rsas.tracking"},
 }
 

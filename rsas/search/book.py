@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,7 @@ class Book:
                     directions=[_direction(objective) for objective in experiment.objectives],
                     load_if_exists=True,
                 )
+                self._name_objectives(experiment.objectives)
             self._frozen()
         except InputError:
             raise
@@ -129,6 +131,11 @@ class Book:
                 f"{place}: the book of the sweep cannot be read ({reason}); "
                 "'rsas check NAME --repair' makes a damaged one anew"
             ) from error
+
+    @property
+    def study(self) -> optuna.Study:
+        """Optuna's own object, for its tools that read."""
+        return self._study
 
     # What the book holds.
 
@@ -327,6 +334,13 @@ class Book:
         known = [trial.number for trial in frozen if _KNOWN in trial.user_attrs]
         return {**_trial_to_dict(frozen[number]), "known": known}
 
+    def _name_objectives(self, objectives: Sequence[Objective]) -> None:
+        """For Optuna's own tools; rsas does not read the names."""
+        if self._study.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_metric_names([objective.name for objective in objectives])
+
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         def tell() -> None:
             if not self._frozen()[number].state.is_finished():  # it was, before a connection broke
@@ -388,7 +402,8 @@ def rebuild(
     for number in range(max([*whole, *records], default=-1) + 1):
         kept, found = whole.get(number), records.get(number)
         # A record is written after the book: where both are there, it may be the older one.
-        if found is None or (kept is not None and kept["state"] != "RUNNING"):
+        under_way = ("WAITING", "RUNNING")
+        if found is None or (kept is not None and kept["state"] not in under_way):
             found = kept
         elif kept is not None:
             parts = ("params", "distributions", "user_attrs", "system_attrs")

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry
 from ray import tune
 from rich.console import Console
 
@@ -28,6 +29,7 @@ from rsas.search.book import Book, Launch
 from rsas.search.display import SweepDisplay
 from rsas.search.experiment import Experiment
 from rsas.search.keeper import Keeper
+from rsas.search.metrics import SweepMetrics, serving
 from rsas.search.repair import experiment_of, mend_book, tracker_of
 from rsas.search.scheduler import Halving
 from rsas.search.searcher import BookSearcher, RungScheduler
@@ -57,6 +59,7 @@ def launch(
     study_storage: str | None = None,
     enqueued: Sequence[Mapping[str, Any]] = (),
     known: str | None = None,
+    metrics_port: int | None = None,
 ) -> Status:
     """Begin a sweep and run it to its end.
 
@@ -78,6 +81,7 @@ def launch(
         study_storage: URL of a database for the book; by default a file in the workspace.
         enqueued: values of parameters to begin with, ``space.checked_points`` of them.
         known: name of a sweep in the workspace whose results the sampler is told.
+        metrics_port: of this machine, where Prometheus reads how it goes; 0 for a free one.
 
     Returns:
         What the sweep has come to; ``interrupted`` after Ctrl-C.
@@ -123,15 +127,23 @@ def launch(
         if study_storage is not None:
             os.environ["RSAS_STUDY_STORAGE"] = study_storage
             Book(study_storage, experiment, study=f"{identity}-test").delete()
-    with _cluster(address, experiment, source, console) as slots:
+    with (
+        serving(metrics_port, console.print) as registry,
+        _cluster(address, experiment, source, console) as slots,
+    ):
         folder = workspace.create(name, record)
         console.print(f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}")
         with folder.locked():
-            return _run(folder, workspace, experiment, arrays, slots, console)
+            return _run(folder, workspace, experiment, arrays, slots, console, registry)
 
 
 def resume(
-    name: str, *, workspace: Workspace, console: Console, address: str | None = None
+    name: str,
+    *,
+    workspace: Workspace,
+    console: Console,
+    address: str | None = None,
+    metrics_port: int | None = None,
 ) -> Status:
     """Run what a sweep still lacks; nothing when it is finished.
 
@@ -140,6 +152,7 @@ def resume(
         workspace: where its folder is.
         console: where progress is shown.
         address: of the Ray cluster; by default the one it was begun on.
+        metrics_port: as of ``launch``.
 
     Raises:
         InputError: there is no such sweep, another process runs it, or its code, its data or
@@ -147,8 +160,8 @@ def resume(
         Halted: the sweep had to stop again.
     """
     folder = workspace.open(name)
-    with folder.locked():
-        return _resume(folder, workspace, console, address)
+    with serving(metrics_port, console.print) as registry, folder.locked():
+        return _resume(folder, workspace, console, address, registry)
 
 
 def extend(
@@ -158,6 +171,7 @@ def extend(
     workspace: Workspace,
     console: Console,
     address: str | None = None,
+    metrics_port: int | None = None,
 ) -> Status:
     """Give a sweep more of something, and run what it then lacks.
 
@@ -168,13 +182,14 @@ def extend(
         workspace: where its folder is.
         console: where progress is shown.
         address: of the Ray cluster; by default the one it was begun on.
+        metrics_port: as of ``launch``.
 
     Raises:
         InputError: as ``resume`` does, or it is not more than the sweep has.
         Halted: the sweep had to stop again.
     """
     folder = workspace.open(name)
-    with folder.locked():
+    with serving(metrics_port, console.print) as registry, folder.locked():
         before = folder.budget
         for field, value in budget.items():
             had = getattr(before, field)
@@ -185,7 +200,7 @@ def extend(
                 )
         folder.set_budget(dataclasses.replace(before, **budget))
         try:
-            return _resume(folder, workspace, console, address)
+            return _resume(folder, workspace, console, address, registry)
         except InputError:  # it could not go on: nothing has changed
             folder.set_budget(before)
             raise
@@ -216,7 +231,11 @@ def diagnose(
 
 
 def _resume(
-    folder: SweepFolder, workspace: Workspace, console: Console, address: str | None
+    folder: SweepFolder,
+    workspace: Workspace,
+    console: Console,
+    address: str | None,
+    registry: CollectorRegistry,
 ) -> Status:
     record = folder.record
     sys.path += [place for place in record["python_path"] if place not in sys.path]
@@ -237,7 +256,7 @@ def _resume(
             known_uri(record["tracking_uri"], "MLFLOW_TRACKING_URI")
     address = address or record.get("address")
     with _cluster(address, experiment, record["source"], console) as slots:
-        return _run(folder, workspace, experiment, arrays, slots, console)
+        return _run(folder, workspace, experiment, arrays, slots, console, registry)
 
 
 def _run(
@@ -247,6 +266,7 @@ def _run(
     arrays: data.Arrays,
     slots: cluster.Slots,
     console: Console,
+    registry: CollectorRegistry,
 ) -> Status:
     book = folder.book(experiment)
     _prepare(book, folder, workspace, console)
@@ -260,7 +280,15 @@ def _run(
     )
     tracker = tracker_of(folder, workspace, book, say=display.note, delay=_TRACKER_DELAY)
     keeper = Keeper(folder.storage, book, experiment.objectives, display.note)
-    run = _Run(folder, book, experiment, display, tracker, keeper, slots)
+    metrics = SweepMetrics(
+        folder.name,
+        asked=experiment.budget.trials,
+        objectives=experiment.objectives,
+        trials=book.trials(experiment.objectives),
+        slots=slots,
+    )
+    registry.register(metrics)
+    run = _Run(folder, book, experiment, display, tracker, keeper, metrics, slots)
     searcher = BookSearcher(
         book,
         experiment,
@@ -297,11 +325,13 @@ class _Run:
         display: SweepDisplay,
         tracker: tracking.Tracker,
         keeper: Keeper,
+        metrics: SweepMetrics,
         slots: cluster.Slots,
     ) -> None:
         self.folder, self.experiment = folder, experiment
         self._book, self._slots = book, slots
         self._display, self._tracker, self._keeper = display, tracker, keeper
+        self._metrics = metrics
         self._index = len(book.launches())
         now = time.time()
         self._launch = Launch(began=now, last=now)
@@ -310,6 +340,7 @@ class _Run:
 
     def begin(self, number: int) -> None:
         self._display.begin(number)
+        self._metrics.begin(number)
         self._tracker.begin(self._book.trial(number, self.experiment.objectives))
         self._keeper.record(number)
 
@@ -326,6 +357,7 @@ class _Run:
             trained=launch.trained + trained,
         )
         self._display.rows(number, rows)
+        self._metrics.rows(rows)
         self._tracker.rows(trial_id(number), rows)
 
     def change(self, number: int) -> None:
@@ -336,6 +368,7 @@ class _Run:
         now = self._book.trials(self.experiment.objectives)
         trial = self._book.trial(number, self.experiment.objectives)
         self._display.end(number, now)
+        self._metrics.end(number, now)
         self._tracker.end(trial, now)
         self._keeper.end(number, now)
 

@@ -28,6 +28,7 @@ from rsas.search.checkpoints import TrialFolder
 from rsas.search.display import SweepDisplay
 from rsas.search.experiment import load_experiment
 from rsas.search.keeper import Keeper
+from rsas.search.metrics import SweepMetrics
 from rsas.search.repair import mend_book, tracker_of
 from rsas.search.searcher import BookSearcher
 from rsas.search.sweep import _Run
@@ -106,7 +107,14 @@ def driver_cost(folder, trials=100, results=1000):
     )
     tracker = tracker_of(sweep, workspace, book, say=print)
     keeper = Keeper(sweep.storage, book, experiment.objectives, print)
-    run = _Run(sweep, book, experiment, display, tracker, keeper, lambda: 2)
+    metrics = SweepMetrics(
+        "driver",
+        asked=trials + 1,
+        objectives=experiment.objectives,
+        trials=book.trials(experiment.objectives),
+        slots=lambda: 2,
+    )
+    run = _Run(sweep, book, experiment, display, tracker, keeper, metrics, lambda: 2)
     number = book.begin()
     run.begin(number)
     costs = []

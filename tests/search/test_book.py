@@ -415,6 +415,7 @@ def damages(content):
     for place in sorted(rng.sample(range(len(content)), 20)):
         flipped = bytes([content[place] ^ rng.choice([0xFF, 0x80])])
         yield f"flipped at {place}", content[:place] + flipped + content[place + 1 :]
+    yield "cut behind a trial that waits", content[: content.index(b'{"op_code":6')]
     yield "emptied", b""
     yield "overwritten", b"\0" * len(content)
 

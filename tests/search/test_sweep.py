@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import time
+import urllib.request
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -149,13 +151,37 @@ def children(place, sweep):
     return client, [run for run in runs if run.data.tags["rsas.kind"] == "trial"]
 
 
+def read_metrics(url):
+    """Values by name and labels."""
+    with urllib.request.urlopen(url) as answer:
+        lines = answer.read().decode().splitlines()
+    found = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in found.items()}
+
+
 def test_failures_are_retried_told_and_take_no_place(place):
-    sweep = start(place, "sweep", "tiny.py:failing", "--name", "f")
+    sweep = start(place, "sweep", "tiny.py:failing", "--name", "f", "--metrics-port", "0")
+    line = sweep.stdout.readline()
+    assert line.startswith("metrics for Prometheus: http://127.0.0.1:"), line + sweep.stdout.read()
+    complete, seen = 'rsas_trials{state="complete",sweep="f"}', [{}]
+    # What Prometheus reads at the last trial's end; the endpoint is there until Ray is down.
+    while sweep.poll() is None and seen[-1].get(complete, 0) < 3:
+        seen.append(read_metrics(line.split()[-1]))
+        time.sleep(0.02)
     output = sweep.stdout.read()
     assert sweep.wait() == 0, output
     told = ask(place, "status", "f", "--json")
     assert told["counts"] == {"asked": 3, "complete": 3, "running": 0, "pruned": 0, "failed": 2}
     folder = Workspace(place / "runs").open("f")
+    assert max(now.get('rsas_slots_busy{sweep="f"}', 0) for now in seen) >= 1
+    last = {name.replace('sweep="f"', ""): value for name, value in seen[-1].items()}
+    for state in ("complete", "running", "pruned", "failed"):
+        assert last[f'rsas_trials{{state="{state}",}}'] == told["counts"][state]
+    for name in ("front_size", "hypervolume"):
+        assert last[f"rsas_{name}{{}}"] == told[name]
+    (launched,) = folder.status().launches
+    assert last["rsas_training_seconds_total{}"] == pytest.approx(launched.trained)
+    assert 18 <= last["rsas_epochs_total{}"] <= 21  # those of the process that died may lack
     trials = folder.status().trials
     assert [t.state for t in trials] == ["complete", "failed", "complete", "failed", "complete"]
     assert re.match(r"the training loss became nan in epoch 4, step \d+ of 27", trials[1].reason)
