@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import os
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from torch import Tensor
 from rsas.config import TrainConfig
 from rsas.errors import InputError
 
-__all__ = ["Arrays", "Splits", "default_data_dir", "load", "split", "to_input"]
+__all__ = ["Arrays", "Splits", "default_data_dir", "describe", "load", "split", "to_input"]
 
 _Array = npt.NDArray[Any]
 
@@ -56,6 +57,28 @@ class Arrays:
         """Number of classes, one more than the largest label."""
         labels = [self.y_train] if self.y_test is None else [self.y_train, self.y_test]
         return int(max(y.max() for y in labels)) + 1
+
+
+def describe(name: str, arrays: Arrays) -> dict[str, Any]:
+    """What a data set is, as JSON types, for records.
+
+    Returns:
+        name; digest, which data sets with equal content share; train and test, numbers of inputs;
+        input_shape; and num_classes.
+    """
+    digest = hashlib.sha256()
+    for part in (arrays.x_train, arrays.y_train, arrays.x_test, arrays.y_test):
+        if part is not None:
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+    return {
+        "name": name,
+        "digest": digest.hexdigest()[:16],
+        "train": len(arrays.y_train),
+        "test": 0 if arrays.y_test is None else len(arrays.y_test),
+        "input_shape": list(arrays.input_shape),
+        "num_classes": arrays.num_classes,
+    }
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from rsas.search.display import SweepDisplay
 from rsas.search.experiment import Experiment
 from rsas.search.keeper import Keeper
 from rsas.search.metrics import SweepMetrics, serving
+from rsas.search.origin import origin
 from rsas.search.repair import experiment_of, mend_book, tracker_of
 from rsas.search.scheduler import Halving
 from rsas.search.searcher import BookSearcher, RungScheduler
@@ -106,6 +107,7 @@ def launch(
         "id": identity,
         "source": source,
         "experiment": experiment.to_dict() | {"axes": axes(experiment)},
+        "origin": origin(source),
         "data_dir": str(folder_of_data),
         # None: the workspace's own, wherever it is moved. Passwords are not kept.
         "tracking_uri": tracking_uri and redact(tracking_uri),
@@ -119,6 +121,7 @@ def launch(
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, folder_of_data)
         trainer.check(experiment.base, arrays)
+        record["experiment"]["data"] = data.describe(experiment.base.dataset, arrays)
         if tracking_uri is not None:
             os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
             tracking.connect(tracking_uri)

@@ -8,22 +8,28 @@ sweep; mlflow is imported there, too, since that takes seconds.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import getpass
-import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rsas.analysis.pareto import front, hypervolume
-from rsas.analysis.plots import front_figure, to_html
-from rsas.analysis.trials import trials_frame
+from rsas.analysis.trials import Sweep
 from rsas.records import Objective, TrialRecord, front_mark, status_of
 from rsas.redact import redact
 from rsas.tracking.client import connect, experiment_id, search_runs
+from rsas.tracking.models import log_model
+from rsas.tracking.pages import (
+    author,
+    dataset_input,
+    log_front,
+    log_origin,
+    log_report,
+    redacted,
+    run_name,
+)
 
 __all__ = ["Say", "Tracker"]
 
@@ -47,6 +53,7 @@ class _Mirrored:
     trial: TrialRecord | None = None  # as it was begun
     epoch: float = 0.0  # last one logged
     member: bool | None = None  # of the front, as tagged
+    has_model: bool = False
 
 
 class Tracker:
@@ -64,6 +71,9 @@ class Tracker:
         objectives: of the sweep.
         record: the resolved experiment, logged to the parent run.
         say: tells the user when the server is lost and when it is back, once each.
+        origin: of the sweep, as ``rsas.search.origin`` found it.
+        models: gives the final network of a trial, in eval mode, and two inputs as an array; None
+            where it is not kept.
         delay: seconds before the thread connects, unless a trial has told of an epoch before;
             a sweep comes up sooner without it.
     """
@@ -81,6 +91,8 @@ class Tracker:
         objectives: Sequence[Objective],
         record: dict[str, Any],
         say: Say,
+        origin: Mapping[str, Any] | None = None,
+        models: Callable[[TrialRecord], tuple[Any, Any] | None] = lambda trial: None,
         delay: float = 0.0,
     ) -> None:
         self._uri = uri
@@ -91,6 +103,8 @@ class Tracker:
         self._artifacts = artifacts
         self._objectives = objectives
         self._record = record
+        self._origin = origin or {}
+        self._models = models
         self._say = say
         self._runs: dict[str, _Mirrored] = {}  # by trial
         self._points = 0  # complete trials up to which the hypervolume is logged
@@ -138,8 +152,11 @@ class Tracker:
                 self._catch_up()
             trials = self._trials()
             complete = _in_order(trials)
+            members = front(complete, self._objectives)
             if self._drawn < len(complete):  # dominated trials came after the last redraw
-                self._log_front_files(complete, front(complete, self._objectives))
+                self._log_front_files(complete, _mark(members))
+            if finished and members:
+                self._log_end(trials, members)
             for trial in trials:
                 if trial.state == "running" and trial.trial_id in self._runs:
                     self._client.set_terminated(self._runs[trial.trial_id].run_id, "KILLED")
@@ -220,15 +237,17 @@ class Tracker:
                     "rsas.sweep": self._sweep,
                     "rsas.sweep_id": self._sweep_id,
                     "rsas.kind": "sweep",
-                    **_author(),
+                    **author(),
                 },
             )
         parent = str(run.info.run_id)
         if not run.data.params:
             plain = {k: v for k, v in self._record.items() if not isinstance(v, (dict, list))}
             base = {f"base.{name}": value for name, value in self._record["base"].items()}
-            self._client.log_dict(parent, _redacted(self._record), "experiment.json")
-            self._log_params(parent, plain | base)
+            self._client.log_dict(parent, redacted(self._record), "experiment.json")
+            log_origin(self._client, parent, self._origin)
+            self._log_dataset(parent)
+            self._log_params(parent, plain | base)  # last: they tell that all of it is there
         return parent
 
     def _find_runs(self) -> None:
@@ -244,6 +263,7 @@ class Tracker:
                 params=len(run.data.params),
                 epoch=run.data.metrics.get("epoch", 0),
                 member={"true": True, "false": False}.get(tags.get("rsas.pareto", "")),
+                has_model="rsas.model" in tags,
             )
         points = self._client.get_metric_history(self._parent, "front_size")
         self._points = max((point.step for point in points), default=0)
@@ -257,22 +277,27 @@ class Tracker:
             made = self._client.create_run(
                 self._experiment,
                 start_time=round(trial.started * 1000),
-                run_name=trial.trial_id,
+                run_name=run_name(trial),
                 tags={
                     "mlflow.parentRunId": self._parent,
                     "rsas.sweep": self._sweep,
                     "rsas.kind": "trial",
                     "rsas.trial_id": trial.trial_id,
-                    **_author(),
+                    **author(),
                 },
             )
             run = self._runs[trial.trial_id] = _Mirrored(run_id=made.info.run_id)
+            self._log_dataset(run.run_id)
         if run.params < len(trial.params):
             self._log_params(run.run_id, trial.params)
             run.params = len(trial.params)
         run.trial = trial
         if trial.state == "running":
             self._set_status(run, "RUNNING")
+
+    def _log_dataset(self, run: str) -> None:
+        if "data" in self._record:  # sweeps of earlier versions lack it
+            self._client.log_inputs(run, [dataset_input(self._record["data"])])
 
     def _set_status(self, run: _Mirrored, status: str) -> None:
         if run.status != status:
@@ -331,8 +356,8 @@ class Tracker:
         complete = _in_order(trials)
         members = front(complete, self._objectives)
         names = {trial.trial_id for trial in members}
-        if members and front_mark(names) != self._front:
-            self._log_front_files(complete, members)
+        if members and _mark(members) != self._front:
+            self._log_front_files(complete, _mark(members))
         for trial in trials:
             run = self._runs[trial.trial_id]
             if trial.state != "complete" and run.member is not None:  # somebody else's tag
@@ -356,74 +381,49 @@ class Tracker:
             self._client.log_batch(self._parent, metrics=metrics)
             self._points = count
 
-    def _log_front_files(
-        self, complete: Sequence[TrialRecord], members: Sequence[TrialRecord]
-    ) -> None:
-        complete, members = _without_secrets(complete), _without_secrets(members)
-        entries = [
-            {
-                "trial_id": trial.trial_id,
-                "run_id": self._runs[trial.trial_id].run_id,
-                "params": trial.params,
-                "objectives": trial.objectives,
-            }
-            for trial in members
-        ]
-        self._client.log_dict(self._parent, {"front": entries}, "pareto/front.json")
-        table = trials_frame(members).to_csv(index=False)
-        self._client.log_text(self._parent, table, "pareto/front.csv")
-        title = f"{self._sweep}: front of {len(complete)} trials"
-        page = to_html(front_figure(complete, self._objectives, title))
-        self._client.log_text(self._parent, page, "pareto/front.html")
-        # The description of the parent run, what its page shows first.
-        note = f"{title}. The picture is the artifact `pareto/front.html`.\n\n"
-        note += _markdown([{"trial": t.trial_id, **t.objectives} for t in members])
-        self._client.set_tag(self._parent, "mlflow.note.content", note)
-        mark = front_mark(trial.trial_id for trial in members)
+    def _log_front_files(self, complete: Sequence[TrialRecord], mark: str) -> None:
+        runs = {trial: run.run_id for trial, run in self._runs.items()}
+        log_front(self._client, self._parent, self._sweep, complete, self._objectives, runs)
         self._client.set_tag(self._parent, "rsas.front", mark)
         self._client.set_tag(self._parent, "rsas.front_trials", str(len(complete)))
         self._front = mark
         self._drawn = len(complete)
 
+    def _log_end(self, trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
+        """What a finished sweep has beside: the networks of the front, and the report."""
+        for trial in members:
+            run = self._runs[trial.trial_id]
+            if not run.has_model:
+                self._log_model(trial, run)
+        sweep = Sweep(
+            name=self._sweep,
+            state="finished",
+            experiment=self._record,
+            objectives=tuple(self._objectives),
+            trials=list(trials),
+            history=self._rows,
+        )
+        log_report(self._client, self._parent, sweep)
 
-def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """For pictures and tables, which would write a secret in many ways."""
+    def _log_model(self, trial: TrialRecord, run: _Mirrored) -> None:
+        try:
+            found = self._models(trial)
+            if found is None:
+                return
+            uri = log_model(self._uri, run.run_id, *found)
+        except Exception as error:  # of torch.export, or of the user's own model
+            reason = redact(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
+            self._say(f"{trial.trial_id}: its network is not in MLflow ({reason})")
+            return
+        self._client.set_tag(run.run_id, "rsas.model", uri)
+        run.has_model = True
 
-    def hidden(value: Any) -> Any:
-        return redact(value) if isinstance(value, str) else value
 
-    return [
-        dataclasses.replace(trial, params={k: hidden(v) for k, v in trial.params.items()})
-        for trial in trials
-    ]
-
-
-def _redacted(value: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(redact(json.dumps(value)))
-    return found
+def _mark(members: Sequence[TrialRecord]) -> str:
+    return front_mark(trial.trial_id for trial in members)
 
 
 def _in_order(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The complete trials in the order they were finished."""
     complete = [trial for trial in trials if trial.state == "complete"]
     return sorted(complete, key=lambda trial: trial.finished or 0.0)
-
-
-def _author() -> dict[str, str]:
-    """Tags that MLflow's pages show as creator and source of a run."""
-    tags = {"mlflow.source.name": "rsas"}
-    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
-
-
-def _markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """A table of rows with the same keys."""
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cells) + " |\n"
-
-    table = line(rows[0]) + line("---" for _ in rows[0])
-    for row in rows:
-        table += line(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values())
-    return table
