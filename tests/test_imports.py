@@ -23,7 +23,17 @@ ALLOWED = {
     "rsas.small_dense": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
     "rsas.pruning": {"rsas.config", "rsas.sparse"},
     "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse"},
-    "rsas.analysis": {"rsas.analysis", "rsas.records"},
+    "rsas.export": {
+        "rsas",
+        "rsas.config",
+        "rsas.errors",
+        "rsas.export",
+        "rsas.models",
+        "rsas.pruning",
+        "rsas.sparse",
+        "rsas.trainer",
+    },
+    "rsas.analysis": {"rsas.analysis", "rsas.errors", "rsas.records"},
     "rsas.tracking": {"rsas.analysis", "rsas.errors", "rsas.records", "rsas.redact"},
     "rsas.search": {
         "rsas",
@@ -114,6 +124,10 @@ def loaded_by(statement):
         (
             "import tests.benchmarks.step",
             {"ray", "optuna", "mlflow", "pandas", "sklearn", "scipy", "hypothesis"},
+        ),
+        (
+            "import rsas.export",
+            {"ray", "optuna", "mlflow", "pandas", "torchvision", "onnx", "onnxruntime", "scipy"},
         ),
         ("import rsas.analysis", {"ray", "optuna", "mlflow", "torch"}),
         ("import rsas.search.experiment", {"ray", "optuna", "mlflow", "torch"}),
