@@ -79,10 +79,10 @@ def build_with(
 
     Args:
         function: called with those of ``input_shape``, ``num_classes`` and ``width_multiplier``
-            that it names as parameters.
+            that it names as parameters and that are known.
         name: of the function, for messages.
-        input_shape: of one input.
-        num_classes: width of the output.
+        input_shape: of one input; None where it is not known.
+        num_classes: width of the output; None where it is not known.
         width: factor of the widths of all hidden layers.
 
     Raises:
@@ -95,7 +95,8 @@ def build_with(
     }
     taken = inspect.signature(function).parameters
     try:
-        model = function(**{key: value for key, value in offered.items() if key in taken})
+        known = {key: value for key, value in offered.items() if value is not None}
+        model = function(**{key: value for key, value in known.items() if key in taken})
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         narrow = f" with width_multiplier={width:g}" if width != 1.0 else ""

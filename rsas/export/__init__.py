@@ -15,7 +15,7 @@ from torch import nn
 
 from rsas.errors import InputError
 from rsas.export.files import from_bytes, read_file, to_safetensors, to_sparse, write_file
-from rsas.export.measure import Report, measure
+from rsas.export.latency import Report, measure
 from rsas.export.network import Network, network_of, rebuild
 
 if TYPE_CHECKING:

@@ -195,7 +195,7 @@ def _from_sparse(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
             stored = int(is_on.sum())
         packed, at = _section(body, at, entry["values"], stored * dtype.itemsize)
         planes = np.frombuffer(packed, np.uint8).reshape(dtype.itemsize, stored)
-        elements = np.ascontiguousarray(planes.T)
+        elements = planes.T.copy()
         if is_on is not None:
             kept, elements = elements, np.zeros((count, dtype.itemsize), np.uint8)
             elements[is_on] = kept

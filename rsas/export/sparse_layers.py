@@ -15,7 +15,10 @@ __all__ = ["Product", "convertible", "scipy_csr", "torch_csr", "with_products"]
 Product = Callable[[Tensor], Tensor]
 """Multiplies its sparse matrix (rows, columns) with a dense one (columns, n)."""
 
-_COLUMNS = 2**26  # bytes of image patches that are multiplied at once
+_COLUMNS = 2**20
+"""Bytes of image patches that are multiplied at once, but at least one image's. More leave the
+caches: a resnet18 at sparsity 0.9, 64 images of 32x32, takes 1.1 s with torch's CSR, and 3.0 s with
+2**26."""
 
 
 def torch_csr(weight: Tensor) -> Product:

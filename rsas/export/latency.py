@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rsas.errors import InputError
 from rsas.export import onnx_file
 from rsas.export.flops import Counts, count
 from rsas.export.network import Network
@@ -24,7 +25,7 @@ _DENSE = "dense torch"
 
 _SECONDS = 2.0  # of timing a batch size, unless the least number of rounds takes longer
 _ROUNDS = (5, 200)  # at least, at most
-_WARM_UP = 2
+_WARM_UP = 1
 
 _Run = Callable[[Tensor], Tensor]
 
@@ -64,7 +65,6 @@ def measure(
     dense_bytes: int,
     file_bytes: int,
     onnx: bytes | None = None,
-    seconds: float = _SECONDS,
 ) -> Report:
     """Count and time a network on the CPU, with as many threads as torch is set to.
 
@@ -75,7 +75,9 @@ def measure(
         dense_bytes: size of the dense file.
         file_bytes: size of the exported file.
         onnx: the network as ONNX, where that is made already; else it is made for the timing.
-        seconds: of timing, about, for each batch size.
+
+    Raises:
+        InputError: the model does not take inputs of its ``input_shape``, or returns no tensor.
     """
     model, shape = network.model, network.input_shape
     counts = count(model, shape)
@@ -96,7 +98,7 @@ def measure(
             notes.append(f"{name}: left out, {reason}")
             del runs[name], timed[name]
         for batch, x in inputs.items():
-            medians = interleaved({name: run for name, (_, run) in runs.items()}, x, seconds)
+            medians = interleaved({name: run for name, (_, run) in runs.items()}, x, _SECONDS)
             for name, median in medians.items():
                 timed[name][batch] = median
     executions = [Execution(name, runs[name][0], timed[name]) for name in runs]
@@ -151,7 +153,7 @@ def _add_onnx(
         return ["onnxruntime: not installed; pip install 'rsas[export]'"]
     try:
         content = onnx_file.to_onnx(network) if content is None else content
-    except ValueError as error:  # an InputError
+    except InputError as error:
         return [f"onnxruntime: left out ({error})"]
     session = onnx_file.session(content, threads=torch.get_num_threads())
     runs["dense onnxruntime"] = (
@@ -165,7 +167,10 @@ def _wrong(runs: dict[str, tuple[bool, _Run]], inputs: dict[int, Tensor]) -> dic
     """The executions that do not give what dense torch gives -> why."""
     found = {}
     for x in inputs.values():
-        expected = runs[_DENSE][1](x).numpy()
+        outputs = runs[_DENSE][1](x)
+        if not isinstance(outputs, Tensor):
+            raise InputError(f"the model returns {type(outputs).__name__}, not a tensor")
+        expected = outputs.numpy()
         for name, (_, run) in runs.items():
             try:
                 apart = difference(run(x).numpy(), expected)
