@@ -180,3 +180,34 @@ def test_a_model_of_another_sweep_is_one_line(sweep, rsas):
     code, _, err = rsas("first")
     assert code == 2 and err.count("\n") == 1
     assert "a final model cannot be read" in err
+
+
+def test_a_model_of_ones_own_is_found_where_the_sweep_found_it(
+    sweep, rsas, states, tmp_path, monkeypatch, without_onnx
+):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "exported_net.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    weight = torch.where(torch.rand(10, 64) < 0.5, -torch.rand(10, 64), 0.0)
+    state = {
+        **states[1],
+        "config": {**states[1]["config"], "model": "exported_net:net"},
+        "model": {"1.weight": weight, "1.bias": torch.zeros(10)},
+        "masks": {"1": torch.ones(10, 64, dtype=torch.bool)},
+    }
+    write_model(sweep.models, "t0001", state)
+    code, _, err = rsas("first")
+    assert code == 2 and "cannot import 'exported_net'" in err
+    sweep.record["python_path"] = [str(tmp_path / "modules")]
+    sweep.set_budget(sweep.budget)  # writes the record
+    assert rsas("first")[0] == 0
+
+    def builder():
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    found = export.load(tmp_path / "here" / "first-t0001.safetensors", builder=builder)
+    assert torch.equal(found[1].weight, weight)
