@@ -1,8 +1,10 @@
 """ONNX files give what torch gives, in onnxruntime, for any batch."""
 
+import copy
 import json
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -48,36 +50,47 @@ def test_outputs_in_onnxruntime_are_those_of_torch(name, tmp_path, capfd):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-def test_metadata_says_what_it_is():
+@pytest.fixture(scope="module")
+def exported():
     config = TrainConfig(hidden=(5,))
-    model = models.build(config, (4,), 3)
-    proto = onnx.load_from_string(to_onnx(Network(model, config, (4,), 3, {"trial": "t0007"})))
+    network = Network(models.build(config, (4,), 3), config, (4,), 3, {"trial": "t0007"})
+    return network, to_onnx(network)
+
+
+def test_metadata_says_what_it_is(exported):
+    network, content = exported
+    proto = onnx.load_from_string(content)
     found = {entry.key: json.loads(entry.value) for entry in proto.metadata_props}
     assert found["rsas.about"] == {"trial": "t0007"}
-    assert TrainConfig.from_dict(found["rsas.config"]) == config
+    assert TrainConfig.from_dict(found["rsas.config"]) == network.config
     sizes = [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
     assert sizes == ["batch", 4]
 
 
-def test_outputs_that_differ_are_refused():
-    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    content = to_onnx(network_of(model, (4,)))
+def test_outputs_that_differ_are_refused(exported):
+    network, content = exported
+    model = copy.deepcopy(network.model)
     assert 0 <= check(content, model, (4,)) < 1e-6
     with torch.no_grad():
-        model[2].weight *= 1.001
-        model[2].bias *= 1.001
+        model.fc2.weight *= 1.001
+        model.fc2.bias *= 1.001
     with pytest.raises(InputError, match="outputs differ from torch's by 1.0e-03 of the largest"):
         check(content, model, (4,))
     with torch.no_grad():
-        model[2].bias[0] = float("nan")
+        model.fc2.bias[0] = float("nan")
     with pytest.raises(InputError, match="differ from torch's by nan"):
         check(content, model, (4,))
 
 
-def test_nothing_is_written_when_outputs_differ(tmp_path, monkeypatch):
-    monkeypatch.setattr("rsas.export.onnx_file.difference", lambda *_: 0.5)
+def test_nothing_is_written_when_outputs_differ(exported, tmp_path, monkeypatch):
+    network, content = exported
+    model = copy.deepcopy(network.model)
+    with torch.no_grad():
+        model.fc1.weight[0, 0] += 1  # an exporter that gets a weight wrong
+    wrong = SimpleNamespace(model_proto=onnx.load_from_string(content))
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: wrong)
     with pytest.raises(InputError, match="nothing was written"):
-        export.save(nn.Linear(4, 2), tmp_path / "x", format="onnx", input_shape=(4,))
+        export.save(model, tmp_path / "x", format="onnx", input_shape=(4,))
     assert list(tmp_path.iterdir()) == []
 
 
