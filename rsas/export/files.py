@@ -250,6 +250,6 @@ def _section(body: bytes, at: int, described: list[Any], expected: int) -> tuple
         content = zlib.decompressobj().decompress(content, expected + 1)
     elif codec != "raw":
         raise ValueError(f"unknown codec {codec!r}")
-    if length < 0 or end > len(body) or len(content) != expected:
+    if length < 0 or len(content) != expected:
         raise ValueError("a section has another size than its tensor")
     return content, end

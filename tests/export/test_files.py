@@ -90,6 +90,8 @@ def test_a_reader_made_of_the_documentation_alone(small):
     (length,) = struct.unpack_from("<I", content, 8)
     header = json.loads(content[12 : 12 + length])
     assert header["metadata"] == {"by": "rsas"}
+    masked = {entry["name"] for entry in header["tensors"] if entry["mask"] is not None}
+    assert masked == {"weight", "half", "bias", "off"}  # where that takes less than all values
     at, codecs = 12 + length, set()
     for entry in header["tensors"]:
         sections = {}
@@ -222,6 +224,11 @@ BOMB = zlib.compress(bytes(10**7))
         ([entry(values=["raw", -8])], bytes(8)),
         ([entry(values=["zlib", len(BOMB)])], BOMB),
         ([entry(mask=["raw", 1])], bytes(9)),
+        ([entry(mask=["raw", 2])], b"\xc0" + bytes(9)),
+        (
+            [entry(), entry(shape=[0], values=["raw", -4]), entry(shape=[1], values=["raw", 4])],
+            bytes(8),
+        ),
         ([entry(mask=["raw", 1], shape=[2**50])], bytes(9)),
         ([{"name": "w"}], bytes(8)),
         ({"w": 1}, b""),
