@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rsas import export
     from rsas.config import TrainConfig
     from rsas.errors import InputError, NonFiniteLoss
     from rsas.sparse import ReinforcedPruning
@@ -22,6 +23,7 @@ __all__ = [
     "RunResult",
     "TrainConfig",
     "Trainer",
+    "export",
     "train",
 ]
 
@@ -37,6 +39,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":
+        return import_module("rsas.export")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'rsas' has no attribute {name!r}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rsas.analysis import Sweep
+    from rsas.export import Report
     from rsas.search.check import Fault
     from rsas.search.doctor import Finding
     from rsas.search.workspace import Status, Workspace
@@ -473,6 +474,47 @@ def report(
 
 
 @app.command()
+def export(
+    name: _NameArgument,
+    trial: Annotated[
+        str, typer.Option(metavar="ID|knee|most-accurate|sparsest", help="Whose network.")
+    ] = "knee",
+    form: Annotated[
+        str, typer.Option("--format", metavar="safetensors|onnx|sparse", help="Of the file.")
+    ] = "safetensors",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File; by default NAME-TRIAL with a suffix."),
+    ] = None,
+    workspace: _WorkspaceOption = _RUNS,
+) -> None:
+    """Write the network of a trial as a file for others, and measure it."""
+    folder = _workspace(workspace).open(name)
+    console = _console()
+    with console.status("loading the network"):
+        from rsas import export as exports
+        from rsas.analysis import choose
+
+        kind = exports.check_format(form)
+        found = folder.status()
+        chosen = choose(found.trials, found.objectives, trial)
+        path = output or Path(f"{name}-{chosen.trial_id}{exports.SUFFIXES[kind]}")
+        _check_output("-o", path)
+        state = folder.final_model(chosen)
+        sys.path += [place for place in folder.record["python_path"] if place not in sys.path]
+        about = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
+        network = exports.Network.from_state(state, **about)
+    with console.status("writing"):
+        content = exports.encode(network, kind)
+        exports.write_file(path, content)
+    told = ", ".join(f"{key} {value:.4f}" for key, value in chosen.objectives.items())
+    console.print(f"{name}, {chosen.trial_id} ({told}): {path}", markup=False)
+    with console.status("measuring"):
+        report = exports.report(network, content, kind)
+    _print_report(report, console)
+
+
+@app.command()
 def doctor(
     file: _FileArgument,
     assignments: _SetOption = None,
@@ -651,6 +693,43 @@ def _print_findings(findings: Sequence[Finding], console: Console) -> None:
     for number, line in enumerate(todo, 1):
         console.print(f"{number}. {line}", markup=False)
     console.print("everything is as a sweep needs it" if not todo else f"{len(todo)} faults")
+
+
+def _print_report(report: Report, console: Console) -> None:
+    """Sizes, times, and what they come to."""
+    from rich.table import Table
+
+    counts = report.counts
+    sizes = Table()
+    for column in ("", "dense", "exported", "share"):
+        sizes.add_column(column, justify="right" if column else "left")
+    for what, dense, sparse in (
+        ("file, bytes", report.dense_bytes, report.file_bytes),
+        ("Conv and Linear weights, not zero", counts.weights, counts.nonzeros),
+        ("FLOPs of one input", counts.flops_dense, counts.flops_sparse),
+    ):
+        if dense is not None and sparse is not None:
+            share = sparse / dense if dense else 1.0
+            sizes.add_row(what, f"{dense:,}", f"{sparse:,}", f"{share:.4f}")
+    console.print(sizes)
+    if report.executions:
+        first = report.executions[0]
+        title = f"median latency in ms, CPU, {report.threads} threads (scipy: 1)"
+        times = Table(title=title, title_justify="left")
+        times.add_column("computed by")
+        for batch in first.seconds:
+            times.add_column(f"batch {batch}", justify="right")
+            times.add_column("x dense torch", justify="right")
+        for each in report.executions:
+            cells = [
+                cell
+                for batch, seconds in each.seconds.items()
+                for cell in (f"{1000 * seconds:.3f}", f"{seconds / first.seconds[batch]:.2f}")
+            ]
+            times.add_row(each.name, *cells)
+        console.print(times)
+    for line in (*report.verdicts, *report.notes):
+        console.print(line, markup=False)
 
 
 def _print_faults(faults: Sequence[Fault], console: Console) -> None:

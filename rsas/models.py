@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 from torch import nn
 
@@ -14,7 +15,7 @@ from rsas.config import TrainConfig
 from rsas.errors import InputError
 from rsas.userfile import load_function
 
-__all__ = ["build"]
+__all__ = ["build", "build_with"]
 
 
 def build(
@@ -57,19 +58,45 @@ def _build_users(
 ) -> nn.Module:
     name = config.model
     function = load_function(name, "model")
-    offered = {
-        "input_shape": input_shape,
-        "num_classes": num_classes,
-        "width_multiplier": width,
-    }
     taken = inspect.signature(function).parameters
     if config.method == "small_dense" and "width_multiplier" not in taken:
         raise InputError(
             f"method='small_dense': model={name!r} has to take width_multiplier, a factor of the "
             "widths of its hidden layers"
         )
+    return build_with(function, name, input_shape, num_classes, width=width)
+
+
+def build_with(
+    function: Callable[..., Any],
+    name: str,
+    input_shape: tuple[int, ...] | None,
+    num_classes: int | None,
+    *,
+    width: float = 1.0,
+) -> nn.Module:
+    """The model that a user's function makes.
+
+    Args:
+        function: called with those of ``input_shape``, ``num_classes`` and ``width_multiplier``
+            that it names as parameters and that are known.
+        name: of the function, for messages.
+        input_shape: of one input; None where it is not known.
+        num_classes: width of the output; None where it is not known.
+        width: factor of the widths of all hidden layers.
+
+    Raises:
+        InputError: it failed, or returned no model.
+    """
+    offered = {
+        "input_shape": input_shape,
+        "num_classes": num_classes,
+        "width_multiplier": width,
+    }
+    taken = inspect.signature(function).parameters
     try:
-        model = function(**{key: value for key, value in offered.items() if key in taken})
+        known = {key: value for key, value in offered.items() if value is not None}
+        model = function(**{key: value for key, value in known.items() if key in taken})
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         narrow = f" with width_multiplier={width:g}" if width != 1.0 else ""

@@ -41,6 +41,8 @@ class RunResult:
     test_accuracy: (
         float | None
     )  # in [0, 1], measured once after training; None without a test split
+    input_shape: tuple[int, ...]  # of one input of the model
+    num_classes: int
 
 
 class Trainer:
@@ -163,7 +165,8 @@ class Trainer:
         self._sparsifier.attach()
         self.model.eval()
         history = pd.DataFrame(self.history).astype({"epoch": int})
-        return RunResult(self.config, history, self.model, test_accuracy)
+        shapes = self._input_shape, self._num_classes
+        return RunResult(self.config, history, self.model, test_accuracy, *shapes)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything ``load_state_dict`` needs to go on bit for bit; plain types and tensors."""

@@ -163,7 +163,7 @@ def test_help_comes_at_once():
         after = os.times()
         user = after.children_user - before.children_user
         times.append(user + after.children_system - before.children_system)
-    for command in ("train", "sweep", "resume", "status", "pareto", "ui"):
+    for command in ("train", "sweep", "resume", "status", "pareto", "export", "ui"):
         assert f"\n  {command} " in done.stdout
     assert min(times) < 0.5
 

@@ -28,6 +28,16 @@ ALLOWED = {
     "rsas.tracking": {
         *("rsas.analysis", "rsas.errors", "rsas.records", "rsas.redact", "rsas.tracking"),
     },
+    "rsas.export": {
+        "rsas",
+        "rsas.config",
+        "rsas.errors",
+        "rsas.export",
+        "rsas.models",
+        "rsas.pruning",
+        "rsas.sparse",
+        "rsas.trainer",
+    },
     "rsas.search": {
         "rsas",
         "rsas.analysis",
@@ -123,6 +133,10 @@ def loaded_by(statement):
         (
             "import tests.benchmarks.step",
             {"ray", "optuna", "mlflow", "pandas", "sklearn", "scipy", "hypothesis"},
+        ),
+        (
+            "import rsas.export",
+            {"ray", "optuna", "mlflow", "pandas", "torchvision", "onnx", "onnxruntime", "scipy"},
         ),
         ("import rsas.analysis", {"ray", "optuna", "mlflow", "torch"}),
         ("import rsas.search.experiment", {"ray", "optuna", "mlflow", "torch"}),

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from rsas import InputError
 from rsas.analysis import (
     attainment,
+    choose,
     course,
     epsilon,
     front,
     front_figure,
     hypervolume,
+    knee,
     split_seeds,
     trials_frame,
 )
@@ -217,3 +220,70 @@ def test_seeds_are_split_in_their_order():
     ]
     assert split_seeds(trials_of([(0.5, 0.5)]), BOTH) == [trials_of([(0.5, 0.5)])]
     assert split_seeds([], BOTH) == [[]]
+
+
+def test_knee_is_farthest_above_the_chord():
+    """Of points on a quarter circle, by vectors; scales and offsets do not matter."""
+    angles = np.radians([0, 20, 50, 80, 90])
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    chord = (points[-1] - points[0]) / np.linalg.norm(points[-1] - points[0])
+    offsets = points - points[0]
+    distances = np.linalg.norm(offsets - np.outer(offsets @ chord, chord), axis=1)
+    trials = trials_of([(0.3 + 0.6 * x, 100 * y - 50) for x, y in points.tolist()])
+    assert knee(trials, BOTH).trial_id == f"t{distances.argmax():04d}" == "t0002"
+
+
+def test_knee_of_a_loss_to_be_small():
+    trials = trials_of([(1.0, 0.1), (1.1, 0.8), (2.0, 0.9)], ("val_loss", "sparsity"))
+    assert knee(trials, MIXED).trial_id == "t0001"
+
+
+def test_knee_of_small_flat_and_hollow_fronts_is_their_first():
+    assert knee([], BOTH) is None
+    assert knee(trials_of([(0.5, 0.5)]), BOTH).trial_id == "t0000"
+    assert knee(trials_of([(0.5, 0.9), (0.6, 0.2)]), BOTH).trial_id == "t0001"
+    assert knee(trials_of([(0.5, 0.5), (0.5, 0.5)]), BOTH).trial_id == "t0000"
+    hollow = [(1.0, 0.0), (0.25, 0.25), (0.0, 1.0)]
+    assert knee(trials_of(hollow), BOTH).trial_id == "t0000"
+
+
+def test_a_trial_is_chosen_by_what_it_is_or_by_name():
+    trials = trials_of([(0.9, 0.1), (0.8, 0.8), (0.3, 0.9), (0.1, 0.1)])
+    chosen = {
+        which: choose(trials, BOTH, which).trial_id
+        for which in ("most-accurate", "knee", "sparsest", "t0003")
+    }
+    assert chosen == {
+        "most-accurate": "t0000",
+        "knee": "t0001",
+        "sparsest": "t0002",
+        "t0003": "t0003",
+    }
+
+
+def test_without_an_accuracy_the_first_objective_decides():
+    trials = trials_of([(1.0, 0.5), (2.0, 0.9)], ("val_loss", "sparsity"))
+    assert choose(trials, MIXED, "most-accurate").trial_id == "t0000"
+    objectives = (MIXED[0], BOTH[0])
+    trials = trials_of([(1.0, 0.5), (2.0, 0.9)], ("val_loss", "val_accuracy"))
+    assert choose(trials, objectives, "most-accurate").trial_id == "t0001"
+
+
+@pytest.mark.parametrize(
+    ("points", "which", "message"),
+    [
+        ([], "knee", "'knee': no trial of the sweep is complete yet"),
+        ([(0.5, 0.5)] * 3, "t0007", "one of the sweep's trials .t0000 to t0002."),
+        ([], "best", "expected knee, most-accurate, sparsest, or one of .*none yet"),
+    ],
+)
+def test_a_trial_that_is_not_there(points, which, message):
+    with pytest.raises(InputError, match=message):
+        choose(trials_of(points), BOTH, which)
+
+
+def test_sparsest_needs_sparsity_as_an_objective():
+    objectives = (MIXED[0], BOTH[0])
+    trials = trials_of([(1.0, 0.5)], ("val_loss", "val_accuracy"))
+    with pytest.raises(InputError, match="sparsity is not an objective here, only val_loss, val_a"):
+        choose(trials, objectives, "sparsest")

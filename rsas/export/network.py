@@ -1,0 +1,200 @@
+"""A trained network as it is exported: on the CPU, in eval mode, masks folded into its weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import prune
+
+from rsas import models, small_dense
+from rsas.config import TrainConfig
+from rsas.errors import InputError
+from rsas.pruning import target_of
+from rsas.sparse import prunable
+
+if TYPE_CHECKING:
+    from rsas.trainer import RunResult
+
+__all__ = ["Network", "network_of", "rebuild"]
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is exported.
+
+    Attributes:
+        model: weights that are off are +0.0; no ``torch.nn.utils.prune`` and no ``torch.compile``
+            is on it.
+        config: what it was trained with; None for a model that was made elsewhere.
+        input_shape: of one input; None where it is not known.
+        num_classes: width of the output; None where it is not known.
+        about: JSON values for those who look at the file, such as sweep and trial.
+    """
+
+    model: nn.Module
+    config: TrainConfig | None = None
+    input_shape: tuple[int, ...] | None = None
+    num_classes: int | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], **about: Any) -> Network:
+        """Of ``Trainer.final_state()``; a model function that its configuration names is called.
+
+        Raises:
+            InputError: the model cannot be built, or the state is not of it.
+        """
+        try:
+            config = TrainConfig.from_dict(state["config"])
+            shape, classes = tuple(state["input_shape"]), state["num_classes"]
+            with torch.random.fork_rng([]):
+                model = models.build(config, shape, classes, width=_width(config, shape, classes))
+            model.load_state_dict(state["model"])
+            with torch.no_grad():
+                for weight, found in prunable(model).items():
+                    if found.name in state["masks"]:
+                        _switch_off(weight, state["masks"][found.name])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InputError(f"a final model cannot be read: {_first_line(error)}") from None
+        return cls(_plain(model), config, shape, classes, {**about, "epoch": state.get("epoch")})
+
+    def metadata(self) -> dict[str, Any]:
+        """JSON values from which ``rebuild`` makes the network again, and what is known of it."""
+        width = 1.0
+        if self.config is not None and self.input_shape is not None and self.num_classes:
+            width = _width(self.config, self.input_shape, self.num_classes)
+        return {
+            "schema": _SCHEMA,
+            "config": None if self.config is None else self.config.to_dict(),
+            "input_shape": None if self.input_shape is None else list(self.input_shape),
+            "num_classes": self.num_classes,
+            "width": width,
+            "about": self.about,
+        }
+
+
+def network_of(
+    source: Network | RunResult | nn.Module, input_shape: tuple[int, ...] | None = None
+) -> Network:
+    """What is exported of a run, or of any model, which is left as it is.
+
+    Args:
+        source: a model may have ``torch.nn.utils.prune`` on it.
+        input_shape: of one input of an ``nn.Module``, which does not tell it.
+    """
+    if isinstance(source, Network):
+        return source
+    if isinstance(source, nn.Module):
+        return Network(_plain(source), input_shape=input_shape)
+    return Network(_plain(source.model), source.config, source.input_shape, source.num_classes)
+
+
+def rebuild(
+    tensors: dict[str, Tensor],
+    metadata: dict[str, Any],
+    builder: Callable[..., nn.Module] | None,
+    what: str,
+) -> nn.Module:
+    """The network of a file, in eval mode, with the file's tensors bit for bit.
+
+    Args:
+        tensors: its state.
+        metadata: as ``Network.metadata`` makes it. Nothing that it names is executed.
+        builder: makes the network; called with those of ``input_shape``, ``num_classes`` and
+            ``width_multiplier`` that it names as parameters. Not needed for mlp, resnet18, vgg16.
+        what: the file, for messages.
+
+    Raises:
+        InputError: a builder is needed, or tensors and network do not fit.
+    """
+    try:
+        if metadata["schema"] != _SCHEMA:
+            raise InputError(f"{what}: written by another version of rsas")
+        shape = None if metadata["input_shape"] is None else tuple(metadata["input_shape"])
+        classes, width = metadata["num_classes"], float(metadata["width"])
+        if builder is None:
+            model = _built_in(metadata["config"], shape, classes, width, what)
+        else:
+            model = _unwrapped(models.build_with(builder, "builder", shape, classes, width=width))
+            for name, mine in model.state_dict(keep_vars=True).items():
+                if name in tensors and not is_lazy(mine):  # tensors that are shared stay so
+                    mine.data = mine.data.to(tensors[name].dtype)
+        # A network on meta takes the tensors over; so nothing is allocated for a bad file.
+        model.load_state_dict(tensors, assign=builder is None)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{what}: does not fit its network: {_first_line(error)}") from None
+    return model.requires_grad_(False).eval()
+
+
+def _built_in(
+    values: dict[str, Any] | None,
+    shape: tuple[int, ...] | None,
+    classes: int | None,
+    width: float,
+    what: str,
+) -> nn.Module:
+    named = None if values is None else values["model"]
+    if values is None or ":" in str(named):
+        made_by = f"made by {named!r}" if named else "not one of rsas"
+        raise InputError(
+            f"{what}: its network is {made_by}, and code that a file names is not run; pass "
+            "builder=, the function that makes it"
+        )
+    config = TrainConfig.from_dict(values)
+    if shape is None or classes is None:
+        raise InputError(f"{what}: names no input shape or number of classes")
+    with torch.device("meta"):  # draws no random numbers
+        return models.build(config, shape, classes, width=width)
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in eval mode, without gradients, its masks folded in."""
+    inner = _unwrapped(model)
+    with torch.no_grad():
+        for module in inner.modules():
+            for hook in _pruners(module):
+                hook(module, ())  # what a pass computed with gradients cannot be copied
+    inner = copy.deepcopy(inner).cpu().requires_grad_(False).eval()
+    for module in inner.modules():
+        for hook in _pruners(module):
+            name = hook._tensor_name
+            mask = getattr(module, f"{name}_mask") != 0
+            prune.remove(module, name)
+            _switch_off(getattr(module, name), mask)
+    return inner
+
+
+def _pruners(module: nn.Module) -> list[Any]:
+    hooks = list(module._forward_pre_hooks.values())
+    return [hook for hook in hooks if isinstance(hook, prune.BasePruningMethod)]
+
+
+def _switch_off(weight: Tensor, mask: Tensor) -> None:
+    """+0.0 where the mask is; a product would leave -0.0 of what was negative, and NaN."""
+    weight.data.masked_fill_(~mask.to(weight.device, torch.bool), 0)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    inner = getattr(model, "_orig_mod", model)  # of torch.compile
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _width(config: TrainConfig, input_shape: tuple[int, ...], num_classes: int) -> float:
+    if config.method != "small_dense":
+        return 1.0
+    return small_dense.matching_width(config, target_of(config), input_shape, num_classes)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__
