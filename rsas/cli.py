@@ -515,6 +515,36 @@ def export(
 
 
 @app.command()
+def register(
+    name: _NameArgument,
+    model: Annotated[
+        str | None, typer.Option("--as", metavar="MODEL", help="By default the sweep's name.")
+    ] = None,
+    workspace: _WorkspaceOption = _RUNS,
+) -> None:
+    """Register the knee, the most accurate and the sparsest network of a sweep in MLflow."""
+    console = _console()
+    with console.status("asking MLflow"):
+        from rsas import tracking
+        from rsas.analysis import choose, load_sweep
+
+        sweep = load_sweep(name, workspace=workspace)
+        logged = tracking.read_models(sweep.tracking_uri, sweep.runs)
+        models = {}
+        for alias in ("knee", "most-accurate", "sparsest"):
+            trial = choose(sweep.trials, sweep.objectives, alias).trial_id
+            if trial not in logged:
+                raise InputError(
+                    f"the network of {trial}, the {alias} trial of {name!r}, is not in MLflow; "
+                    f"'rsas resume {name}' logs those of a finished sweep"
+                )
+            models[alias] = logged[trial]
+        versions = tracking.register(sweep.tracking_uri, model or name, models)
+    for alias, version in versions.items():
+        console.print(f"models:/{model or name}@{alias}: version {version}", markup=False)
+
+
+@app.command()
 def doctor(
     file: _FileArgument,
     assignments: _SetOption = None,
@@ -652,14 +682,18 @@ def _status_json(found: Status) -> dict[str, Any]:
 
 
 def _pareto_json(found: Status) -> dict[str, Any]:
+    from rsas.analysis.pareto import knee
+
     members = [
         {"trial_id": t.trial_id, "params": t.params, "objectives": t.objectives}
         for t in found.front
     ]
-    return {**_status_json(found), "front": members}
+    middle = knee(found.trials, found.objectives)
+    return {**_status_json(found), "knee": middle and middle.trial_id, "front": members}
 
 
 def _print_front(found: Status, console: Console) -> None:
+    from rsas.analysis.pareto import knee
     from rsas.search.display import front_table
 
     members = found.front
@@ -668,7 +702,9 @@ def _print_front(found: Status, console: Console) -> None:
         return
     done = found.counts["complete"]
     console.print(front_table(members, found.objectives, f"{found.name}: front of {done} trials"))
-    console.print(f"{len(members)} members, hypervolume {found.hypervolume:.4f}")
+    middle = knee(found.trials, found.objectives)
+    told = "" if middle is None else f", knee {middle.trial_id}"
+    console.print(f"{len(members)} members{told}, hypervolume {found.hypervolume:.4f}")
 
 
 def _print_findings(findings: Sequence[Finding], console: Console) -> None:

@@ -1,5 +1,6 @@
 """Data sets in every format, splits and augmentation."""
 
+import dataclasses
 import gzip
 import pickle
 import struct
@@ -10,7 +11,7 @@ import torch
 from scipy.io import savemat
 
 from rsas import InputError, TrainConfig
-from rsas.data import default_data_dir, load, split, to_input
+from rsas.data import default_data_dir, describe, load, split, to_input
 
 CPU = torch.device("cpu")
 
@@ -294,3 +295,17 @@ def test_augmentation_needs_images(tmp_path):
     arrays = load(save(tmp_path / "x.npz", x_train=np.zeros((40, 7)), y_train=np.arange(40) % 2))
     with pytest.raises(InputError, match="augment='flip_crop': needs images"):
         split(arrays, TrainConfig(augment="flip_crop"), CPU)
+
+
+def test_a_description_changes_with_the_content(tmp_path):
+    arrays = load("digits")
+    found = describe("digits", arrays)
+    assert found["train"] + found["test"] == 1797
+    assert (found["input_shape"], found["num_classes"]) == ([1, 8, 8], 10)
+    again = describe("other", load("digits"))
+    assert again == found | {"name": "other"}
+    for part in ("x_train", "y_train", "x_test", "y_test"):
+        changed = getattr(arrays, part).copy()
+        changed.flat[-1] = 1 - changed.flat[-1]
+        other = dataclasses.replace(arrays, **{part: changed})
+        assert describe("digits", other)["digest"] != found["digest"]

@@ -44,6 +44,7 @@ ALLOWED = {
         "rsas.config",
         "rsas.data",
         "rsas.errors",
+        "rsas.export",
         "rsas.pruning",
         "rsas.records",
         "rsas.redact",

@@ -5,13 +5,28 @@ import json
 import time
 import types
 
+import mlflow
+import mlflow.pytorch
+import numpy as np
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
+from torch import nn
 
 from rsas import InputError, TrainConfig
 from rsas.analysis import front, hypervolume
 from rsas.records import Objective, TrialRecord, front_mark
-from rsas.tracking import Tracker, connect, delete_run, read_history, read_mirror
+from rsas.tracking import (
+    Tracker,
+    connect,
+    delete_run,
+    read_history,
+    read_mirror,
+    read_models,
+    read_runs,
+    register,
+)
+from rsas.tracking.pages import run_name
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 POINTS = [(0.9, 0.5), (0.8, 0.4), (0.7, 0.9), (0.95, 0.6)]  # the last one beats the first
@@ -23,6 +38,22 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlflow")
     connect(f"sqlite:///{folder}/mlflow.db")
     return folder
+
+
+RECORD = {
+    "name": "tests",
+    "sampler": "tpe",
+    "space": "tests:space",
+    "base": TrainConfig().to_dict(),
+    "data": {
+        "name": "digits",
+        "digest": "0123456789abcdef",
+        "train": 1500,
+        "test": 297,
+        "input_shape": [1, 8, 8],
+        "num_classes": 10,
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +109,7 @@ def sweep(store, request):
             artifacts=(store / "artifacts").as_uri(),
             objectives=OBJECTIVES,
             say=sweep.said.append,
-            **{"record": {"name": "tests", "sampler": "tpe", "base": TrainConfig().to_dict()}}
-            | options,
+            **{"record": RECORD} | options,
         )
 
     return Sweep(open_)
@@ -203,7 +233,8 @@ def test_a_sweep_is_mirrored_as_it_runs(store, sweep, request):
     parent = check_whole(store, request.node.name, 4)
     note = parent.data.tags["mlflow.note.content"]
     assert "front of 4 trials" in note
-    assert "| t0003 | 0.9500 | 0.6000 |" in note
+    assert "| **t0003** (knee) | 0.9500 | 0.6000 | s0.6 a0.1 #3 |" in note
+    assert "| t0002 | 0.7000 | 0.9000 | s0.9 a0.1 #2 |" in note
     assert parent.info.status == "FINISHED"
     assert parent.data.params["base.sparsity"] == "0.9"
     assert parent.data.params["sampler"] == "tpe"
@@ -499,3 +530,87 @@ def test_a_server_that_does_not_answer_is_one_clear_line():
     with pytest.raises(InputError, match="tracking server 'http://127.0.0.1:9' does not") as caught:
         connect("http://127.0.0.1:9")
     assert "\n" not in str(caught.value)
+
+
+def test_names_tell_what_people_compare():
+    def named(**params):
+        return run_name(dataclasses.replace(trial(3), params=params))
+
+    assert named(sparsity=0.9312, measure_lr=0.01234) == "s0.931 a0.0123 #3"
+    assert named(method="rigl", lr=0.1, update_interval=20) == "rigl lr0.1 ui20 #3"
+    assert named(nesterov=True, a=1, b=2, c=3, d=4) == "True a1 b2 c3 #3"
+    assert named() == "#3"
+
+
+def test_a_stranger_finds_origin_data_and_report(store, sweep, request):
+    origin = {"source": "/x/study.py:experiment", "commit": "c0ffee", "dirty": True, "python": "3"}
+    sweep.track(origin=origin)
+    sweep.run(0)
+    assert sweep.close()
+    parent, children, _ = mirrored(store, request.node.name)
+    tags = parent.data.tags
+    assert tags["mlflow.source.git.commit"] == "c0ffee" and tags["rsas.dirty"] == "true"
+    assert tags["mlflow.source.name"] == "/x/study.py:experiment"
+    assert tags["rsas.knee"] == "t0000"
+    assert children["t0000"].info.run_name == "s0.5 a0.1 #0"
+    for run in (parent, children["t0000"]):
+        (found,) = run.inputs.dataset_inputs
+        assert (found.dataset.name, found.dataset.digest) == ("digits", "0123456789abcdef")
+        assert json.loads(found.dataset.profile) == {"train": 1500, "test": 297}
+    folder = store / "artifacts" / parent.info.run_id / "artifacts"
+    assert json.loads((folder / "environment.json").read_text()) == origin
+    assert json.loads((folder / "experiment.json").read_text()) == RECORD
+    assert "The knee, t0000" in (folder / "report.html").read_text()
+    assert sweep.said == []
+
+
+def test_networks_of_the_front_can_be_loaded_and_registered(store, sweep, request):
+    torch.manual_seed(0)
+    nets = {f"t000{n}": nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).eval() for n in range(3)}
+    asked = []
+
+    def models(record):
+        asked.append(record.trial_id)
+        return nets[record.trial_id], np.zeros((2, 1, 2, 3), dtype=np.float32)
+
+    sweep.track(models=models)
+    for number in range(3):
+        sweep.run(number)
+    assert sweep.close()
+    assert sorted(asked) == ["t0000", "t0002"]  # the second trial is dominated
+    uri = f"sqlite:///{store}/mlflow.db"
+    runs = read_runs(uri, request.node.name[::-1])
+    logged = read_models(uri, runs)
+    assert set(logged) == {"t0000", "t0002"}
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        x = torch.randn(5, 1, 2, 3)  # not as many as the example had
+        for name, place in logged.items():
+            again = mlflow.pytorch.load_model(place)
+            assert torch.equal(again(x), nets[name](x))
+        wanted = {"knee": logged["t0000"], "sparsest": logged["t0002"], "best": logged["t0000"]}
+        assert register(uri, "net", wanted) == {"knee": "1", "sparsest": "2", "best": "1"}
+        assert register(uri, "net", wanted) == {"knee": "1", "sparsest": "2", "best": "1"}
+        found = mlflow.pytorch.load_model("models:/net@sparsest")
+        assert torch.equal(found(x), nets["t0002"](x))
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert register(uri, "net", {"knee": logged["t0002"]}) == {"knee": "2"}  # it moved
+    with pytest.raises(InputError, match="registered model 'a/b'"):
+        register(uri, "a/b", wanted)
+    asked.clear()
+    sweep.track(models=models)  # as by a resume
+    assert sweep.close() and asked == []
+    assert sweep.said == []
+
+
+def test_a_network_that_cannot_be_exported_costs_the_sweep_nothing(sweep):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return x if x.sum().item() > 0 else -x
+
+    sweep.track(models=lambda record: (Odd(), np.zeros((2, 3), dtype=np.float32)))
+    sweep.run(0)
+    assert sweep.close()
+    assert len(sweep.said) == 1 and sweep.said[0].startswith("t0000: its network is not in MLflow")

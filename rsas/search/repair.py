@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
+
+import numpy as np
 
 from rsas import tracking
 from rsas.errors import InputError
+from rsas.records import TrialRecord
 from rsas.search.book import Book, is_behind, rebuild
 from rsas.search.check import Fault, check_mirror, check_storage
 from rsas.search.checkpoints import TrialFolder
@@ -117,8 +121,19 @@ def tracker_of(
         objectives=folder.objectives,
         record=record,
         say=say,
+        origin=folder.record.get("origin"),
+        models=lambda trial: _network(folder, trial),
         delay=delay,
     )
+
+
+def _network(folder: SweepFolder, trial: TrialRecord) -> tuple[Any, Any]:
+    """The final network of a trial, and two inputs of zeros."""
+    from rsas.export import Network
+
+    state = folder.final_model(trial)
+    example = np.zeros((2, *state["input_shape"]), dtype=np.float32)
+    return Network.from_state(state).model.eval(), example
 
 
 def _check_book(folder: SweepFolder) -> list[Fault]:

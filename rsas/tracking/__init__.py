@@ -2,10 +2,12 @@
 
 from rsas.records import MirroredRun
 from rsas.tracking.client import connect, delete_run
+from rsas.tracking.models import register
 from rsas.tracking.reading import (
     LoggedSweep,
     read_history,
     read_mirror,
+    read_models,
     read_runs,
     read_sweep,
 )
@@ -20,6 +22,8 @@ __all__ = [
     "delete_run",
     "read_history",
     "read_mirror",
+    "read_models",
     "read_runs",
     "read_sweep",
+    "register",
 ]

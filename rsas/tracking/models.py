@@ -71,16 +71,16 @@ def register(uri: str, name: str, models: Mapping[str, str]) -> dict[str, str]:
     client = connect(uri)
     found: dict[str, str] = {}
     try:
-        with contextlib.suppress(MlflowException):  # it is there
-            client.create_registered_model(name)
-        known = {v.source: str(v.version) for v in client.search_model_versions(f"name='{name}'")}
-        for alias, source in models.items():
-            if source not in known:
-                identity = source.rpartition("/")[2]
-                made = client.create_model_version(name, source, model_id=identity)
-                known[source] = str(made.version)
-            client.set_registered_model_alias(name, alias, known[source])
-            found[alias] = known[source]
+        with _uri(uri):
+            if not client.search_registered_models(f"name = '{name}'"):
+                client.create_registered_model(name)
+            versions = client.search_model_versions(f"name = '{name}'")
+            known = {each.source: str(each.version) for each in versions}
+            for alias, source in models.items():
+                if source not in known:
+                    known[source] = str(client.create_model_version(name, source).version)
+                client.set_registered_model_alias(name, alias, known[source])
+                found[alias] = known[source]
     except MlflowException as error:
         raise InputError(f"registered model {name!r}: {str(error).splitlines()[0]}") from None
     return found

@@ -24,8 +24,8 @@ __all__ = [
     "dataset_input",
     "log_front",
     "log_origin",
-    "log_report",
     "redacted",
+    "report_page",
     "run_name",
 ]
 
@@ -138,14 +138,14 @@ def log_front(
     client.set_tag(run, "rsas.knee", middle.trial_id)
 
 
-def log_report(client: MlflowClient, run: str, sweep: Sweep) -> None:
-    """The page of ``rsas report``."""
+def report_page(sweep: Sweep) -> str:
+    """The page of ``rsas report``, without secrets."""
     from rsas.analysis.report import report
 
     safe = dataclasses.replace(
         sweep, experiment=redacted(sweep.experiment), trials=_without_secrets(sweep.trials)
     )
-    client.log_text(run, report([safe]), "report.html")
+    return report([safe])
 
 
 def redacted(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = ["LoggedSweep", "read_history", "read_mirror", "read_runs", "read_sweep"]
+__all__ = ["LoggedSweep", "read_history", "read_mirror", "read_models", "read_runs", "read_sweep"]
 
 _SWEEP_STATES = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed"}
 
@@ -125,6 +125,18 @@ def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
         points=[point.step for point in client.get_metric_history(parent, "hypervolume")],
         runs=runs,
     )
+
+
+def read_models(uri: str, runs: Mapping[str, str]) -> dict[str, str]:
+    """The URIs of the networks that are logged to runs of trials, by trial.
+
+    Raises:
+        InputError: the server does not answer.
+    """
+    client = connect(uri)
+    with _answering(uri):
+        tags = {trial: client.get_run(run).data.tags for trial, run in runs.items()}
+    return {trial: each["rsas.model"] for trial, each in tags.items() if "rsas.model" in each}
 
 
 @contextlib.contextmanager

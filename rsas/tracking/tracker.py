@@ -26,8 +26,8 @@ from rsas.tracking.pages import (
     dataset_input,
     log_front,
     log_origin,
-    log_report,
     redacted,
+    report_page,
     run_name,
 )
 
@@ -110,6 +110,7 @@ class Tracker:
         self._points = 0  # complete trials up to which the hypervolume is logged
         self._drawn = 0  # complete trials that the front's files show
         self._front = ""  # mark of the members in those files
+        self._reported = ""  # mark of the trials in the report
         self._is_connected = False
         self._told = False  # that the server is lost
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
@@ -270,6 +271,7 @@ class Tracker:
         parent = self._client.get_run(self._parent)
         self._drawn = int(parent.data.tags.get("rsas.front_trials", 0))
         self._front = parent.data.tags.get("rsas.front", "")
+        self._reported = parent.data.tags.get("rsas.report", "")
 
     def _ensure_run(self, trial: TrialRecord) -> None:
         run = self._runs.get(trial.trial_id)
@@ -395,6 +397,9 @@ class Tracker:
             run = self._runs[trial.trial_id]
             if not run.has_model:
                 self._log_model(trial, run)
+        mark = f"{len(trials)}-{_mark(members)}"
+        if mark == self._reported:
+            return
         sweep = Sweep(
             name=self._sweep,
             state="finished",
@@ -403,7 +408,14 @@ class Tracker:
             trials=list(trials),
             history=self._rows,
         )
-        log_report(self._client, self._parent, sweep)
+        try:
+            page = report_page(sweep)
+        except Exception as error:  # a picture is not worth a sweep
+            self._say(f"its report is not in MLflow ({type(error).__name__}: {error})")
+        else:
+            self._client.log_text(self._parent, page, "report.html")
+            self._client.set_tag(self._parent, "rsas.report", mark)
+            self._reported = mark
 
     def _log_model(self, trial: TrialRecord, run: _Mirrored) -> None:
         try:

@@ -1,0 +1,39 @@
+"""Where a sweep comes from, against git itself."""
+
+import platform
+import subprocess
+
+import torch
+
+from rsas.search.origin import origin
+
+
+def git(folder, *command):
+    options = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(
+        ["git", *options, "-C", str(folder), *command], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_commit_of_the_experiments_repository(tmp_path):
+    git(tmp_path, "init")
+    file = tmp_path / "study.py"
+    file.write_text("x = 1\n")
+    git(tmp_path, "add", "study.py")
+    git(tmp_path, "commit", "-m", "one")
+    source = f"{file}:experiment"
+    found = origin(source)
+    assert found["commit"] == git(tmp_path, "rev-parse", "HEAD") and not found["dirty"]
+    file.write_text("x = 2\n")
+    assert origin(source)["dirty"]
+
+
+def test_without_a_repository(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found = origin(f"{tmp_path}/study.py:experiment")
+    assert (found["commit"], found["dirty"]) == ("", False)
+    assert found["python"] == platform.python_version()
+    assert torch.__version__.startswith(found["packages"]["torch"].partition("+")[0])
+    monkeypatch.setenv("PATH", "")
+    assert origin(f"{tmp_path}/study.py:experiment")["commit"] == ""
