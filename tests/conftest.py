@@ -1,5 +1,8 @@
 """What all tests share."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +25,21 @@ def no_environment(monkeypatch, tmp_path_factory):
     for name in ("MLFLOW_TRACKING_URI", "RSAS_STUDY_STORAGE", "RSAS_WORKSPACE", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's chromium; without it these tests are skipped, but in CI they fail."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        told = "there is no chromium (apt-get install chromium): pages are not tested in a browser"
+        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture

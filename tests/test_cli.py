@@ -1,8 +1,10 @@
 """The command line: bad input is one clear line, exit code 2, and nothing written."""
 
 import contextlib
+import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from rsas.cli import main
+from tests.analysis.conftest import EXPERIMENT, fill
 
 QUICKSTART = "experiments/digits_quickstart.py"
 
@@ -213,3 +216,66 @@ def test_a_ui_that_others_can_reach_is_warned_of(host, warned, rsas, tmp_path, m
     _, out, err = rsas("ui", "--host", host)
     assert f"http://{host}:5000" in out
     assert ("can read and change all runs" in err) == warned
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    fill(folder)
+    fill(folder, "other", dataclasses.replace(EXPERIMENT, seed=1), trials=10)
+    return folder
+
+
+def test_sweeps_side_by_side(rsas, made):
+    code, out, _ = rsas("compare", "made", "other", "--at", "0.6,0.9", "--workspace", made)
+    assert code == 0 and "hypervolume less that of made" in out and "no intervals" not in out
+    code, text, _ = rsas("compare", "made", "other", "--json", "--workspace", made)
+    told = json.loads(text)
+    volumes = {row["sweep"]: row["hypervolume"] for row in told["sweeps"]}
+    difference = volumes["other"] - volumes["made"]
+    assert told["differences"][0]["hypervolume"] == pytest.approx(difference)
+    uri = f"sqlite:///{made}/mlflow.db"
+    assert json.loads(rsas("compare", "made", "other", "--json", "--tracking-uri", uri)[1]) == told
+
+
+def test_a_report_of_a_sweep(rsas, made, tmp_path, monkeypatch):
+    page = tmp_path / "r.html"
+    code, out, _ = rsas("report", "made", "-o", page, "--workspace", made)
+    assert (code, out) == (0, f"report: {page}\n")
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    code, _, err = rsas("report", "made", "none", "-o", tmp_path / "x.html", "--workspace", made)
+    assert code == 2 and "no sweep 'none'" in err and not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "made"], "compare: expected at least two sweeps"),
+        (["compare", "made", "other", "--at", "x"], "--at 'x': expected numbers such as 0.8,0.9"),
+        (["report", "made", "-o", "no/where.html"], "there is no folder 'no'"),
+    ],
+)
+def test_what_cannot_be_shown(arguments, message, rsas, made):
+    code, out, err = rsas(*arguments, "--workspace", made)
+    assert (code, out) == (2, "")
+    assert message in err and err.count("\n") == 1
+
+
+def test_networks_are_registered_by_what_they_are(rsas, made, tmp_path):
+    code, out, _ = rsas("register", "made", "--as", "net", "--workspace", made)
+    assert code == 0
+    lines = [line.partition(": version ") for line in out.splitlines()]
+    assert [line[0] for line in lines] == [
+        f"models:/net@{alias}" for alias in ("knee", "most-accurate", "sparsest")
+    ]
+    shutil.copytree(made, tmp_path / "copy")
+    (tmp_path / "copy" / "mlflow.db").unlink()
+    code, out, err = rsas("register", "made", "--workspace", tmp_path / "copy")
+    assert (code, out) == (2, "")
+    assert "the knee trial of 'made', is not in MLflow; 'rsas resume made'" in err
+
+
+def test_the_front_names_its_knee(rsas, made):
+    told = json.loads(rsas("pareto", "made", "--json", "--workspace", made)[1])
+    assert told["knee"] in {member["trial_id"] for member in told["front"]}
+    assert f", knee {told['knee']}," in rsas("pareto", "made", "--workspace", made)[1]

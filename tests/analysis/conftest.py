@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from rsas import TrainConfig
+from rsas import TrainConfig, Trainer, data
 from rsas.records import trial_id
 from rsas.search.checkpoints import TrialFolder, write_model
 from rsas.search.experiment import Budget, Experiment, Objective
@@ -91,7 +91,9 @@ def fill(folder, name="made", experiment=EXPERIMENT, trials=12):
             book.complete(number, rows[-1], spent)
         trial.set_record(book.to_dict(number))
     for member in sweep.status().front:
-        write_model(sweep.models, member.trial_id, {"epoch": 4})
+        config = book.config(int(member.trial_id[1:]))
+        network = Trainer(config, data.load("digits")).final_state()  # not trained
+        write_model(sweep.models, member.trial_id, network)
     tracker_of(sweep, workspace, book, say=print).close(finished=True)
     return sweep
 
