@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rsas.analysis import knee, load_sweep
+from rsas.tracking import read_models, register
+from tests.analysis.conftest import fill
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -15,9 +19,26 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.fixture(scope="module")
+def after_a_sweep(tmp_path_factory):
+    """A folder with the sweep ``first`` in its workspace, and its networks registered."""
+    folder = tmp_path_factory.mktemp("readme")
+    fill(folder / "runs", "first")
+    uri = f"sqlite:///{folder}/runs/mlflow.db"
+    sweep = load_sweep("first", workspace=folder / "runs")
+    models = read_models(uri, sweep.runs)
+    register(uri, "first", {"knee": models[knee(sweep.trials, sweep.objectives).trial_id]})
+    return folder
+
+
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run(code, tmp_path):
-    """Each block alone, in an empty folder; a first comment line may name the file it is."""
+def test_python_blocks_run(code, tmp_path, request):
+    """Each block alone, in an empty folder; a first comment line may name the file it is.
+
+    What is about the sweep ``first`` has its workspace there.
+    """
+    if "first" in code:
+        tmp_path = request.getfixturevalue("after_a_sweep")
     saved = re.findall(r"# (\w+\.py)\n", code)
     for name in saved:
         (tmp_path / name).write_text(code)
