@@ -1,0 +1,1 @@
+"""marimo apps over a workspace's sweeps; ``rsas dashboard`` serves them."""
