@@ -56,12 +56,9 @@ def _(mo, sweeps):
 @app.cell
 def _(found, page, panels, set_chosen, sweeps):
     _front = panels.front_panel(sweeps)
+    fronts = page.plot(_front, lambda points: set_chosen(panels.picked(_front, points)))
     page.columns(
-        page.part(
-            "Fronts",
-            page.HOW_TO_CHOOSE,
-            page.plot(_front, lambda points: set_chosen(panels.picked(_front, points))),
-        ),
+        page.part("Fronts", page.HOW_TO_CHOOSE, fronts),
         page.part(
             "Hypervolume",
             "With the interval of 95% over seeds, where there are several.",
@@ -69,7 +66,7 @@ def _(found, page, panels, set_chosen, sweeps):
         ),
         kind="wide-left",
     )
-    return
+    return (fronts,)
 
 
 @app.cell
@@ -103,8 +100,9 @@ def _(found, page, panels, sweeps):
 def _(get_chosen, page, panels, sweeps):
     _chosen = get_chosen()
     _rows = panels.trials_table(sweeps, _chosen, ui=page.mlflow_ui())
-    page.trials(_rows, chosen=bool(_chosen))
-    return
+    table = page.table(_rows)
+    page.trials(_rows, table, chosen=bool(_chosen))
+    return (table,)
 
 
 if __name__ == "__main__":

@@ -55,15 +55,17 @@ def _(errors, load_sweep, mo, page, panels, picker):
 
 @app.cell
 def _(get_trial, mo, page, panels, set_trial, sweep):
-    _front = panels.front_panel([sweep])
+    trial = get_trial()
+    _front = panels.front_panel([sweep], [(sweep.name, trial)])
 
     def _choose(points):
         for _, _trial in panels.picked(_front, points)[:1]:
             set_trial(_trial)
 
     _rows = panels.trials_table([sweep], [(sweep.name, trial)], ui=page.mlflow_ui())
+    front = page.plot(_front, _choose)
     page.columns(
-        page.part("Front", "Click a trial to see its network.", page.plot(_front, _choose)),
+        page.part("Front", "Click a trial to see its network.", front),
         page.part(
             f"Trial {trial}",
             "",
@@ -71,7 +73,7 @@ def _(get_trial, mo, page, panels, set_trial, sweep):
         ),
         kind="wide-left",
     )
-    return (trial,)
+    return front, trial
 
 
 @app.cell

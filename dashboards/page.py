@@ -46,10 +46,10 @@ def told(text: str) -> mo.Html:
     return mo.callout(text, kind="neutral")
 
 
-def trials(rows: pd.DataFrame, *, chosen: bool) -> mo.Html:
+def trials(rows: pd.DataFrame, table: mo.ui.table, *, chosen: bool) -> mo.Html:
     """The table of trials, with links to the runs of those that were chosen."""
     note = f"The {len(rows)} that you chose." if chosen else f"All {len(rows)}, the front first."
-    inner = mo.vstack([run_links(rows), table(rows)] if chosen else [table(rows)])
+    inner = mo.vstack([run_links(rows), table] if chosen else [table])
     return columns(part("Trials", note, inner), kind="one")
 
 
@@ -61,7 +61,7 @@ def part(title: str, told: str, inner: Any) -> mo.Html:
 
 
 def plot(figure: go.Figure, on_change: Callable[[Any], None] | None = None) -> mo.ui.plotly:
-    """A figure; told of what is selected in it."""
+    """A figure that tells what is selected in it, if the cell gives it a name."""
     return mo.ui.plotly(figure, config=_PLOT, on_change=on_change)
 
 
@@ -101,21 +101,17 @@ def columns(*parts: Any, kind: str = "even") -> mo.Html:
     return mo.Html(f'<div class="rsas-columns rsas-{kind}">{inner}</div>')
 
 
-def table(frame: pd.DataFrame, **options: Any) -> mo.ui.table:
-    """A table to read, sort and search."""
-    numbers = {
-        name: "{:.4f}".format
-        for name in frame.columns
-        if pd.api.types.is_float_dtype(frame[name]) and name != "seconds"
-    }
+def table(frame: pd.DataFrame) -> mo.ui.table:
+    """A table to read, sort and search; the cell must give it a name, or marimo forgets it."""
+    floats = frame.select_dtypes("float").columns
+    numbers = dict.fromkeys(floats, _number)
     return mo.ui.table(
         frame,
         selection=None,
         page_size=12,
         show_column_summaries=False,
         show_data_types=False,
-        format_mapping={**numbers, "seconds": "{:.1f}".format, "MLflow": _link},
-        **options,
+        format_mapping={**numbers, "MLflow": _link},
     )
 
 
@@ -135,6 +131,12 @@ def run_links(rows: pd.DataFrame) -> mo.Html:
         if url
     )
     return mo.Html(f'<p class="rsas-runs">{buttons}</p>')
+
+
+def _number(value: float) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 else f"{value:.3g}"
 
 
 def _link(url: str) -> mo.Html | str:

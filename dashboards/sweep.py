@@ -74,8 +74,9 @@ def _(memory, page, panels, set_chosen, sweep):
         memory["chosen"] = panels.picked(_front, points)
         set_chosen(memory["chosen"])
 
+    front = page.plot(_front, _choose)
     page.columns(
-        page.part("Front", page.HOW_TO_CHOOSE, page.plot(_front, _choose)),
+        page.part("Front", page.HOW_TO_CHOOSE, front),
         page.part(
             "Hypervolume",
             "What the front dominates, as trials were completed.",
@@ -83,7 +84,7 @@ def _(memory, page, panels, set_chosen, sweep):
         ),
         kind="wide-left",
     )
-    return
+    return (front,)
 
 
 @app.cell
@@ -91,8 +92,9 @@ def _(get_chosen, load_sweep, page, panels, sweep):
     # Read with its runs: MLflow takes some seconds the first time; the front need not wait.
     _chosen = get_chosen()
     _rows = panels.trials_table([load_sweep(sweep.name)], _chosen, ui=page.mlflow_ui())
-    page.trials(_rows, chosen=bool(_chosen))
-    return
+    table = page.table(_rows)
+    page.trials(_rows, table, chosen=bool(_chosen))
+    return (table,)
 
 
 if __name__ == "__main__":

@@ -185,12 +185,12 @@ def as_column(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def volumes_table(comparison: Comparison) -> pd.DataFrame:
-    """A row a sweep: sweep, hypervolume, 95% (where known), front, complete, knee."""
+    """A row a sweep: sweep, hypervolume, 95% (where known), front, knee."""
     found = comparison.sweeps
     known = found["low"].notna()
     interval = found["low"].map("{:.4f} to ".format) + found["high"].map("{:.4f}".format)
     rows = found[["sweep", "hypervolume"]].assign(**{"95%": interval.where(known, "")})
-    return rows.join(found[["front", "complete", "knee"]])
+    return rows.join(found[["front", "knee"]])
 
 
 def first_choice(sweep: Sweep) -> str:
