@@ -668,15 +668,14 @@ def _check_port(host: str, port: int) -> None:
     import socket
 
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
         with socket.socket(family, kind, protocol) as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind(address)
     except OSError as error:
         raise InputError(
-            f"cannot listen on {host}:{port} ({error.strerror}); --port or --host give another place"
+            f"cannot listen on {host}:{port} ({error.strerror}); give another --port or --host"
         ) from None
 
 

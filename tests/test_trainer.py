@@ -543,7 +543,9 @@ def test_final_state_is_the_network(name, digits, tmp_path):
         assert not weight[~mask].any() and weight[mask].any()
         assert (~mask).float().mean() == pytest.approx(trainer.history[-1][f"sparsity/{layer}"])
 
-    learned = trainer.state_dict()["sparsifier"]["layers"] if name in ("reinforced", "latent") else {}
+    learned = (
+        trainer.state_dict()["sparsifier"]["layers"] if name in ("reinforced", "latent") else {}
+    )
     assert set(state["measures"]) == set(learned)
     for layer, measure in state["measures"].items():
         assert torch.equal(measure, learned[layer]["measure"]) and measure.any()
