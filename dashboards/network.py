@@ -54,16 +54,22 @@ def _(errors, load_sweep, mo, page, panels, picker):
 
 
 @app.cell
-def _(get_trial, mo, page, panels, set_trial, sweep):
-    trial = get_trial()
-    _front = panels.front_panel([sweep], [(sweep.name, trial)])
+def _(page, panels, set_trial, sweep):
+    _front = panels.front_panel([sweep], [(sweep.name, panels.first_choice(sweep))])
 
     def _choose(points):
         for _, _trial in panels.picked(_front, points)[:1]:
             set_trial(_trial)
 
-    _rows = panels.trials_table([sweep], [(sweep.name, trial)], ui=page.mlflow_ui())
     front = page.plot(_front, _choose)
+    return (front,)
+
+
+@app.cell
+def _(front, get_trial, mo, page, panels, sweep):
+    # Apart from the cell above, so that the front is not drawn anew for each trial.
+    trial = get_trial()
+    _rows = panels.trials_table([sweep], [(sweep.name, trial)], ui=page.mlflow_ui())
     page.columns(
         page.part("Front", "Click a trial to see its network.", front),
         page.part(
@@ -73,7 +79,7 @@ def _(get_trial, mo, page, panels, set_trial, sweep):
         ),
         kind="wide-left",
     )
-    return front, trial
+    return (trial,)
 
 
 @app.cell

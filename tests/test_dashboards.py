@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 import dashboards
 from rsas import data
@@ -149,8 +150,6 @@ def browser():
             "no chromium on the PATH: on Debian, apt-get install chromium, or .ci/chromium as root"
         )
         (pytest.fail if os.environ.get("CI") else pytest.skip)(told)
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
@@ -216,7 +215,7 @@ def run_of(workspace, trial):
 def test_sweep_selects_by_click_and_by_box(opened, workspace, made):
     page = opened("sweep")
     page.get_by_text("All 4, the front first.").wait_for()
-    assert points(page).count() == 4
+    expect(points(page)).to_have_count(4)
     assert {row[0] for row in table(page)} == {"t0000", "t0001", "t0002", "t0003"}
     tiles = page.locator(".rsas-tile").all_inner_texts()
     assert any("interrupted" in tile and "4 of 5" in tile for tile in tiles)
@@ -237,13 +236,13 @@ def test_sweep_selects_by_click_and_by_box(opened, workspace, made):
         page.mouse.move(area["x"] + share * area["width"], area["y"] + share * area["height"])
     page.mouse.up()
     page.get_by_text("The 4 that you chose.").wait_for()
-    assert page.locator("a.rsas-run").count() == 4
+    expect(page.locator("a.rsas-run")).to_have_count(4)
 
 
 def test_compare_filters_its_table(opened, made):
     page = opened("compare")
     page.get_by_text("All 6, the front first.").wait_for()
-    assert points(page).count() == 6
+    expect(points(page)).to_have_count(6)
     assert {row[0] for row in table(page)} == {"first", "second"}
     volumes = page.locator("table.rsas-table").first.locator("tbody tr").all_inner_texts()
     assert {row.split()[0] for row in volumes} == {"first", "second"}
@@ -269,8 +268,7 @@ def test_network_shows_the_trial_that_is_clicked(opened, made, workspace):
     ):
         page.get_by_text(title, exact=True).wait_for()
     drawn = page.locator(".js-plotly-plot .heatmaplayer image")
-    drawn.nth(2).wait_for()
-    assert drawn.count() == 3
+    expect(drawn).to_have_count(3)
 
 
 def test_a_finished_trial_appears_while_the_sweep_runs(opened, made, workspace):
@@ -283,16 +281,15 @@ def test_a_finished_trial_appears_while_the_sweep_runs(opened, made, workspace):
         name = made.train()
         page.get_by_text("All 5, the front first.").wait_for()
         assert name in [row[0] for row in table(page)]
-        page.wait_for_function(
-            "document.querySelectorAll('.js-plotly-plot')[0].data"
-            ".reduce((n, trace) => n + trace.x.length, 0) === 5"
-        )
+        expect(points(page)).to_have_count(5)
 
 
 def test_one_page_alone_needs_the_token(workspace, made):
-    with served(workspace, "network") as url:
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(url.partition("?")[0] + "/api/status", timeout=10)
+    with (
+        served(workspace, "network") as url,
+        pytest.raises(urllib.error.HTTPError, match="401"),
+    ):
+        urllib.request.urlopen(url.partition("?")[0] + "/api/status", timeout=10)
 
 
 @pytest.mark.parametrize(
