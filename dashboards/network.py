@@ -152,7 +152,25 @@ def _(network, networks, page):
 @app.cell
 def _(network, networks, page):
     page.columns(
-        page.part("Layers", "", page.plain(networks.layers_table(network.masks))),
+        page.part(
+            "Layers",
+            "Outputs that are cut off have no weight that is on.",
+            page.plain(networks.layers_table(network.masks)),
+        ),
+        kind="one",
+    )
+    return
+
+
+@app.cell
+def _(mo, network, networks, page):
+    mo.stop(
+        not network.measures,
+        page.told(
+            "No measure values: the method learns none, or an earlier version of rsas kept it."
+        ),
+    )
+    page.columns(
         *(
             page.part(
                 f"Measure values of {name}",
@@ -162,15 +180,6 @@ def _(network, networks, page):
             for name, measure in network.measures.items()
         ),
         kind="many",
-    )
-    return
-
-
-@app.cell
-def _(mo, network, page):
-    mo.stop(bool(network.measures))
-    page.told(
-        "No measure values here: its method learns none, or an earlier version of rsas kept it."
     )
     return
 

@@ -62,7 +62,8 @@ def part(title: str, told: str, inner: Any) -> mo.Html:
 
 def plot(figure: go.Figure, on_change: Callable[[Any], None] | None = None) -> mo.ui.plotly:
     """A figure that tells what is selected in it, if the cell gives it a name."""
-    return mo.ui.plotly(figure, config=_PLOT, on_change=on_change)
+    config = {**_PLOT, "displayModeBar": "hover" if on_change else False}
+    return mo.ui.plotly(figure, config=config, on_change=on_change)
 
 
 def mlflow_ui() -> str:

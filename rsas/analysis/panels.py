@@ -76,7 +76,9 @@ def front_panel(sweeps: Sequence[Sweep], chosen: Iterable[Point] = ()) -> go.Fig
             marker={"color": color, "size": 11, "line": {"color": "white", "width": 1}},
         )
     on_page(figure, _label(objectives[-1].name), _label(objectives[0].name))
-    return figure.update_layout(dragmode="select", clickmode="event+select", hovermode="closest")
+    return figure.update_layout(
+        dragmode="select", clickmode="event+select", hovermode="closest", margin_t=60
+    )
 
 
 def picked(figure: go.Figure, points: Sequence[Mapping[str, Any]]) -> list[Point]:
@@ -217,7 +219,7 @@ def summary(sweep: Sweep) -> list[tuple[str, str, str]]:
     volume = hypervolume(sweep.trials, sweep.objectives)
     middle = knee(sweep.trials, sweep.objectives)
     bend = "" if middle is None else f", knee {middle.trial_id}"
-    told.append(("hypervolume", f"{volume:.4f}", f"front of {len(sweep.front)}{bend}"))
+    told.append(("hypervolume", f"{volume:.4f}", f"front {len(sweep.front)}{bend}"))
     minutes, seconds = divmod(round(sum(trial.device_seconds for trial in sweep.trials)), 60)
     told.append(("device time", f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", "h:min:s"))
     return told
@@ -246,6 +248,7 @@ def on_page(figure: go.Figure, x: str, y: str) -> go.Figure:
     axis = {"gridcolor": _GRID, "zeroline": False, "linecolor": _GRID, "automargin": True}
     return figure.update_layout(
         template="none",
+        dragmode="zoom",
         height=_HEIGHT,
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
@@ -275,7 +278,7 @@ def _add_points(
         text=[_told(trial, sweep.objectives) for trial in trials],
         hovertemplate="%{text}<extra></extra>",
         selectedpoints=places if chosen else None,
-        unselected={"marker": {"opacity": 0.2}},
+        unselected={"marker": {"opacity": 0.35}},
         **style,
     )
 
