@@ -1,6 +1,9 @@
 # /// script
 # [tool.marimo.display]
 # theme = "system"
+# [tool.marimo.opengraph]
+# title = "Compare"
+# description = "Several sweeps, or the methods of one, side by side."
 # ///
 """Several sweeps, or the methods of one, side by side."""
 

@@ -1,6 +1,9 @@
 # /// script
 # [tool.marimo.display]
 # theme = "system"
+# [tool.marimo.opengraph]
+# title = "Network"
+# description = "One trial: its masks as pictures, its layers over the epochs, its measure values."
 # ///
 """One trial: its masks as pictures, its layers over the epochs, its measure values."""
 

@@ -1,6 +1,9 @@
 # /// script
 # [tool.marimo.display]
 # theme = "system"
+# [tool.marimo.opengraph]
+# title = "Sweep"
+# description = "A sweep while it runs, and after: its state, its front, its trials."
 # ///
 """A sweep while it runs, and after: its state, its front, its trials."""
 

@@ -463,7 +463,7 @@ def dashboard(
     place.names()  # a place that cannot be read is told here, not on a page
     _check_port(host, port)
     folder = Path(dashboards.__file__).parent
-    command = [sys.executable, "-m", "marimo", "run"]
+    command = [sys.executable, "-m", "marimo", "--log-level", "ERROR", "run"]
     command += [str(folder / f"{each}.py") for each in ([name] if name else dashboards.NAMES)]
     command += ["--headless", "--token-password-file", "-", "--host", host, "--port", str(port)]
     os.environ |= {"RSAS_WORKSPACE": str(place.path), "RSAS_MLFLOW_UI": ui}

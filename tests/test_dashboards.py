@@ -18,9 +18,10 @@ from playwright.sync_api import expect, sync_playwright
 
 import dashboards
 from rsas import data
-from rsas.analysis import front, load_sweep
+from rsas.analysis import front, load_network, load_sweep, sweep_names
+from rsas.errors import InputError
 from rsas.records import trial_id
-from rsas.search.checkpoints import TrialFolder, write_model
+from rsas.search.checkpoints import TrialFolder, read_model, write_model
 from rsas.search.experiment import load_experiment
 from rsas.search.repair import tracker_of
 from rsas.search.workspace import Workspace
@@ -282,6 +283,33 @@ def test_a_finished_trial_appears_while_the_sweep_runs(opened, made, workspace):
         page.get_by_text("All 5, the front first.").wait_for()
         assert name in [row[0] for row in table(page)]
         expect(points(page)).to_have_count(5)
+
+
+def test_networks_are_read_with_their_measure_values(made, workspace):
+    sweep = load_sweep("second", workspace=workspace.path, runs=False)
+    kept = made.front()[0].trial_id
+    network = load_network(sweep, kept)
+    state = read_model(made.folder.models, kept)
+    for read, written in ((network.masks, "masks"), (network.measures, "measures")):
+        assert set(read) == {"fc1", "fc2"}
+        for layer, values in read.items():
+            assert values.tolist() == state[written][layer].tolist()
+    assert network.input_shape == (1, 8, 8)
+
+    del state["measures"]  # as earlier versions kept it
+    write_model(made.folder.models, "t0900", state)
+    (workspace.path / "second" / "models" / "t0901").mkdir()
+    (workspace.path / "second" / "models" / "t0901" / "model.pt").write_bytes(b"damaged")
+    sweep = load_sweep("second", workspace=workspace.path, runs=False)
+    assert load_network(sweep, "t0900").measures == {}
+    assert load_network(sweep, "t0800") is None
+    with pytest.raises(InputError, match="model of trial 't0901': cannot be read"):
+        load_network(sweep, "t0901")
+
+
+def test_sweeps_are_listed_by_the_time_they_were_begun(made, workspace, tmp_path):
+    assert sweep_names(workspace.path) == ["first", "second"]
+    assert sweep_names(tmp_path / "nowhere") == []
 
 
 def test_one_page_alone_needs_the_token(workspace, made):
