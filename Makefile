@@ -12,7 +12,7 @@ BIN := .venv/bin
 setup: .venv/installed
 
 # Torch and torchvision come from one index as a matching pair, by uv, pinned with all others.
-.venv/installed: pyproject.toml .ci/constraints.txt .ci/setup
+.venv/installed: pyproject.toml .ci/constraints.txt .ci/setup .ci/chromium
 	PYTHON="$(PYTHON)" .ci/setup
 	@touch $@
 

@@ -200,7 +200,8 @@ class Trainer:
 
         Returns:
             config (``TrainConfig.to_dict()``), epoch, input_shape, num_classes, model (its
-            ``state_dict()``, zero where weights are off) and masks (layer -> bool tensor).
+            ``state_dict()``, zero where weights are off), masks (layer -> bool tensor) and
+            measures (layer -> float tensor, the measure values; empty where there are none).
         """
         layers = self._sparsifier.state_dict()["layers"]
         return {
@@ -210,6 +211,11 @@ class Trainer:
             "num_classes": self._num_classes,
             "model": self.model.state_dict(),
             "masks": {name: layer["mask"] for name, layer in layers.items()},
+            "measures": {
+                name: layer["measure"]
+                for name, layer in layers.items()
+                if layer["measure"] is not None
+            },
         }
 
     def _sparsity(self) -> tuple[float, dict[str, float]]:

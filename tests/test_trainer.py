@@ -518,7 +518,8 @@ def test_final_state_is_the_network(name, digits, tmp_path):
     trainer = run(resumable(name, "sgd").replace(epochs=1, sparsity=0.75), digits)
     torch.save(trainer.final_state(), tmp_path / "model.pt")
     state = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert set(state) == {"config", "epoch", "input_shape", "num_classes", "model", "masks"}
+    rest = {"config", "epoch", "input_shape", "num_classes"}
+    assert set(state) == {"model", "masks", "measures"} | rest
     assert state["epoch"] == 1
 
     config = TrainConfig.from_dict(state["config"])
@@ -541,3 +542,10 @@ def test_final_state_is_the_network(name, digits, tmp_path):
         assert mask.dtype == torch.bool and mask.shape == weight.shape
         assert not weight[~mask].any() and weight[mask].any()
         assert (~mask).float().mean() == pytest.approx(trainer.history[-1][f"sparsity/{layer}"])
+
+    learned = (
+        trainer.state_dict()["sparsifier"]["layers"] if name in ("reinforced", "latent") else {}
+    )
+    assert set(state["measures"]) == set(learned)
+    for layer, measure in state["measures"].items():
+        assert torch.equal(measure, learned[layer]["measure"]) and measure.any()

@@ -13,10 +13,21 @@ from rsas.analysis.pareto import (
     split_seeds,
 )
 from rsas.analysis.plots import accuracy_figure, front_figure
-from rsas.analysis.trials import Sweep, load_history, load_sweep, load_trials, trials_frame
+from rsas.analysis.trials import (
+    Network,
+    Sweep,
+    load_history,
+    load_network,
+    load_sweep,
+    load_trials,
+    split_by,
+    sweep_names,
+    trials_frame,
+)
 
 __all__ = [
     "Comparison",
+    "Network",
     "Sweep",
     "accuracy_figure",
     "attainment",
@@ -30,9 +41,12 @@ __all__ = [
     "importance",
     "knee",
     "load_history",
+    "load_network",
     "load_sweep",
     "load_trials",
+    "split_by",
     "split_seeds",
+    "sweep_names",
     "trials_frame",
     "without_effect",
 ]

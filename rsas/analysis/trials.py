@@ -6,6 +6,7 @@ read one when it reads one.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from rsas.analysis.pareto import front
 from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
 
-__all__ = ["Sweep", "load_history", "load_sweep", "load_trials", "trials_frame"]
+__all__ = [
+    "Network",
+    "Sweep",
+    "load_history",
+    "load_network",
+    "load_sweep",
+    "load_trials",
+    "split_by",
+    "sweep_names",
+    "trials_frame",
+]
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -70,7 +82,64 @@ def load_sweep(
     """
     if tracking_uri is not None:
         return _from_mlflow(sweep, tracking_uri)
-    return _from_workspace(sweep, Path(workspace or os.environ.get("RSAS_WORKSPACE", "runs")), runs)
+    return _from_workspace(sweep, _place(workspace), runs)
+
+
+@dataclass(frozen=True)
+class Network:
+    """The final network of a trial, of the first seed where there are several."""
+
+    config: dict[str, Any]
+    input_shape: tuple[int, ...]
+    masks: dict[str, npt.NDArray[np.bool_]]  # by layer, True where a weight is on
+    measures: dict[str, npt.NDArray[np.float64]]  # by layer; empty where none were kept
+
+
+def sweep_names(workspace: str | os.PathLike[str] | None = None) -> list[str]:
+    """The sweeps of a workspace, as of ``load_sweep``; the one begun or extended last is last."""
+    from rsas.search.workspace import Workspace
+
+    return Workspace(_place(workspace)).names()
+
+
+def load_network(sweep: Sweep, trial: str) -> Network | None:
+    """The final network of a trial; None where it is not kept: only those of the front are.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    from rsas.search.checkpoints import read_model
+    from rsas.search.storage import Storage
+
+    if trial not in sweep.models:
+        return None
+    place, _, name = sweep.models[trial].rpartition("/")
+    try:
+        state = read_model(Storage(place), name)
+    except Exception as error:  # torch raises many kinds
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"model of trial {trial!r}: cannot be read ({reason})") from None
+    if state is None:  # another trial has taken its place in the front
+        return None
+    return Network(
+        config=state["config"],
+        input_shape=tuple(state["input_shape"]),
+        masks={name: mask.numpy() for name, mask in state["masks"].items()},
+        # Models that earlier versions kept have none.
+        measures={k: v.double().numpy() for k, v in state.get("measures", {}).items()},
+    )
+
+
+def split_by(sweep: Sweep, name: str) -> list[Sweep]:
+    """A sweep as one for each value of a parameter, or of a field of its base; sorted by value."""
+    base = sweep.experiment["base"].get(name)
+    groups: dict[str, list[TrialRecord]] = {}
+    for trial in sweep.trials:
+        groups.setdefault(str(trial.params.get(name, base)), []).append(trial)
+    return [
+        dataclasses.replace(sweep, name=f"{sweep.name} {value}", trials=trials)
+        for value, trials in sorted(groups.items())
+    ]
 
 
 def load_trials(
@@ -154,6 +223,10 @@ def trials_frame(trials: Sequence[TrialRecord]) -> pd.DataFrame:
         }
         for trial in trials
     )
+
+
+def _place(workspace: str | os.PathLike[str] | None) -> Path:
+    return Path(workspace or os.environ.get("RSAS_WORKSPACE", "runs"))
 
 
 def _parts(name: str) -> tuple[str, str, int | None]:

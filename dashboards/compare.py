@@ -1,0 +1,112 @@
+# /// script
+# [tool.marimo.display]
+# theme = "system"
+# [tool.marimo.opengraph]
+# title = "Compare"
+# description = "Several sweeps, or the methods of one, side by side."
+# ///
+"""Several sweeps, or the methods of one, side by side."""
+
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(
+    width="medium", app_title="rsas: compare", css_file="style.css", html_head_file="head.html"
+)
+
+
+@app.cell
+def _():
+    import marimo as mo
+
+    from dashboards import page
+    from rsas import errors
+    from rsas.analysis import compare, load_sweep, panels, split_by, sweep_names
+
+    return errors, compare, load_sweep, mo, page, panels, split_by, sweep_names
+
+
+@app.cell
+def _(mo, page, sweep_names):
+    _names = sweep_names()[::-1]
+    mo.stop(not _names, mo.vstack([page.heading("Compare", ""), page.nothing()]))
+    picker = mo.ui.multiselect(_names, value=_names[:2], label="Sweeps")
+    grouping = mo.ui.dropdown(["sweep", "method"], value="sweep", label="by")
+    page.heading("Compare", "Whose front is better, where, and how sure that is.", picker, grouping)
+    return grouping, picker
+
+
+@app.cell
+def _(errors, compare, grouping, load_sweep, mo, page, picker, split_by):
+    mo.stop(not picker.value, page.told("Choose sweeps above."))
+    try:
+        _read = [load_sweep(name) for name in picker.value]
+        if grouping.value == "method":
+            _read = [each for sweep in _read for each in split_by(sweep, "method")]
+        sweeps = [sweep for sweep in _read if sweep.front]  # others have nothing to compare
+        found = compare(*sweeps)
+    except errors.InputError as _error:
+        mo.stop(True, page.told(str(_error)))
+    return found, sweeps
+
+
+@app.cell
+def _(mo, sweeps):
+    get_chosen, set_chosen = mo.state([] if sweeps else None)
+    return get_chosen, set_chosen
+
+
+@app.cell
+def _(found, page, panels, set_chosen, sweeps):
+    _front = panels.front_panel(sweeps)
+    fronts = page.plot(_front, lambda points: set_chosen(panels.picked(_front, points)))
+    page.columns(
+        page.part("Fronts", page.HOW_TO_CHOOSE, fronts),
+        page.part(
+            "Hypervolume",
+            "With the interval of 95% over seeds, where there are several.",
+            page.plain(panels.volumes_table(found)),
+        ),
+        kind="wide-left",
+    )
+    return (fronts,)
+
+
+@app.cell
+def _(found, page, panels, sweeps):
+    page.columns(
+        page.part(
+            "Along the front",
+            "The best that each has; bars are intervals of 95% over seeds.",
+            page.plot(panels.values_panel(found)),
+        ),
+        page.part(
+            "Course",
+            "How the hypervolumes grew.",
+            page.plot(panels.course_panel(sweeps)),
+        ),
+        page.part(
+            "Who leads where",
+            "Ranges of the last objective, and the mean lead to the next best there.",
+            page.plain(found.ranges),
+        ),
+        page.part(
+            "Against the first",
+            "Epsilon: how far its front must be shifted to cover the first one's.",
+            page.plain(found.differences),
+        ),
+    )
+    return
+
+
+@app.cell
+def _(get_chosen, page, panels, sweeps):
+    _chosen = get_chosen()
+    _rows = panels.trials_table(sweeps, _chosen, ui=page.mlflow_ui())
+    table = page.table(_rows)
+    page.trials(_rows, table, chosen=bool(_chosen))
+    return (table,)
+
+
+if __name__ == "__main__":
+    app.run()

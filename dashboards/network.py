@@ -1,0 +1,191 @@
+# /// script
+# [tool.marimo.display]
+# theme = "system"
+# [tool.marimo.opengraph]
+# title = "Network"
+# description = "One trial: its masks as pictures, its layers over the epochs, its measure values."
+# ///
+"""One trial: its masks as pictures, its layers over the epochs, its measure values."""
+
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(
+    width="medium", app_title="rsas: network", css_file="style.css", html_head_file="head.html"
+)
+
+
+@app.cell
+def _():
+    import marimo as mo
+
+    from dashboards import page
+    from rsas import errors
+    from rsas.analysis import load_history, load_network, load_sweep, networks, panels, sweep_names
+
+    return (
+        errors,
+        load_history,
+        load_network,
+        load_sweep,
+        mo,
+        networks,
+        page,
+        panels,
+        sweep_names,
+    )
+
+
+@app.cell
+def _(mo, page, sweep_names):
+    _names = sweep_names()
+    mo.stop(not _names, mo.vstack([page.heading("Network", ""), page.nothing()]))
+    picker = mo.ui.dropdown(_names[::-1], value=_names[-1], label="Sweep")
+    page.heading("Network", "What pruning made of one trial.", picker)
+    return (picker,)
+
+
+@app.cell
+def _(errors, load_sweep, mo, page, panels, picker):
+    try:
+        sweep = load_sweep(picker.value)
+    except errors.InputError as _error:
+        mo.stop(True, page.told(str(_error)))
+    mo.stop(not sweep.front, page.told("No trial of this sweep is complete yet."))
+    get_trial, set_trial = mo.state(panels.first_choice(sweep))
+    return get_trial, set_trial, sweep
+
+
+@app.cell
+def _(page, panels, set_trial, sweep):
+    _front = panels.front_panel([sweep], [(sweep.name, panels.first_choice(sweep))])
+
+    def _choose(points):
+        for _, _trial in panels.picked(_front, points)[:1]:
+            set_trial(_trial)
+
+    front = page.plot(_front, _choose)
+    return (front,)
+
+
+@app.cell
+def _(front, get_trial, mo, page, panels, sweep):
+    # Apart from the cell above, so that the front is not drawn anew for each trial.
+    trial = get_trial()
+    _rows = panels.trials_table([sweep], [(sweep.name, trial)], ui=page.mlflow_ui())
+    page.columns(
+        page.part("Front", "Click a trial to see its network.", front),
+        page.part(
+            f"Trial {trial}",
+            "",
+            mo.vstack([page.run_links(_rows), page.plain(panels.as_column(_rows))]),
+        ),
+        kind="wide-left",
+    )
+    return (trial,)
+
+
+@app.cell
+def _(load_history, networks, page, sweep, trial):
+    _history = load_history(sweep, trials=[trial])
+    page.columns(
+        page.part(
+            "Density by layer",
+            "Share of weights that are on, after each epoch.",
+            page.plot(networks.curves_panel(_history, ["density"], "density")),
+        ),
+        page.part(
+            "Churn",
+            "Share of the weights that are on which were off an epoch before.",
+            page.plot(networks.curves_panel(_history, ["churn"], "churn")),
+        ),
+        page.part(
+            "Loss",
+            "Of training and validation.",
+            page.plot(networks.curves_panel(_history, ["train_loss", "val_loss"], "loss")),
+        ),
+        kind="many",
+    )
+    return
+
+
+@app.cell
+def _(errors, load_network, mo, page, sweep, trial):
+    try:
+        network = load_network(sweep, trial)
+    except errors.InputError as _error:
+        mo.stop(True, page.told(str(_error)))
+    mo.stop(
+        network is None,
+        page.told("Its weights are not kept: only members of the front keep theirs."),
+    )
+    mo.stop(not network.masks, page.told("This network has no masks: it was trained dense."))
+    return (network,)
+
+
+@app.cell
+def _(network, networks, page):
+    _pixels = {
+        name: counts
+        for name, mask in network.masks.items()
+        if (counts := networks.inputs_in_use(mask, network.input_shape)) is not None
+    }
+    page.columns(
+        *(
+            page.part(
+                f"Mask of {name}",
+                f"{mask.mean():.1%} of {mask.size:,} weights are on; a row an output.",
+                page.plot(networks.mask_panel(networks.as_picture(mask), "share on")),
+            )
+            for name, mask in network.masks.items()
+        ),
+        *(
+            page.part(
+                f"Inputs that {name} looks at",
+                "Weights that are on, by pixel.",
+                page.plot(networks.mask_panel(counts, "weights", square=True)),
+            )
+            for name, counts in _pixels.items()
+        ),
+        kind="many",
+    )
+    return
+
+
+@app.cell
+def _(network, networks, page):
+    page.columns(
+        page.part(
+            "Layers",
+            "Outputs that are cut off have no weight that is on.",
+            page.plain(networks.layers_table(network.masks)),
+        ),
+        kind="one",
+    )
+    return
+
+
+@app.cell
+def _(mo, network, networks, page):
+    mo.stop(
+        not network.measures,
+        page.told(
+            "No measure values: the method learns none, or an earlier version of rsas kept it."
+        ),
+    )
+    page.columns(
+        *(
+            page.part(
+                f"Measure values of {name}",
+                "What the method learned of each weight.",
+                page.plot(networks.measure_panel(measure, network.masks[name])),
+            )
+            for name, measure in network.measures.items()
+        ),
+        kind="many",
+    )
+    return
+
+
+if __name__ == "__main__":
+    app.run()
