@@ -31,7 +31,7 @@ RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 CHROMIUM = shutil.which("chromium")
 SPARSITIES = (0.5, 0.7, 0.9, 0.97)
 UI = "http://127.0.0.1:5009"
-PATIENCE = 30_000  # milliseconds
+PATIENCE = 90_000  # milliseconds
 
 
 @dataclasses.dataclass

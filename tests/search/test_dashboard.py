@@ -88,7 +88,7 @@ def test_the_study_and_its_trials_are_shown(names, end, folder):
         csv = fetch(f"{root}/csv/{page[1]}").decode()
         assert csv.splitlines()[0].startswith("Number,State,val_accuracy,train_loss")
         ui.send_signal(end)
-        _, errors = ui.communicate(timeout=30)
+        _, errors = ui.communicate(timeout=120)
     finally:
         ui.kill()
     assert (ui.returncode, errors) == (0, "")
