@@ -2,11 +2,16 @@
 
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+# A shell has what it runs in the background ignore Ctrl-C, which commands under test would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Property tests are reproducible, and slow machines are no failure.
 settings.register_profile("rsas", deadline=None, derandomize=True)

@@ -131,7 +131,7 @@ def served(workspace, *arguments):
         wait_for(url, process)
         yield url
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()
