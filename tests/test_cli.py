@@ -23,7 +23,7 @@ def rsas(monkeypatch, capsys, request, tmp_path):
     monkeypatch.chdir(request.config.rootpath)
     monkeypatch.setenv("RSAS_WORKSPACE", str(tmp_path / "runs"))
     # Ray comes up while the input is looked at; here nothing is to get as far as to need it.
-    monkeypatch.setattr("rsas.cli._early_ray", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("rsas.cli.run._early_ray", lambda *_: contextlib.nullcontext())
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["rsas", *map(str, arguments)])
