@@ -582,6 +582,13 @@ def test_networks_of_the_front_can_be_loaded_and_registered(store, sweep, reques
     runs = read_runs(uri, request.node.name[::-1])
     logged = read_models(uri, runs)
     assert set(logged) == {"t0000", "t0002"}
+    client = MlflowClient(uri)
+    for name, place in logged.items():
+        model = client.get_logged_model(place.removeprefix("models:/"))
+        run = client.get_run(runs[name])
+        assert (model.source_run_id, model.experiment_id) == (runs[name], run.info.experiment_id)
+        assert model.artifact_location.startswith((store / "artifacts").as_uri())
+        assert [each.model_id for each in run.outputs.model_outputs] == [model.model_id]
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(uri)
     try:

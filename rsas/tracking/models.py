@@ -38,10 +38,16 @@ def log_model(uri: str, run: str, model: nn.Module, example: npt.NDArray[Any]) -
     from mlflow.models import Model
 
     with _quiet(), _uri(uri):
+        client = connect(uri)
+        found = client.get_run(run)
+        # Else it would be one of the default experiment, whose files lie where the process does.
+        made = client.create_logged_model(
+            found.info.experiment_id, "model", run, params=dict(found.data.params)
+        )
         info = Model.log(
             artifact_path=None,
             flavor=mlflow.pytorch,
-            name="model",
+            model_id=made.model_id,
             run_id=run,
             pytorch_model=model,
             input_example=example,
