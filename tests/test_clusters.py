@@ -20,7 +20,7 @@ import pytest
 import typer
 import yaml
 
-from rsas import cli
+from rsas.cli.app import app
 from rsas.search.experiment import load_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments")  # in ray.serve
@@ -120,7 +120,7 @@ def machine(tmp_path):
 
 def parse(call):
     """The values of a call of rsas by its own command line, without running it."""
-    command = typer.main.get_command(cli.app).commands[call[1]]
+    command = typer.main.get_command(app).commands[call[1]]
     return command.make_context(call[1], list(call[2:])).params
 
 
