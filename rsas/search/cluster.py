@@ -26,6 +26,9 @@ from rsas.search.experiment import Resources
 
 __all__ = ["Slots", "connected", "early"]
 
+_CLIENT_HINT = (  # Ray Client sends its token only when it is told to
+    "; where Ray asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token)"
+)
 _LOOK_AGAIN = 5.0  # seconds for which a number of slots is taken as it is
 
 
@@ -116,6 +119,7 @@ def connected(
         raise InputError(
             f"address {address!r}: no Ray cluster answers ({reason}); 'ray start --head' starts "
             "one, and without --address a sweep has its own"
+            + (_CLIENT_HINT if str(address).startswith("ray://") else "")
         ) from None
     try:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by us

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ray.util.client
 from prometheus_client import CollectorRegistry
 from ray import tune
+from ray.train._internal import storage as tune_storage
 from rich.console import Console
 
 from rsas import data, tracking, trainer
@@ -416,6 +418,9 @@ def _tune(run: _Run, arrays: data.Arrays, searcher: BookSearcher, scratch: str) 
     ``tune.run`` and not a ``Tuner``, which over ``ray://`` would run the searcher, and so the
     book, on another machine.
     """
+    if ray.util.client.ray.is_connected():
+        # Tune asks for the folder of a node's session, and a client on no node has none.
+        tune_storage._get_ray_train_session_dir = lambda: scratch  # type: ignore[attr-defined]
     experiment, resources = run.experiment, run.experiment.resources
     trainable = tune.with_parameters(
         TrialTrainable,
