@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +84,16 @@ def early(address: str | None, source: str) -> Iterator[None]:
     """
     global _starting  # noqa: PLW0603  # there is one Ray in a process, too
     pool = ThreadPoolExecutor(1, thread_name_prefix="ray")
-    _starting = pool.submit(_start, address, python_path(source))
+    begun = _starting = pool.submit(_start, address, python_path(source))
     try:
         yield
     finally:
         _starting = None
-        pool.shutdown()
+        wait([begun])
+        # Before its thread ends: Ray has the kernel end its processes with the thread that began
+        # them, and without them this process would end itself, with Ray's exit code.
         ray.shutdown()
+        pool.shutdown()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,11 @@
-"""How many trials fit a node."""
+"""How many trials fit a node, and how Ray comes up and ends."""
+
+import threading
 
 import pytest
 
+from rsas import InputError
+from rsas.search import cluster
 from rsas.search.cluster import slots_of
 from rsas.search.experiment import Resources
 
@@ -28,3 +32,26 @@ from rsas.search.experiment import Resources
 )
 def test_slots_of_a_node(cpus, gpus, node, count):
     assert slots_of(node, Resources(cpus=cpus, gpus=gpus)) == count
+
+
+def test_ray_is_ended_while_the_thread_that_began_it_lives(monkeypatch):
+    """The kernel ends Ray's processes with that thread; then Ray would end this process."""
+    threads, alive = [], []
+    up = threading.Event()
+
+    def start(*_):
+        up.wait(10)
+        threads.append(threading.current_thread())
+
+    monkeypatch.setattr(cluster, "_start", start)
+    monkeypatch.setattr("ray.shutdown", lambda: alive.append([t.is_alive() for t in threads]))
+
+    def refused():
+        with cluster.early(None, "study.py:experiment"):
+            threading.Timer(0.2, up.set).start()  # Ray comes up after the input was refused
+            raise InputError("bad input")
+
+    with pytest.raises(InputError, match="bad input"):
+        refused()
+    assert alive == [[True]]
+    assert not threads[0].is_alive()
