@@ -3,11 +3,14 @@
 import os
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from rsas.cli import main
 
 # A shell has what it runs in the background ignore Ctrl-C, which commands under test would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,6 +33,23 @@ def no_environment(monkeypatch, tmp_path_factory):
     for name in ("MLFLOW_TRACKING_URI", "RSAS_STUDY_STORAGE", "RSAS_WORKSPACE", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Run a command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rsas", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,31 +11,19 @@ import sys
 import numpy as np
 import pytest
 
-from rsas.cli import main
 from tests.analysis.conftest import EXPERIMENT, fill
 
 QUICKSTART = "experiments/digits_quickstart.py"
 
 
 @pytest.fixture
-def rsas(monkeypatch, capsys, request, tmp_path):
-    """Run a command in this process; returns (exit code, stdout, stderr)."""
+def rsas(monkeypatch, command_line, request, tmp_path):
+    """``command_line`` in the project's folder, with a workspace of the test's own."""
     monkeypatch.chdir(request.config.rootpath)
     monkeypatch.setenv("RSAS_WORKSPACE", str(tmp_path / "runs"))
     # Ray comes up while the input is looked at; here nothing is to get as far as to need it.
     monkeypatch.setattr("rsas.cli.run._early_ray", lambda *_: contextlib.nullcontext())
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rsas", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return command_line
 
 
 def broken(tmp_path, body):

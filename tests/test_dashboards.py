@@ -25,6 +25,7 @@ from rsas.search.experiment import load_experiment
 from rsas.search.repair import tracker_of
 from rsas.search.workspace import Workspace
 from rsas.trainer import Trainer
+from tests import made as made_by_hand
 
 ROOT = Path(__file__).parents[1]
 RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
@@ -52,12 +53,10 @@ class Made:
         )
         while trainer.epoch < epochs:
             trainer.run_epoch()
-        trial = TrialFolder(self.folder.trials / name)
-        trial.begin()
-        trial.append(trainer.history)
+        made_by_hand.train(self.folder, number, trainer.history)
         write_model(self.folder.models, name, trainer.final_state())
         self.book.complete(number, trainer.history[-1], 0.3)
-        trial.set_record(self.book.to_dict(number))
+        TrialFolder(self.folder.trials / name).set_record(self.book.to_dict(number))
         for each in self.folder.models.names():  # as the keeper does
             if each not in {t.trial_id for t in self.front()}:
                 self.folder.models.delete(each)
@@ -71,17 +70,7 @@ def make(workspace, name, sparsities, asked):
     experiment, source = load_experiment(str(ROOT / "experiments" / "digits_quickstart.py"))
     budget = dataclasses.replace(experiment.budget, trials=asked)
     experiment = dataclasses.replace(experiment, budget=budget, sampler="random")
-    record = {
-        "id": f"id-{name}",
-        "source": source,
-        "experiment": experiment.to_dict(),
-        "data_dir": None,
-        "tracking_uri": None,
-        "python_path": [],
-    }
-    folder = workspace.create(name, record)
-    book = folder.book(experiment)
-    book.note_record(folder.record)
+    folder, book = made_by_hand.make(workspace.path, name, experiment, source)
     book.enqueue([{"sparsity": each, "measure_lr": 0.3} for each in sparsities])
     return Made(experiment, folder, book)
 
@@ -98,7 +87,7 @@ def made(workspace):
         sweep = make(workspace, name, sparsities, asked=len(sparsities) + 1)
         for _ in sparsities:
             sweep.train()
-        tracker_of(sweep.folder, workspace, sweep.book, say=print).close(finished=False)
+        tracker_of(sweep.folder, sweep.book, say=print).close(finished=False)
     return sweep
 
 

@@ -111,7 +111,7 @@ def test_few_join_search_and_tracking():
             for node in ast.walk(ast.parse(path.read_text()))
         )
     ]
-    assert users == ["rsas.search.repair", "rsas.search.sweep"]
+    assert users == ["rsas.search.repair", "rsas.search.runner", "rsas.search.sweep"]
 
 
 def loaded_by(statement):

@@ -245,7 +245,7 @@ def _from_workspace(name: str, place: Path, runs: bool) -> Sweep:
     workspace = Workspace(place)
     folder = workspace.open(name)
     status = folder.status()
-    uri = folder.tracking_uri(workspace)
+    uri = folder.tracking_uri()
     return Sweep(
         name=name,
         state=status.state,

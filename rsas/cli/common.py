@@ -15,7 +15,8 @@ from rsas.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsas.search.workspace import Status, Workspace
+    from rsas.search.folder import Status
+    from rsas.search.workspace import Workspace
 
 __all__ = [
     "check_output",

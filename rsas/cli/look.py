@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from rsas.analysis import Sweep
     from rsas.search.check import Fault
-    from rsas.search.workspace import Status
+    from rsas.search.folder import Status
 
 __all__ = ["check", "compare", "pareto", "report", "status"]
 
@@ -111,8 +111,8 @@ def check(
         done: list[str] = []
         if repair:
             with folder.locked():
-                done = repairs.repair(folder, place)
-        faults = repairs.check(folder, place)
+                done = repairs.repair(folder)
+        faults = repairs.check(folder)
     if as_json:
         told = [
             {k: v for k, v in dataclasses.asdict(fault).items() if k != "content"}

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rsas.search.doctor import Finding
-    from rsas.search.workspace import Status, Workspace
+    from rsas.search.folder import Status
+    from rsas.search.workspace import Workspace
 
 __all__ = ["doctor", "extend", "resume", "sweep", "train"]
 

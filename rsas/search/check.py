@@ -10,7 +10,7 @@ from typing import Literal
 from rsas.records import Mirror, MirroredRun, Objective, TrialRecord, front_mark, status_of
 from rsas.redact import redact
 from rsas.search.checkpoints import TrialFolder, read_model
-from rsas.search.workspace import Status, SweepFolder
+from rsas.search.folder import Status, SweepFolder
 
 __all__ = ["Fault", "check_mirror", "check_storage"]
 

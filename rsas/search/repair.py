@@ -10,20 +10,21 @@ import numpy as np
 from rsas import tracking
 from rsas.errors import InputError
 from rsas.records import TrialRecord
-from rsas.search.book import Book, is_behind, rebuild
+from rsas.search.book import Book
 from rsas.search.check import Fault, check_mirror, check_storage
 from rsas.search.checkpoints import TrialFolder
 from rsas.search.experiment import Experiment, load_experiment
+from rsas.search.folder import SweepFolder
 from rsas.search.keeper import Keeper
+from rsas.search.rebuild import is_behind, rebuild
 from rsas.search.storage import StorageError
-from rsas.search.workspace import SweepFolder, Workspace
 
 __all__ = ["check", "experiment_of", "mend_book", "repair", "tracker_of"]
 
 _LOG = logging.getLogger("rsas")
 
 
-def check(folder: SweepFolder, workspace: Workspace) -> list[Fault]:
+def check(folder: SweepFolder) -> list[Fault]:
     """Every ghost, twin, gap, mismatch and damage in the books of a sweep; none when they agree.
 
     Raises:
@@ -34,12 +35,12 @@ def check(folder: SweepFolder, workspace: Workspace) -> list[Fault]:
         return faults
     status = folder.status()
     faults += check_storage(folder, status)
-    uri = folder.tracking_uri(workspace)
+    uri = folder.tracking_uri()
     faults += check_mirror(tracking.read_mirror(uri, folder.record["id"]), folder, status)
     return faults
 
 
-def repair(folder: SweepFolder, workspace: Workspace) -> list[str]:
+def repair(folder: SweepFolder) -> list[str]:
     """Mend what ``check`` finds, as far as it can be; returns lines that say what was done.
 
     Call it with the sweep locked. MLflow's runs that say something else than the book are marked
@@ -49,7 +50,7 @@ def repair(folder: SweepFolder, workspace: Workspace) -> list[str]:
     lines = mend_book(folder, experiment)
     status = folder.status(mine=True)
     book = folder.book(experiment)
-    uri = folder.tracking_uri(workspace)
+    uri = folder.tracking_uri()
     faults = list(check_storage(folder, status))
     mirror = tracking.read_mirror(uri, folder.record["id"])
     for run_id in {f.run_id for f in check_mirror(mirror, folder, status) if f.content} | {
@@ -69,7 +70,7 @@ def repair(folder: SweepFolder, workspace: Workspace) -> list[str]:
     for trial in status.trials:
         keeper.record(int(trial.trial_id[1:]))
     keeper.close(status.trials)
-    tracker = tracker_of(folder, workspace, book, say=said.append)
+    tracker = tracker_of(folder, book, say=said.append)
     tracker.close(finished=status.state != "interrupted")
     return lines + said
 
@@ -101,7 +102,6 @@ def experiment_of(folder: SweepFolder) -> Experiment:
 
 def tracker_of(
     folder: SweepFolder,
-    workspace: Workspace,
     book: Book,
     *,
     say: tracking.Say,
@@ -111,13 +111,13 @@ def tracker_of(
     record = folder.record["experiment"]
     is_local = folder.record["tracking_uri"] is None
     return tracking.Tracker(
-        folder.tracking_uri(workspace),
+        folder.tracking_uri(),
         lambda: book.trials(folder.objectives),
         lambda trial: folder.history(trial).rows,
         sweep=folder.name,
         sweep_id=folder.record["id"],
         experiment=record["name"],
-        artifacts=(workspace.path / "artifacts").as_uri() if is_local else None,
+        artifacts=(folder.workspace / "artifacts").as_uri() if is_local else None,
         objectives=folder.objectives,
         record=record,
         say=say,

@@ -9,8 +9,7 @@ from rsas.records import trial_id
 from rsas.search.checkpoints import TrialFolder, write_model
 from rsas.search.experiment import Budget, Experiment, Objective
 from rsas.search.repair import tracker_of
-from rsas.search.spaces import axes
-from rsas.search.workspace import Workspace
+from tests.made import make, train
 
 
 def space(trial):
@@ -61,25 +60,12 @@ def rows_of(config, epochs):
 
 def fill(folder, name="made", experiment=EXPERIMENT, trials=12):
     """Make a sweep of so many trials, the second to fourth of which came to no end."""
-    workspace = Workspace(folder)
-    record = {
-        "id": f"id-{name}",
-        "source": f"{__file__}:experiment",
-        "experiment": experiment.to_dict() | {"axes": axes(experiment)},
-        "data_dir": str(folder),
-        "tracking_uri": None,
-        "python_path": [],
-    }
-    sweep = workspace.create(name, record)
-    book = sweep.book(experiment)
-    book.note_record(sweep.record)
+    sweep, book = make(folder, name, experiment, f"{__file__}:experiment")
     for _ in range(trials):
         number = book.begin()
         config = book.config(number)
         rows = list(rows_of(config, 2 if number in (1, 2, 3) else 4))
-        trial = TrialFolder(sweep.trials / trial_id(number))
-        trial.begin()
-        trial.append(rows)
+        train(sweep, number, rows)
         spent = 0.5 * len(rows)
         if number == 1:
             book.prune(number, 2.0, spent)
@@ -89,12 +75,12 @@ def fill(folder, name="made", experiment=EXPERIMENT, trials=12):
             book.repeat(number, 0)
         elif number != 3:
             book.complete(number, rows[-1], spent)
-        trial.set_record(book.to_dict(number))
+        TrialFolder(sweep.trials / trial_id(number)).set_record(book.to_dict(number))
     for member in sweep.status().front:
         config = book.config(int(member.trial_id[1:]))
         network = Trainer(config, data.load("digits")).final_state()  # not trained
         write_model(sweep.models, member.trial_id, network)
-    tracker_of(sweep, workspace, book, say=print).close(finished=True)
+    tracker_of(sweep, book, say=print).close(finished=True)
     return sweep
 
 

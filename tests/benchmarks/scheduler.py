@@ -23,9 +23,9 @@ from rsas import data
 from rsas.analysis.pareto import hypervolume
 from rsas.errors import NonFiniteLoss
 from rsas.records import TrialRecord
-from rsas.search.book import _direction, _sampler
 from rsas.search.experiment import load_experiment
 from rsas.search.scheduler import Halving
+from rsas.search.study import direction, sampler
 from rsas.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -47,11 +47,11 @@ def space(trial):
     }
 
 
-def search(sampler="tpe", seed=0):
+def search(name="tpe", seed=0):
     """The quickstart with this space."""
     quickstart, _ = load_experiment(str(ROOT / "experiments" / "digits_quickstart.py"))
     base = quickstart.base.replace(epochs=EPOCHS, device="cpu")
-    return dataclasses.replace(quickstart, base=base, space=space, sampler=sampler, seed=seed)
+    return dataclasses.replace(quickstart, base=base, space=space, sampler=name, seed=seed)
 
 
 def trainings(experiment, arrays):
@@ -86,11 +86,11 @@ def run(begin, experiment, halving, budget):
         (epochs used, hypervolume) after each complete trial; and how many were begun.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(directions=[_direction(o) for o in experiment.objectives])
+    study = optuna.create_study(directions=[direction(o) for o in experiment.objectives])
     running, points, course, used, begun = [], [], [], 0, 0
     while used < budget:
         while len(running) < SLOTS:
-            study.sampler = _sampler(experiment, begun)
+            study.sampler = sampler(experiment, begun)
             trial, begun = study.ask(), begun + 1
             running.append((trial, begin(experiment.space(trial)), 1))
         trial, training, epoch = running.pop(0)
@@ -132,8 +132,8 @@ def compare(seed, first, reduction):
     torch.set_num_threads(1)
     budget = TRIALS * EPOCHS
     found, target = {}, None
-    for name, (sampler, deciding) in METHODS.items():
-        experiment = search(sampler, seed)
+    for name, (asked, deciding) in METHODS.items():
+        experiment = search(asked, seed)
         chosen = experiment.objectives[:deciding]
         halving = chosen and Halving(chosen, epochs=EPOCHS, first=first, reduction=reduction)
         begin = trainings(experiment, data.load(experiment.base.dataset))

@@ -30,9 +30,10 @@ from rsas.search.experiment import load_experiment
 from rsas.search.keeper import Keeper
 from rsas.search.metrics import SweepMetrics
 from rsas.search.repair import mend_book, tracker_of
+from rsas.search.runner import _Run
 from rsas.search.searcher import BookSearcher
-from rsas.search.sweep import _Run
 from rsas.search.workspace import Workspace
+from tests import made
 
 ROOT = Path(__file__).parents[2]
 RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
@@ -66,37 +67,20 @@ def filled(folder, name, trials):
     experiment, source = load_experiment(QUICKSTART)
     budget = dataclasses.replace(experiment.budget, trials=trials + 1)
     experiment = dataclasses.replace(experiment, budget=budget, sampler="random")
-    workspace = Workspace(folder)
-    record = {
-        "id": f"bench{trials}",
-        "source": source,
-        "experiment": experiment.to_dict(),
-        "data_dir": str(folder),
-        "tracking_uri": None,
-        "python_path": [],
-    }
-    sweep = workspace.create(name, record)
-    book = sweep.book(experiment)
-    book.note_record(sweep.record)
+    sweep, book = made.make(folder, name, experiment, source)
     for _ in range(trials):
         number = book.begin()
-        config = book.config(number)
-        rows = [
-            {"epoch": e, "val_accuracy": 0.9 * e / 3, "sparsity": config.sparsity, "seconds": 0.1}
-            for e in (1, 2, 3)
-        ]
-        trial = TrialFolder(sweep.trials / trial_id(number))
-        trial.begin()
-        trial.append(rows)
+        rows = made.rows(3, 0.9, book.config(number).sparsity)
+        made.train(sweep, number, rows)
         book.complete(number, rows[-1], 0.3)
-        trial.set_record(book.to_dict(number))
-    tracker_of(sweep, workspace, book, say=print).close(finished=False)
-    return experiment, sweep, workspace, book
+        TrialFolder(sweep.trials / trial_id(number)).set_record(book.to_dict(number))
+    tracker_of(sweep, book, say=print).close(finished=False)
+    return experiment, sweep, book
 
 
 def driver_cost(folder, trials=100, results=1000):
     """Milliseconds of the driver's thread a result, its 95th percentile, and a trial's end."""
-    experiment, sweep, workspace, book = filled(folder, "driver", trials)
+    experiment, sweep, book = filled(folder, "driver", trials)
     display = SweepDisplay(
         Console(file=io.StringIO()),
         name="driver",
@@ -105,7 +89,7 @@ def driver_cost(folder, trials=100, results=1000):
         objectives=experiment.objectives,
         trials=book.trials(experiment.objectives),
     )
-    tracker = tracker_of(sweep, workspace, book, say=print)
+    tracker = tracker_of(sweep, book, say=print)
     keeper = Keeper(sweep.storage, book, experiment.objectives, print)
     metrics = SweepMetrics(
         "driver",
@@ -135,7 +119,7 @@ def driver_cost(folder, trials=100, results=1000):
 
 def resume(folder, trials):
     """Seconds from the command to the first epoch, to Tune's start, and for the book."""
-    experiment, sweep, _, _ = filled(folder, f"r{trials}", trials)
+    experiment, sweep, _ = filled(folder, f"r{trials}", trials)
     before = time.perf_counter()
     assert mend_book(sweep, experiment) == []
     sweep.status(mine=True)

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from rsas import TrainConfig, Trainer, export
-from rsas.cli import main
 from rsas.export import Network
 from rsas.records import trial_id
 from rsas.search.checkpoints import read_model, write_model
 from rsas.search.experiment import load_experiment
-from rsas.search.workspace import Workspace
+from tests.made import make
 
 QUICKSTART = "experiments/digits_quickstart.py"
 # Accuracy, sparsity; the last one is dominated and keeps no model.
@@ -31,16 +30,7 @@ def states():
 def sweep(tmp_path, monkeypatch, request, states):
     monkeypatch.chdir(request.config.rootpath)
     experiment, source = load_experiment(QUICKSTART)
-    record = {
-        "id": "export",
-        "source": source,
-        "experiment": experiment.to_dict(),
-        "data_dir": str(tmp_path),
-        "tracking_uri": None,
-        "python_path": [],
-    }
-    folder = Workspace(tmp_path / "runs").create("first", record)
-    book = folder.book(experiment)
+    folder, book = make(tmp_path / "runs", "first", experiment, source)
     for accuracy, sparsity in POINTS:
         number = book.begin()
         book.complete(number, {"epoch": 3, "val_accuracy": accuracy, "sparsity": sparsity})
@@ -51,22 +41,15 @@ def sweep(tmp_path, monkeypatch, request, states):
 
 
 @pytest.fixture
-def rsas(monkeypatch, capsys, tmp_path):
-    """Run ``rsas export`` in an empty folder; returns (exit code, stdout, stderr)."""
+def rsas(monkeypatch, command_line, tmp_path):
+    """``rsas export`` in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.setenv("RSAS_WORKSPACE", str(tmp_path / "runs"))
     monkeypatch.setattr("rsas.export.latency._SECONDS", 0.0)
 
     def run(*arguments):
         monkeypatch.chdir(tmp_path / "here")
-        monkeypatch.setattr(sys, "argv", ["rsas", "export", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return command_line("export", *arguments)
 
     return run
 

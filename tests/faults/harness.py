@@ -151,7 +151,7 @@ class Place:
     def faults(self, name):
         """What ``rsas check`` finds."""
         with self.given_environment():
-            return repair.check(self.open(name), Workspace(self.runs))
+            return repair.check(self.open(name))
 
     @contextlib.contextmanager
     def given_environment(self):

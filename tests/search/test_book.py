@@ -9,6 +9,7 @@ import threading
 import time
 import types
 import uuid
+from pathlib import Path
 
 import optuna
 import pytest
@@ -16,9 +17,11 @@ import pytest
 from rsas import InputError, TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective
-from rsas.search import book as module
-from rsas.search.book import Book, Launch, Rung, is_behind, rebuild
+from rsas.search import book as book_module
+from rsas.search import study
+from rsas.search.book import Book, Launch, Rung
 from rsas.search.experiment import Budget, Experiment, Resources
+from rsas.search.rebuild import is_behind, rebuild
 from search_spaces.paper import paper
 from tests.servers import postgres
 
@@ -63,6 +66,11 @@ def entries(book):
     return {number: json.loads(json.dumps(book.to_dict(number))) for number in numbers}
 
 
+def no_patience(monkeypatch):
+    for module in (book_module, study):
+        monkeypatch.setattr(module, "PATIENCE", 0.0)
+
+
 class Killed(BaseException):
     """The process ends here."""
 
@@ -86,8 +94,8 @@ def open_book(request, tmp_path):
     """Opens one and the same book again and again; without an experiment only to be read."""
     if request.param == "file":
         return lambda experiment=None: Book(tmp_path / "book", experiment)
-    url, study = request.getfixturevalue("server").url, uuid.uuid4().hex
-    return lambda experiment=None: Book(url, experiment, study=study)
+    url, name = request.getfixturevalue("server").url, uuid.uuid4().hex
+    return lambda experiment=None: Book(url, experiment, study=name)
 
 
 def in_folder(path):
@@ -341,7 +349,7 @@ def test_a_book_that_cannot_be_written_halts_the_sweep(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.JournalFileBackend, "append_logs", full)
+    monkeypatch.setattr(study.JournalFileBackend, "append_logs", full)
     with pytest.raises(Halted, match="^the book cannot be written .No space left on device.$"):
         book.begin()
 
@@ -359,7 +367,7 @@ def test_a_database_that_is_away_is_asked_again_for_a_while(tmp_path, monkeypatc
     clock = types.SimpleNamespace(
         monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds)
     )
-    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(study, "time", clock)
     monkeypatch.setattr(optuna.Study, "get_trials", sometimes)
     assert book.trials(OBJECTIVES) == []
     answers += [False] * 1000
@@ -526,7 +534,7 @@ def test_what_waited_in_the_queue_waits_on(tmp_path, monkeypatch):
 def test_a_rebuild_that_is_killed_can_be_done_again(whole, tmp_path, monkeypatch):
     path = tmp_path / "study.journal"
     path.write_bytes(whole.content + b"damaged\n{}\n")
-    real = module.Path.replace
+    real = Path.replace
     for count in range(2):  # renamed before the process ends
         left = [real] * count
 
@@ -534,7 +542,7 @@ def test_a_rebuild_that_is_killed_can_be_done_again(whole, tmp_path, monkeypatch
             return left.pop()(self, target) if left else killed()
 
         with monkeypatch.context() as patch, contextlib.suppress(Killed):
-            patch.setattr(module.Path, "replace", replace)
+            patch.setattr(Path, "replace", replace)
             rebuild(path, whole.entries, experiment())
     rebuild(path, whole.entries, experiment())
     book = Book(path)
@@ -587,7 +595,7 @@ def test_a_last_line_that_is_damaged_is_noticed_before_more_is_written(whole, tm
 
 
 def test_a_database_suggests_what_a_file_would_also_when_it_restarts(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.0)  # it answers: it needs no second try
+    no_patience(monkeypatch)  # it answers: it needs no second try
     expected = run(in_folder(tmp_path), 13)
     book, found = Book(server.url, experiment(), study="restarted"), []
     for index in range(13):
@@ -616,7 +624,7 @@ def test_a_database_that_restarts_is_waited_for(server):
 
 def test_a_database_that_stays_away(server, monkeypatch):
     book = Book(server.url, experiment(), study="away")
-    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    no_patience(monkeypatch)
     password = server.url.split("@")[0].rsplit(":", 1)[1]
     server.stop()
     try:

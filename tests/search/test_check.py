@@ -1,7 +1,6 @@
 """Books that do not agree: each fault is found by name, and mended."""
 
 import json
-import random
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from rsas.search import repair
 from rsas.search.checkpoints import TrialFolder, write_model
 from rsas.search.experiment import load_experiment
 from rsas.search.keeper import Keeper
-from rsas.search.workspace import Workspace
+from tests import made
 from tests.faults.harness import Place
 
 # (val_accuracy, sparsity): the first three are the front.
@@ -30,30 +29,12 @@ def sweep(tmp_path, store, request):
     """A finished sweep of four trials, of which one was stopped early and one failed."""
     place = Place(tmp_path)
     experiment, source = load_experiment(place.source)
-    workspace = Workspace(store / "runs")
-    folder = workspace.create(
-        "".join(c if c.isalnum() else "-" for c in request.node.name)[:90],
-        {
-            "id": f"{random.getrandbits(64):x}",
-            "source": source,
-            "experiment": experiment.to_dict(),
-            "data_dir": str(tmp_path),
-            "tracking_uri": None,
-            "python_path": [str(tmp_path)],
-        },
-    )
-    book = folder.book(experiment)
-    book.note_record(folder.record)
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)[:90]
+    folder, book = made.make(store / "runs", name, experiment, source)
     for accuracy, sparsity in POINTS:
         number = book.begin()
-        rows = [
-            {"epoch": e, "val_accuracy": accuracy * e / 3, "sparsity": sparsity, "seconds": 0.1}
-            for e in (1, 2, 3)
-        ]
-        rows[-1]["val_accuracy"] = accuracy
-        trial = TrialFolder(folder.trials / trial_id(number))
-        trial.begin()
-        trial.append(rows)
+        rows = made.rows(3, accuracy, sparsity)
+        made.train(folder, number, rows)
         write_model(folder.models, trial_id(number), {"weights": torch.zeros(3)})
         book.complete(number, rows[-1])
     pruned, failed = book.begin(), book.begin()
@@ -61,36 +42,30 @@ def sweep(tmp_path, store, request):
     book.fail(failed, "out of memory")
     keeper = Keeper(folder.storage, book, folder.objectives, print)
     keeper.close(book.trials(folder.objectives))
-    tracker = repair.tracker_of(folder, workspace, book, say=print)
+    tracker = repair.tracker_of(folder, book, say=print)
     assert tracker.close(finished=True)
-    return folder, workspace
+    return folder
 
 
-def client_of(workspace):
-    return MlflowClient(f"sqlite:///{workspace.path}/mlflow.db")
+def client_of(folder):
+    return MlflowClient(f"sqlite:///{folder.workspace}/mlflow.db")
 
 
 def run_of(sweep, trial):
-    folder, workspace = sweep
-    client = client_of(workspace)
+    client = client_of(sweep)
     experiment = client.get_experiment_by_name("disturbed").experiment_id
     found = client.search_runs(
         [experiment],
-        f"tags.`rsas.sweep` = '{folder.name}' and tags.`rsas.trial_id` = '{trial}'",
+        f"tags.`rsas.sweep` = '{sweep.name}' and tags.`rsas.trial_id` = '{trial}'",
     )
     return client, found[0].info.run_id
 
 
 def parent_of(sweep):
-    folder, workspace = sweep
-    client = client_of(workspace)
+    client = client_of(sweep)
     experiment = client.get_experiment_by_name("disturbed").experiment_id
-    condition = f"tags.`rsas.sweep_id` = '{folder.record['id']}'"
+    condition = f"tags.`rsas.sweep_id` = '{sweep.record['id']}'"
     return client, client.search_runs([experiment], condition)[0].info.run_id
-
-
-def check(sweep):
-    return repair.check(*sweep)
 
 
 def told(faults):
@@ -98,7 +73,7 @@ def told(faults):
 
 
 def test_books_that_agree(sweep):
-    assert check(sweep) == []
+    assert repair.check(sweep) == []
 
 
 def deleted_run(sweep):
@@ -183,47 +158,47 @@ def no_parent(sweep):
 
 
 def ghost_folder(sweep):
-    TrialFolder(sweep[0].trials / "t0077").set_error("x")
+    TrialFolder(sweep.trials / "t0077").set_error("x")
     return ("ghost", "storage", "t0077")
 
 
 def ghost_model(sweep):
-    write_model(sweep[0].models, "t0003", {})
+    write_model(sweep.models, "t0003", {})
     return ("ghost", "storage", "t0003")
 
 
 def no_record(sweep):
-    (sweep[0].path / "trials" / "t0002" / "trial.json").unlink()
+    (sweep.path / "trials" / "t0002" / "trial.json").unlink()
     return ("gap", "storage", "t0002")
 
 
 def older_record(sweep):
-    path = sweep[0].path / "trials" / "t0002" / "trial.json"
+    path = sweep.path / "trials" / "t0002" / "trial.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"state": "RUNNING"}))
     return ("mismatch", "storage", "t0002")
 
 
 def lost_history(sweep):
-    (sweep[0].path / "trials" / "t0001" / "history-0001.jsonl").unlink()
+    (sweep.path / "trials" / "t0001" / "history-0001.jsonl").unlink()
     return ("gap", "storage", "t0001")
 
 
 def torn_history(sweep):
-    path = sweep[0].path / "trials" / "t0001" / "history-0001.jsonl"
+    path = sweep.path / "trials" / "t0001" / "history-0001.jsonl"
     path.write_text(path.read_text()[:-20])
     return ("gap", "storage", "t0001")
 
 
 def cut_journal(sweep):
-    path = sweep[0].journal
+    path = sweep.journal
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[: len(lines) // 2]))
     return ("damaged", "book", "")
 
 
 def spoilt_journal(sweep):
-    path = sweep[0].journal
+    path = sweep.journal
     lines = path.read_bytes().splitlines(keepends=True)
     lines[len(lines) // 2] = b"\xff\xff\n"
     path.write_bytes(b"".join(lines))
@@ -231,7 +206,7 @@ def spoilt_journal(sweep):
 
 
 def no_journal(sweep):
-    sweep[0].journal.unlink()
+    sweep.journal.unlink()
     return ("damaged", "book", "")
 
 
@@ -263,42 +238,40 @@ def no_journal(sweep):
     ],
 )
 def test_each_fault_is_found_and_mended(sweep, harm):
-    folder, _ = sweep
-    before = folder.status()
+    before = sweep.status()
     expected = harm(sweep)
-    assert expected in told(check(sweep))
-    with folder.locked():
-        repair.repair(*sweep)
-    assert check(sweep) == []
-    after = folder.status()
+    assert expected in told(repair.check(sweep))
+    with sweep.locked():
+        repair.repair(sweep)
+    assert repair.check(sweep) == []
+    after = sweep.status()
     assert (after.trials, after.state) == (before.trials, before.state)
 
 
 def test_a_model_that_is_lost_is_told_and_not_made_up(sweep):
-    path = sweep[0].path / "models" / "t0000" / "model.pt"
+    path = sweep.path / "models" / "t0000" / "model.pt"
     path.write_bytes(path.read_bytes()[:100])
-    assert told(check(sweep)) == {("damaged", "storage", "t0000")}
+    assert told(repair.check(sweep)) == {("damaged", "storage", "t0000")}
     path.unlink()
-    assert told(check(sweep)) == {("gap", "storage", "t0000")}
-    with sweep[0].locked():
-        lines = repair.repair(*sweep)
+    assert told(repair.check(sweep)) == {("gap", "storage", "t0000")}
+    with sweep.locked():
+        lines = repair.repair(sweep)
     assert any("t0000" in line and "training its configuration" in line for line in lines)
-    assert told(check(sweep)) == {("gap", "storage", "t0000")}
+    assert told(repair.check(sweep)) == {("gap", "storage", "t0000")}
 
 
 def test_damaged_checkpoints_of_a_trial_that_is_to_go_on(sweep):
-    folder, _ = sweep
-    experiment = repair.experiment_of(folder)
-    number = folder.book(experiment).begin()
-    trial = TrialFolder(folder.trials / trial_id(number))
+    experiment = repair.experiment_of(sweep)
+    number = sweep.book(experiment).begin()
+    trial = TrialFolder(sweep.trials / trial_id(number))
     trial.begin()
     trial.save(1, {"epoch": 1})
     trial.save(2, {"epoch": 2})
-    path = folder.path / "trials" / trial_id(number) / "checkpoint-000002.pt"
+    path = sweep.path / "trials" / trial_id(number) / "checkpoint-000002.pt"
     path.write_bytes(path.read_bytes()[:50])
-    assert ("damaged", "storage", trial_id(number)) in told(check(sweep))
-    with folder.locked():
-        repair.repair(*sweep)
-    assert check(sweep) == []
+    assert ("damaged", "storage", trial_id(number)) in told(repair.check(sweep))
+    with sweep.locked():
+        repair.repair(sweep)
+    assert repair.check(sweep) == []
     assert trial.checkpoints() == ["checkpoint-000001.pt"]
     assert path.with_suffix(".damaged").exists()

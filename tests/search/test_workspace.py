@@ -12,7 +12,8 @@ from rsas.records import Objective, TrialRecord
 from rsas.search.book import Book, Launch
 from rsas.search.checkpoints import TrialFolder
 from rsas.search.experiment import Budget, Experiment, Resources
-from rsas.search.workspace import Status, Workspace, hours_of, known_uri
+from rsas.search.folder import Status, hours_of, known_uri
+from rsas.search.workspace import Workspace
 from search_spaces.paper import paper
 
 
@@ -242,7 +243,7 @@ def test_a_moved_workspace_takes_its_mlflow_along(workspace, folder, monkeypatch
     monkeypatch.setattr(
         "rsas.tracking.Tracker", lambda uri, *_, **options: seen.update(options, uri=uri)
     )
-    repair.tracker_of(Workspace(moved).open("first"), Workspace(moved), None, say=print)
+    repair.tracker_of(Workspace(moved).open("first"), None, say=print)
     assert seen["uri"] == f"sqlite:///{moved}/mlflow.db"
     assert seen["artifacts"] == (moved / "artifacts").as_uri()
 

@@ -1,0 +1,121 @@
+"""Make a damaged journal anew, of its whole part and of the trials' own records."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rsas.errors import InputError
+from rsas.records import trial_id
+from rsas.search.book import Book, Launch
+from rsas.search.experiment import Experiment
+from rsas.search.frozen import KNOWN, REASON, from_dict
+
+__all__ = ["is_behind", "rebuild"]
+
+
+def rebuild(
+    journal: Path, records: Mapping[int, Mapping[str, Any]], experiment: Experiment
+) -> list[str]:
+    """Make a damaged journal anew, of its whole part and of the trials' own records.
+
+    The damaged file is kept aside as ``.damaged``.
+
+    Args:
+        journal: the file.
+        records: ``Book.to_dict`` of the trials, by number, as kept in their folders.
+        experiment: what is searched.
+
+    Returns:
+        Lines that say what was done and what is lost.
+    """
+    whole, launches, queue, record = _whole_part(journal)
+    aside = _aside(journal)
+    each = [*whole.values(), *records.values()]
+    known = {number for trial in each for number in trial.get("known", [])}
+    partial = journal.with_name(f".{journal.name}.partial")
+    partial.unlink(missing_ok=True)
+    made = Book(partial, experiment)
+    lines, lost = [f"{journal} is damaged, kept aside as {aside.name}"], []
+    for number in range(max([*whole, *records], default=-1) + 1):
+        kept, found = whole.get(number), records.get(number)
+        # A record is written after the book: where both are there, it may be the older one.
+        under_way = ("WAITING", "RUNNING")
+        if found is None or (kept is not None and kept["state"] not in under_way):
+            found = kept
+        elif kept is not None:
+            parts = ("params", "distributions", "user_attrs", "system_attrs")
+            found = {**found, **{part: {**kept[part], **found[part]} for part in parts}}
+        if found is None and number in known:
+            found = {"state": "FAIL", "user_attrs": {KNOWN: "lost"}}
+        elif found is None:
+            lost.append(trial_id(number))
+            found = {"state": "FAIL", "user_attrs": {REASON: "lost with the damaged book"}}
+        made.study.add_trial(from_dict(found, len(experiment.objectives)))
+    for index, launch in enumerate(launches):
+        made.note_launch(index, launch)
+    made.enqueue(queue)
+    if record is not None:
+        made.note_record(record)
+    count = len(made.study.trials)
+    if journal.exists():  # and stays until there is a whole one
+        shutil.copy2(journal, aside)
+    partial.replace(journal)
+    lines.append(f"the book is made anew of {count} trials' records")
+    if lost:
+        lines.append(f"nothing is known any more of {', '.join(lost)}: told as failed")
+    return lines
+
+
+def is_behind(book: Book, records: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Whether trials' own records know more than the book, which so must have been cut."""
+    frozen = book.study.get_trials(deepcopy=False)
+
+    def lacks(number: int, record: Mapping[str, Any]) -> bool:
+        if number >= len(frozen):
+            return True
+        if frozen[number].state.is_finished():
+            return False
+        parts = ("params", "user_attrs", "system_attrs")
+        return record["state"] != "RUNNING" or any(
+            record[part].keys() - getattr(frozen[number], part).keys() for part in parts
+        )
+
+    return any(lacks(number, record) for number, record in records.items())
+
+
+def _whole_part(
+    journal: Path,
+) -> tuple[dict[int, dict[str, Any]], list[Launch], list[dict[str, Any]], dict[str, Any] | None]:
+    """What the lines before the first damaged one tell."""
+    content = journal.read_bytes() if journal.exists() else b""
+    good = []
+    for line in content.splitlines(keepends=True):
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        good.append(line)
+    partial = journal.with_name(f".{journal.name}.whole")
+    try:
+        partial.write_bytes(b"".join(good))
+        book = Book(partial)
+        trials = {trial.number: book.to_dict(trial.number) for trial in book.study.trials}
+        return trials, book.launches(), book.queue(), book.record()
+    except InputError:  # not even its beginning is there
+        return {}, [], [], None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    """A name for a damaged file that is not taken."""
+    number = 0
+    while (aside := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
+        number += 1
+    return aside

@@ -1,0 +1,241 @@
+"""Run a sweep: Tune executes what the book hands out, and all who follow it are told."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray.util.client
+from prometheus_client import CollectorRegistry
+from ray import tune
+from ray.train._internal import storage as tune_storage
+from rich.console import Console
+
+from rsas import data, tracking
+from rsas.errors import Halted
+from rsas.records import trial_id
+from rsas.search import cluster
+from rsas.search.book import Book, Launch
+from rsas.search.display import SweepDisplay
+from rsas.search.experiment import Experiment
+from rsas.search.folder import Status, SweepFolder, hours_of
+from rsas.search.keeper import Keeper
+from rsas.search.metrics import SweepMetrics
+from rsas.search.repair import tracker_of
+from rsas.search.scheduler import Halving
+from rsas.search.searcher import BookSearcher, RungScheduler
+from rsas.search.trainable import TrialTrainable
+from rsas.search.workspace import Workspace
+
+__all__ = ["run"]
+
+_TRACKER_DELAY = 30.0
+
+
+def run(
+    folder: SweepFolder,
+    experiment: Experiment,
+    arrays: data.Arrays,
+    slots: cluster.Slots,
+    console: Console,
+    registry: CollectorRegistry,
+) -> Status:
+    """Run what the book of a sweep lacks, in the Ray that is up.
+
+    Args:
+        folder: of the sweep, locked by this process.
+        experiment: what is searched.
+        arrays: its data.
+        slots: tells how many trials can run at once now.
+        console: where progress is shown.
+        registry: where Prometheus finds how it goes.
+
+    Raises:
+        Halted: the sweep had to stop; it can be resumed.
+    """
+    book = folder.book(experiment)
+    _prepare(book, folder, console)
+    display = SweepDisplay(
+        console,
+        name=folder.name,
+        asked=experiment.budget.trials,
+        epochs=experiment.base.epochs,
+        objectives=experiment.objectives,
+        trials=book.trials(experiment.objectives),
+    )
+    tracker = tracker_of(folder, book, say=display.note, delay=_TRACKER_DELAY)
+    keeper = Keeper(folder.storage, book, experiment.objectives, display.note)
+    metrics = SweepMetrics(
+        folder.name,
+        asked=experiment.budget.trials,
+        objectives=experiment.objectives,
+        trials=book.trials(experiment.objectives),
+        slots=slots,
+    )
+    registry.register(metrics)
+    listener = _Run(folder, book, experiment, display, tracker, keeper, metrics, slots)
+    searcher = BookSearcher(
+        book,
+        experiment,
+        halving=listener.halving,
+        slots=slots,
+        hours=hours_of(book.launches()),
+        listener=listener,
+        history=lambda number: folder.history(book.trial(number, experiment.objectives)),
+    )
+    # Tune begins one trial after the other unless told how many may be on their way.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots())
+    try:
+        with display, tempfile.TemporaryDirectory(prefix="rsas-") as scratch:
+            _tune(listener, arrays, searcher, scratch)
+    finally:
+        listener.note_launch()
+        status = folder.status(mine=True)
+        keeper.close(status.trials)
+        if not tracker.close(finished=status.state != "interrupted"):
+            console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
+    if searcher.halted:
+        raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")
+    return status
+
+
+class _Run:
+    """Passes on what happens in a running sweep; the searcher's listener."""
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        book: Book,
+        experiment: Experiment,
+        display: SweepDisplay,
+        tracker: tracking.Tracker,
+        keeper: Keeper,
+        metrics: SweepMetrics,
+        slots: cluster.Slots,
+    ) -> None:
+        self.folder, self.experiment = folder, experiment
+        self._book, self._slots = book, slots
+        self._display, self._tracker, self._keeper = display, tracker, keeper
+        self._metrics = metrics
+        self._index = len(book.launches())
+        now = time.time()
+        self._launch = Launch(began=now, last=now)
+        self.halving = _halving(experiment)
+        self.note_launch()
+
+    def begin(self, number: int) -> None:
+        self._display.begin(number)
+        self._metrics.begin(number)
+        self._tracker.begin(self._book.trial(number, self.experiment.objectives))
+        self._keeper.record(number)
+
+    def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
+        now, trained = time.time(), sum(row["seconds"] for row in rows)
+        launch = self._launch
+        first = launch.first or now - trained  # the epochs that are told of now began then
+        slot_seconds = launch.slot_seconds + self._slots() * (now - max(launch.last, first))
+        self._launch = dataclasses.replace(
+            launch,
+            first=first,
+            last=now,
+            slot_seconds=slot_seconds if launch.first else self._slots() * (now - first),
+            trained=launch.trained + trained,
+        )
+        self._display.rows(number, rows)
+        self._metrics.rows(rows)
+        self._tracker.rows(trial_id(number), rows)
+
+    def change(self, number: int) -> None:
+        self._keeper.record(number)
+
+    def end(self, number: int) -> None:
+        self.note_launch()
+        now = self._book.trials(self.experiment.objectives)
+        trial = self._book.trial(number, self.experiment.objectives)
+        self._display.end(number, now)
+        self._metrics.end(number, now)
+        self._tracker.end(trial, now)
+        self._keeper.end(number, now)
+
+    def note(self, number: int, line: str) -> None:
+        self._display.note(f"{trial_id(number)}: {line}")
+
+    def note_launch(self) -> None:
+        """Keep how far this launch has come."""
+        with contextlib.suppress(Halted):  # told by whoever cannot go on for it
+            self._book.note_launch(self._index, self._launch)
+
+
+def _prepare(book: Book, folder: SweepFolder, console: Console) -> None:
+    """What a sweep knows before its first trial; done once, also where a kill came between."""
+    record = folder.record
+    if book.record() is not None:
+        if book.record() != record:  # extended
+            book.note_record(record)
+        return
+    if record.get("known") is not None:
+        other = Workspace(folder.workspace).open(record["known"])
+        count = book.add_known(other.book(), other.name)
+        console.print(f"the sampler knows {count} trials of {other.name}")
+    book.enqueue(record.get("enqueued", []))
+    book.note_record(record)
+
+
+def _halving(experiment: Experiment) -> Halving | None:
+    if experiment.scheduler == "none":
+        return None
+    objectives = experiment.objectives
+    return Halving(
+        objectives if experiment.scheduler == "pareto_asha" else objectives[:1],
+        epochs=experiment.base.epochs,
+        first=experiment.grace_period,
+        reduction=experiment.reduction_factor,
+    )
+
+
+def _tune(run: _Run, arrays: data.Arrays, searcher: BookSearcher, scratch: str) -> None:
+    """Let Tune run what the searcher hands out, until it has no more.
+
+    ``tune.run`` and not a ``Tuner``, which over ``ray://`` would run the searcher, and so the
+    book, on another machine.
+    """
+    if ray.util.client.ray.is_connected():
+        # Tune asks for the folder of a node's session, and a client on no node has none.
+        tune_storage._get_ray_train_session_dir = lambda: scratch  # type: ignore[attr-defined]
+    experiment, resources = run.experiment, run.experiment.resources
+    trainable = tune.with_parameters(
+        TrialTrainable,
+        arrays=arrays,  # put into the object store once
+        place=run.folder.storage.place,
+        resources=resources,
+        checkpoint_every=experiment.checkpoint_every,
+        rungs=run.halving.rungs if run.halving else (),
+        retries=experiment.retries,
+        seeds=experiment.seeds,
+    )
+    tune.run(
+        trainable,
+        name="tune",
+        storage_path=scratch,  # Tune's own files, which nobody reads
+        resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
+        search_alg=searcher,
+        scheduler=RungScheduler(searcher),
+        num_samples=-1,  # until the searcher says that the book is full
+        reuse_actors=True,
+        max_failures=experiment.retries,
+        raise_on_failed_trial=False,
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
+        trial_name_creator=_name_of,
+        trial_dirname_creator=_name_of,
+        verbose=0,
+        _remote=False,
+    )
+
+
+def _name_of(trial: Any) -> str:
+    return str(trial.config["trial"])

@@ -1,0 +1,40 @@
+"""Sweeps made by hand: the books and files that a driver would leave, without Ray."""
+
+from rsas.records import trial_id
+from rsas.search.checkpoints import TrialFolder
+from rsas.search.spaces import axes
+from rsas.search.workspace import Workspace
+
+
+def make(workspace, name, experiment, source, **record):
+    """A sweep without trials; returns its folder and its book."""
+    folder = Workspace(workspace).create(
+        name,
+        {
+            "id": f"id-{name}",
+            "source": source,
+            "experiment": experiment.to_dict() | {"axes": axes(experiment)},
+            "data_dir": str(workspace),
+            "tracking_uri": None,
+            "python_path": [],
+            **record,
+        },
+    )
+    book = folder.book(experiment)
+    book.note_record(folder.record)
+    return folder, book
+
+
+def train(folder, number, rows):
+    """Keep what a trial trained."""
+    trial = TrialFolder(folder.trials / trial_id(number))
+    trial.begin()
+    trial.append(rows)
+
+
+def rows(epochs, accuracy, sparsity):
+    """Of a trial whose accuracy grows in proportion to its epochs."""
+    return [
+        {"epoch": e, "val_accuracy": accuracy * e / epochs, "sparsity": sparsity, "seconds": 0.1}
+        for e in range(1, epochs + 1)
+    ]
