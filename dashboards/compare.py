@@ -21,9 +21,9 @@ def _():
 
     from dashboards import page
     from rsas import errors
-    from rsas.analysis import compare, load_sweep, panels, split_by, sweep_names
+    from rsas.analysis import compare, load_sweep, panels, plots, split_by, sweep_names
 
-    return errors, compare, load_sweep, mo, page, panels, split_by, sweep_names
+    return errors, compare, load_sweep, mo, page, panels, plots, split_by, sweep_names
 
 
 @app.cell
@@ -73,17 +73,17 @@ def _(found, page, panels, set_chosen, sweeps):
 
 
 @app.cell
-def _(found, page, panels, sweeps):
+def _(found, page, panels, plots, sweeps):
     page.columns(
         page.part(
             "Along the front",
             "The best that each has; bars are intervals of 95% over seeds.",
-            page.plot(panels.values_panel(found)),
+            page.plot(panels.on_page(plots.values_figure(found))),
         ),
         page.part(
             "Course",
             "How the hypervolumes grew.",
-            page.plot(panels.course_panel(sweeps)),
+            page.plot(panels.on_page(plots.course_figure(sweeps))),
         ),
         page.part(
             "Who leads where",

@@ -21,9 +21,9 @@ def _():
 
     from dashboards import page
     from rsas import errors
-    from rsas.analysis import load_sweep, panels, sweep_names
+    from rsas.analysis import load_sweep, panels, plots, sweep_names
 
-    return errors, load_sweep, mo, page, panels, sweep_names
+    return errors, load_sweep, mo, page, panels, plots, sweep_names
 
 
 @app.cell
@@ -70,7 +70,7 @@ def _(get_sweep, mo, page, panels):
 
 
 @app.cell
-def _(memory, page, panels, set_chosen, sweep):
+def _(memory, page, panels, plots, set_chosen, sweep):
     _front = panels.front_panel([sweep], memory.get("chosen", []))
 
     def _choose(points):
@@ -83,7 +83,7 @@ def _(memory, page, panels, set_chosen, sweep):
         page.part(
             "Hypervolume",
             "What the front dominates, as trials were completed.",
-            page.plot(panels.course_panel([sweep])),
+            page.plot(panels.on_page(plots.course_figure([sweep]))),
         ),
         kind="wide-left",
     )

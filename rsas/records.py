@@ -25,7 +25,16 @@ __all__ = [
     "values_by_seed",
 ]
 
-METRICS = ("epoch", "train_loss", "val_loss", "val_accuracy", "sparsity", "churn", "seconds")
+METRICS = (
+    "epoch",
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "sparsity",
+    "churn",
+    "exploration",
+    "seconds",
+)
 """Columns every row of a history has; ``sparsity/LAYER`` columns come beside them, and, of a trial
 that is trained with several seeds, ``seedN/NAME`` columns, of which the others are means."""
 

@@ -107,8 +107,9 @@ class Trainer:
             epoch (counted from 1), train_loss (mean over the epoch's images), val_loss,
             val_accuracy in [0, 1], sparsity (measured share of Conv and Linear weights that
             are off, or that a small_dense network lacks), sparsity/LAYER for each layer, churn
-            (share of the weights that are on which were off before the epoch, in [0, 1]), and
-            seconds. Without a validation split val_loss and val_accuracy are NaN.
+            (share of the weights that are on which were off before the epoch, in [0, 1]),
+            exploration (share of the masks that the epoch's redraws chose anew, their mean, in
+            [0, 1]), and seconds. Without a validation split val_loss and val_accuracy are NaN.
 
         Raises:
             NonFiniteLoss: the training or validation loss became NaN or infinite.
@@ -132,6 +133,7 @@ class Trainer:
             "sparsity": overall,
             **{f"sparsity/{name}": value for name, value in by_layer.items()},
             "churn": self._sparsifier.churn(masks),
+            "exploration": self._sparsifier.exploration(),
             "seconds": time.perf_counter() - start,
         }
         self.history.append(row)

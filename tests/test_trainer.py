@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import subprocess
 import sys
 
@@ -69,13 +70,38 @@ def numbers(trainer):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"exploration": "linear", "exploration_start": 0.4, "exploration_stop": 1.0},
+            [0.3, 0.2, 0.1, 0.0],
+        ),
+        (
+            {"method": "rigl", "drop_fraction": 0.4, "update_stop": 1.0},
+            [0.2 * (1 + math.cos(math.pi * e / 4)) for e in (1, 2, 3)] + [0.0],
+        ),
+        ({"method": "gmp"}, [0.0] * 4),
+        ({"method": "dense"}, [0.0] * 4),
+    ],
+)
+def test_exploration_is_that_of_the_schedule(options, expected):
+    config = SMALL.replace(epochs=4, **options)
+    if config.method in ("reinforced", "rigl"):  # a redraw at the end of each epoch
+        images = len(Trainer(config)._data.y_train)
+        config = config.replace(update_interval=math.ceil(images / config.batch_size))
+    found = rsas.train(config).history["exploration"]
+    assert found.tolist() == pytest.approx(expected)
+
+
 def test_result_of_a_run():
     rows = []
     result = rsas.train(
         SMALL.replace(epochs=12, sparsity=0.6, update_interval=60), on_epoch=rows.append
     )
     columns = ["epoch", "train_loss", "val_loss", "val_accuracy", "sparsity"]
-    assert list(result.history) == [*columns, "sparsity/fc1", "sparsity/fc2", "churn", "seconds"]
+    rest = ["sparsity/fc1", "sparsity/fc2", "churn", "exploration", "seconds"]
+    assert list(result.history) == [*columns, *rest]
     assert result.history["epoch"].tolist() == list(range(1, 13))
     assert result.history.to_dict("records") == rows
     assert result.history["sparsity"].eq(0.6).all()

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from rsas.analysis.panels import COLORS, on_page
+from rsas.analysis.panels import on_page
+from rsas.analysis.plots import COLORS, OTHERS
 
 __all__ = [
     "as_picture",
@@ -91,7 +92,7 @@ def mask_panel(picture: Floats, told: str, *, square: bool = False) -> go.Figure
         showscale=False,
         hovertemplate=f"row %{{y}}, column %{{x}}: {told} %{{z:.3g}}<extra></extra>",
     )
-    on_page(figure, "", "")
+    on_page(figure)
     hidden: dict[str, Any] = {"showticklabels": False, "showgrid": False, "ticks": ""}
     figure.update_xaxes(**hidden, constrain="domain")
     figure.update_yaxes(**hidden, autorange="reversed", constrain="domain")
@@ -136,19 +137,20 @@ def curves_panel(history: pd.DataFrame, names: Sequence[str], y: str) -> go.Figu
                 name=str(layer) or ("all" if name == "density" else name.replace("_", " ")),
                 mode="lines",
                 line={
-                    "color": "#8b95a3" if whole and name == "density" else COLORS[number],
+                    "color": OTHERS if whole and name == "density" else COLORS[number],
                     "width": 2,
                     "dash": "dot" if whole and name == "density" else "solid",
                 },
                 hovertemplate="epoch %{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
             )
             number = (number + 1) % len(COLORS)
-    on_page(figure, "epoch", y)
+    on_page(figure)
+    figure.update_xaxes(title_text="epoch")
     if not figure.data:
         figure.add_annotation(
             text="not recorded", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper"
         )
-    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title_text=y, rangemode="tozero")
     return figure.update_layout(height=280, showlegend=len(figure.data) > 1)
 
 
@@ -162,7 +164,7 @@ def measure_panel(measure: Floats, mask: Mask) -> go.Figure:
     edges = np.histogram_bin_edges(measure, bins=_BINS)
     figure = go.Figure()
     for name, values, color in (
-        ("off", measure[~mask], "#8b95a3"),
+        ("off", measure[~mask], OTHERS),
         ("on", measure[mask], COLORS[0]),
     ):
         figure.add_bar(
@@ -173,7 +175,8 @@ def measure_panel(measure: Floats, mask: Mask) -> go.Figure:
             marker={"color": color, "opacity": 0.75, "line": {"width": 0}},
             hovertemplate="%{x:.3g}: %{y} weights<extra></extra>",
         )
-    on_page(figure, "measure value", "weights")
+    on_page(figure)
+    figure.update_xaxes(title_text="measure value")
     # Most weights share few values; a linear axis would show those alone.
-    figure.update_yaxes(type="log", dtick=1)
+    figure.update_yaxes(title_text="weights", type="log", dtick=1)
     return figure.update_layout(height=280, barmode="overlay", bargap=0)

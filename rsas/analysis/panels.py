@@ -1,4 +1,4 @@
-"""Figures and tables of the dashboards: readable on light and dark, and points know their trial."""
+"""What the dashboards show: figures that points can be chosen in, tables and numbers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rsas.analysis.compare import Comparison
-from rsas.analysis.pareto import course, front, hypervolume, knee
+from rsas.analysis.pareto import hypervolume, knee
+from rsas.analysis.plots import COLORS, OTHERS, front_figure, fronts_figure
 from rsas.analysis.trials import Sweep, load_trials
-from rsas.records import Objective, TrialRecord
 
 __all__ = [
     "as_column",
-    "course_panel",
     "first_choice",
     "front_panel",
     "on_page",
@@ -25,117 +24,46 @@ __all__ = [
     "run_url",
     "summary",
     "trials_table",
-    "values_panel",
     "volumes_table",
 ]
 
 Point = tuple[str, str]  # sweep, trial
 
-# Told apart by most colour-blind eyes, on white and on black alike (Okabe and Ito 2008, darkened).
-COLORS = ("#e0611f", "#2f86d6", "#12a17d", "#c46fa8", "#b98a00", "#7c70d8", "#5a8f2e", "#d14b5a")
-_OTHERS = "#8b95a3"
 _GRID = "rgba(128, 128, 128, 0.22)"
 _HEIGHT = 340
 
 
 def front_panel(sweeps: Sequence[Sweep], chosen: Iterable[Point] = ()) -> go.Figure:
-    """Complete trials of sweeps and their fronts, over the last and the first objective.
+    """``front_figure`` of one sweep, ``fronts_figure`` of several, to choose trials in.
 
     Args:
         sweeps: at least one, with the same objectives.
         chosen: the trials that stand out; all where none is.
     """
-    chosen = set(chosen)
-    objectives = sweeps[0].objectives
-    figure = go.Figure()
-    for number, sweep in enumerate(sweeps):
-        color = COLORS[number % len(COLORS)]
-        members = front(sweep.trials, objectives)
-        inside = {trial.trial_id for trial in members}
-        others = [t for t in sweep.trials if t.state == "complete" and t.trial_id not in inside]
-        alone = len(sweeps) == 1
-        _add_points(
-            figure,
-            sweep,
-            others,
-            chosen,
-            name="dominated",
-            mode="markers",
-            marker={"color": _OTHERS if alone else color, "size": 8, "opacity": 0.55},
-            showlegend=alone and bool(others),
-        )
-        _add_points(
-            figure,
-            sweep,
-            members,
-            chosen,
-            name="Pareto front" if alone else sweep.name,
-            mode="lines+markers",
-            # The region a front dominates has corners, not slopes.
-            line={"color": color, "width": 2, "shape": "vh"},
-            marker={"color": color, "size": 11, "line": {"color": "white", "width": 1}},
-        )
-    on_page(figure, _label(objectives[-1].name), _label(objectives[0].name))
-    return figure.update_layout(
+    if len(sweeps) == 1:
+        figure = front_figure(sweeps[0].trials, sweeps[0].objectives)
+        figure.update_traces(meta=sweeps[0].name)
+    else:
+        figure = fronts_figure(sweeps)
+    marked = set(chosen)
+    for trace in figure.data if marked else ():
+        trace.selectedpoints = [
+            i for i, trial in enumerate(trace.customdata) if (trace.meta, trial) in marked
+        ]
+        trace.unselected = {"marker": {"opacity": 0.35}}
+    return on_page(figure).update_layout(
         dragmode="select", clickmode="event+select", hovermode="closest", margin_t=60
     )
 
 
 def picked(figure: go.Figure, points: Sequence[Mapping[str, Any]]) -> list[Point]:
     """The trials of points of ``front_panel`` as ``mo.ui.plotly`` tells them, each once."""
-    found = [
-        figure.data[point["curveNumber"]].customdata[point["pointIndex"]]
+    traces = [
+        (figure.data[point["curveNumber"]], point["pointIndex"])
         for point in points
         if "curveNumber" in point and "pointIndex" in point
     ]
-    return list(dict.fromkeys((str(sweep), str(trial)) for sweep, trial in found))
-
-
-def course_panel(sweeps: Sequence[Sweep]) -> go.Figure:
-    """How the hypervolumes of sweeps grew with their complete trials."""
-    figure = go.Figure()
-    for number, sweep in enumerate(sweeps):
-        rows = course(sweep.trials, sweep.objectives)
-        figure.add_scatter(
-            x=rows["trials"],
-            y=rows["hypervolume"],
-            customdata=rows[["trial_id", "gain"]],
-            name=sweep.name,
-            mode="lines+markers",
-            line={"color": COLORS[number % len(COLORS)], "width": 2, "shape": "hv"},
-            marker={"size": 6},
-            hovertemplate="%{customdata[0]}: %{y:.4f} (+%{customdata[1]:.4f})<extra></extra>",
-        )
-    on_page(figure, "complete trials", "hypervolume")
-    return figure.update_layout(showlegend=len(sweeps) > 1)
-
-
-def values_panel(comparison: Comparison) -> go.Figure:
-    """The best of the first objective that each sweep has at values of the last one."""
-    figure = go.Figure()
-    up, across = comparison.objectives[0].name, comparison.objectives[-1].name
-    for number, (name, rows) in enumerate(comparison.values.groupby("sweep", sort=False)):
-        sure = rows["low"].notna().any()
-        figure.add_scatter(
-            x=rows["at"],
-            y=rows["value"],
-            customdata=rows["trial_id"],
-            name=name,
-            mode="lines+markers",
-            line={"color": COLORS[number % len(COLORS)], "width": 2},
-            marker={"size": 8},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": (rows["high"] - rows["value"]).clip(lower=0),
-                "arrayminus": (rows["value"] - rows["low"]).clip(lower=0),
-                "visible": bool(sure),
-                "thickness": 1.2,
-            },
-            hovertemplate="%{customdata}: %{y:.4f}<extra>%{fullData.name}</extra>",
-        )
-    word = "at least" if comparison.objectives[-1].direction == "max" else "at most"
-    return on_page(figure, f"{word} this {_label(across)}", f"best {_label(up)}")
+    return list(dict.fromkeys((trace.meta, trace.customdata[index]) for trace, index in traces))
 
 
 def trials_table(
@@ -243,9 +171,11 @@ def run_url(sweep: Sweep, trial: str, ui: str) -> str:
     return f"{ui.rstrip('/')}/#/runs/{run}" if ui else ""
 
 
-def on_page(figure: go.Figure, x: str, y: str) -> go.Figure:
-    """Without a ground of its own, and in colours that are seen on light and on dark."""
+def on_page(figure: go.Figure) -> go.Figure:
+    """A figure without a ground of its own, and in colours that are seen on light and on dark."""
     axis = {"gridcolor": _GRID, "zeroline": False, "linecolor": _GRID, "automargin": True}
+    figure.update_xaxes(**axis, title_font_size=13)
+    figure.update_yaxes(**axis, title_font_size=13)
     return figure.update_layout(
         template="none",
         dragmode="zoom",
@@ -253,33 +183,10 @@ def on_page(figure: go.Figure, x: str, y: str) -> go.Figure:
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
         font={"family": "PT Sans, sans-serif", "color": "#808080", "size": 13},
-        xaxis={**axis, "title": {"text": x, "font": {"size": 13}}},
-        yaxis={**axis, "title": {"text": y, "font": {"size": 13}}},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         margin={"t": 36, "r": 12, "b": 48, "l": 56},
-        modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": "#8b95a3", "activecolor": COLORS[0]},
+        modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": OTHERS, "activecolor": COLORS[0]},
         hoverlabel={"font": {"color": "white"}, "bgcolor": "#333a44"},
-    )
-
-
-def _add_points(
-    figure: go.Figure,
-    sweep: Sweep,
-    trials: Sequence[TrialRecord],
-    chosen: set[Point],
-    **style: Any,
-) -> None:
-    across, up = sweep.objectives[-1].name, sweep.objectives[0].name
-    places = [i for i, trial in enumerate(trials) if (sweep.name, trial.trial_id) in chosen]
-    figure.add_scatter(
-        x=[trial.objectives[across] for trial in trials],
-        y=[trial.objectives[up] for trial in trials],
-        customdata=[(sweep.name, trial.trial_id) for trial in trials],
-        text=[_told(trial, sweep.objectives) for trial in trials],
-        hovertemplate="%{text}<extra></extra>",
-        selectedpoints=places if chosen else None,
-        unselected={"marker": {"opacity": 0.35}},
-        **style,
     )
 
 
@@ -293,11 +200,6 @@ def _names(sweep: Sweep) -> list[str]:
 
 def _asked(sweep: Sweep) -> int:
     return int(sweep.experiment["budget"]["trials"])
-
-
-def _told(trial: TrialRecord, objectives: Sequence[Objective]) -> str:
-    lines = [f"{_label(each.name)} {trial.objectives[each.name]:.4f}" for each in objectives]
-    return "<br>".join([f"<b>{trial.trial_id}</b>", *lines])
 
 
 def _label(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +11,15 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from rsas.analysis.compare import Comparison
 from rsas.analysis.pareto import attainment, course, front, knee, split_seeds
 from rsas.analysis.trials import Sweep
 from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord, values_by_seed
 
 __all__ = [
+    "COLORS",
+    "OTHERS",
     "accuracy_figure",
     "attainment_figure",
     "churn_figure",
@@ -27,14 +29,15 @@ __all__ = [
     "importance_figure",
     "label_of",
     "layers_figure",
-    "parallel_figure",
+    "themed",
     "to_html",
+    "values_figure",
 ]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and which show on light and dark.
 COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _METHODS = (*COLORS[1:], "#8c6bb1", "#7f7f7f")  # the first one is the front's
-_OTHERS = "#94a3b8"
+OTHERS = "#94a3b8"
 _LABELS = {
     "val_accuracy": "validation accuracy",
     "val_loss": "validation loss",
@@ -63,7 +66,7 @@ def front_figure(
     if len(methods) == 1:
         members = {trial.trial_id for trial in front(trials, objectives)}
         others = [trial for trial in complete if trial.trial_id not in members]
-        _add_points(figure, others, objectives, "dominated", _OTHERS)
+        _add_points(figure, others, objectives, "dominated", OTHERS)
     else:
         for method, color in zip(methods, itertools.cycle(_METHODS), strict=False):
             own = [trial for trial in complete if str(trial.params.get("method", "")) == method]
@@ -73,14 +76,52 @@ def front_figure(
 
 
 def fronts_figure(sweeps: Sequence[Sweep], title: str = "") -> go.Figure:
-    """The fronts of several sweeps with the same objectives, each with its other trials, faint."""
+    """The fronts of several sweeps with the same objectives, each with its other trials, faint.
+
+    Each trace has the name of its sweep as ``meta``.
+    """
     objectives, figure = sweeps[0].objectives, go.Figure()
     for sweep, color in zip(sweeps, _cycled(len(sweeps)), strict=True):
         members = {trial.trial_id for trial in sweep.front}
         others = [t for t in sweep.trials if t.state == "complete" and t.trial_id not in members]
-        _add_points(figure, others, objectives, sweep.name, color, opacity=0.3, legend=False)
-        _add_front(figure, sweep.trials, objectives, sweep.name, color)
+        own = go.Figure()
+        _add_points(own, others, objectives, sweep.name, color, opacity=0.3, legend=False)
+        _add_front(own, sweep.trials, objectives, sweep.name, color)
+        figure.add_traces(own.update_traces(meta=sweep.name).data)
     return _styled(figure, title, objectives)
+
+
+def values_figure(comparison: Comparison, title: str = "") -> go.Figure:
+    """The best of the first objective that each sweep has at values of the last one.
+
+    Bars are intervals of 95% over seeds, where there are several.
+    """
+    figure = go.Figure()
+    up, across = comparison.objectives[0], comparison.objectives[-1]
+    groups = comparison.values.groupby("sweep", sort=False)
+    for (name, rows), color in zip(groups, _cycled(len(groups)), strict=True):
+        figure.add_scatter(
+            x=rows["at"],
+            y=rows["value"],
+            customdata=rows["trial_id"],
+            name=name,
+            mode="lines+markers",
+            line={"color": color, "width": 2},
+            marker={"size": 8},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": (rows["high"] - rows["value"]).clip(lower=0),
+                "arrayminus": (rows["value"] - rows["low"]).clip(lower=0),
+                "visible": bool(rows["low"].notna().any()),
+                "thickness": 1.2,
+            },
+            hovertemplate="%{customdata}: %{y:.4f}<extra>%{fullData.name}</extra>",
+        )
+    word = "at least" if across.direction == "max" else "at most"
+    figure.update_xaxes(title_text=f"{word} this {across.name.replace('_', ' ')}")
+    figure.update_yaxes(title_text=f"best {label_of(up.name)}")
+    return themed(figure, title)
 
 
 def attainment_figure(sweep: Sweep, title: str = "") -> go.Figure:
@@ -130,7 +171,7 @@ def course_figure(sweeps: Sequence[Sweep], title: str = "") -> go.Figure:
     figure.update_xaxes(title_text="complete trials", row=1, col=1)
     figure.update_xaxes(title_text="device-seconds of training", row=1, col=2)
     figure.update_yaxes(title_text="hypervolume", row=1, col=1)
-    return _themed(figure, title)
+    return themed(figure, title)
 
 
 def importance_figure(frame: pd.DataFrame, title: str = "") -> go.Figure:
@@ -147,38 +188,7 @@ def importance_figure(frame: pd.DataFrame, title: str = "") -> go.Figure:
         )
     figure.update_layout(barmode="group", height=140 + 44 * len(frame))
     figure.update_xaxes(title_text="share of the variance explained", tickformat=".0%")
-    return _themed(figure, title)
-
-
-def parallel_figure(sweep: Sweep, title: str = "") -> go.Figure:
-    """A line a complete trial, through its parameters and objectives; an axis can be brushed."""
-    complete = [trial for trial in sweep.trials if trial.state == "complete"]
-    axes = sweep.experiment.get("axes", {})
-    names = list(dict.fromkeys(name for trial in complete for name in trial.params))
-    dimensions = [
-        _dimension(
-            f"{name} asked" if name in complete[0].objectives else name,
-            [trial.params.get(name) for trial in complete],
-            logarithmic=bool(axes.get(name, {}).get("attributes", {}).get("log")),
-        )
-        for name in names
-    ]
-    for objective in sweep.objectives:
-        values = [trial.objectives[objective.name] for trial in complete]
-        dimensions.append(_dimension(objective.name, values, logarithmic=False))
-    figure = go.Figure(
-        go.Parcoords(
-            dimensions=dimensions,
-            line={
-                "color": [trial.objectives[sweep.objectives[0].name] for trial in complete],
-                "colorscale": "Viridis",
-                "reversescale": sweep.objectives[0].direction == "min",
-                "showscale": True,
-                "colorbar": {"title": {"text": sweep.objectives[0].name}},
-            },
-        )
-    )
-    return _themed(figure, title)
+    return themed(figure, title)
 
 
 def layers_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = "") -> go.Figure:
@@ -209,7 +219,7 @@ def layers_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = 
             )
     figure.update_xaxes(title_text="epoch")
     figure.update_yaxes(title_text="sparsity", row=1, col=1)
-    figure = _themed(figure, title)
+    figure = themed(figure, title)
     return figure.update_layout(
         legend={"y": -0.2, "yanchor": "top", "x": 0.5, "xanchor": "center"},
         margin={"t": 110 if title else 70, "b": 90},
@@ -217,27 +227,32 @@ def layers_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = 
 
 
 def churn_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = "") -> go.Figure:
-    """How much of the masks each epoch replaced; arguments as of ``layers_figure``."""
-    rows = history[(history["name"] == "churn") & history["seed"].isna()]
+    """How much of the masks each epoch explored, dotted, and how much of them it so replaced.
+
+    Arguments as of ``layers_figure``.
+    """
+    rows = history[history["seed"].isna()]
     figure = go.Figure()
     for (trial, name), color in zip(names.items(), _cycled(len(names)), strict=True):
-        own = rows[rows["trial_id"] == trial]
-        figure.add_scatter(
-            x=own["epoch"],
-            y=own["value"],
-            name=f"{trial} ({name})",
-            mode="lines",
-            line={"color": color, "width": 2},
-        )
+        for what, dash in (("churn", "solid"), ("exploration", "dot")):
+            own = rows[(rows["trial_id"] == trial) & (rows["name"] == what)]
+            if what == "churn" or own["value"].any():
+                figure.add_scatter(
+                    x=own["epoch"],
+                    y=own["value"],
+                    name=f"{what}, {trial} ({name})",
+                    mode="lines",
+                    line={"color": color, "width": 2, "dash": dash},
+                )
     figure.update_xaxes(title_text="epoch")
-    figure.update_yaxes(title_text=label_of("churn"), tickformat=".0%")
-    return _themed(figure, title)
+    figure.update_yaxes(title_text="share of the weights on", tickformat=".0%")
+    return themed(figure, title)
 
 
 def accuracy_figure(history: pd.DataFrame, title: str) -> go.Figure:
     """Validation accuracy and sparsity over the epochs of one run."""
     figure = go.Figure()
-    for name, color in (("val_accuracy", COLORS[0]), ("sparsity", _OTHERS)):
+    for name, color in (("val_accuracy", COLORS[0]), ("sparsity", OTHERS)):
         figure.add_scatter(
             x=history["epoch"],
             y=history[name],
@@ -247,7 +262,7 @@ def accuracy_figure(history: pd.DataFrame, title: str) -> go.Figure:
         )
     figure.update_xaxes(title_text="epoch")
     figure.update_yaxes(title_text="validation accuracy, sparsity")
-    return _themed(figure, title)
+    return themed(figure, title)
 
 
 def to_html(figure: go.Figure) -> str:
@@ -333,34 +348,6 @@ def _deviation(trial: TrialRecord, name: str) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _dimension(name: str, values: Sequence[Any], *, logarithmic: bool) -> dict[str, Any]:
-    """An axis of parallel coordinates; what a trial does not have lies below all others."""
-    known = [value for value in values if value is not None]
-    is_number = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
-    if is_number and known:
-        scaled = [v if v is None else math.log10(v) if logarithmic else float(v) for v in values]
-        low = min(v for v in scaled if v is not None)
-        high = max(v for v in scaled if v is not None)
-        ticks = np.linspace(low, high, 5)
-        texts = [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks]
-    else:
-        choices = list(dict.fromkeys(str(value) for value in known))
-        scaled = [None if v is None else float(choices.index(str(v))) for v in values]
-        low, high = 0.0, float(max(len(choices) - 1, 0))
-        ticks, texts = np.arange(len(choices), dtype=np.float64), choices
-    absent = low - 0.15 * (high - low or 1.0)
-    if len(known) < len(values):
-        ticks, texts = np.append(ticks, absent), [*texts, "none"]
-        low = absent
-    return {
-        "label": name,
-        "values": [absent if value is None else value for value in scaled],
-        "tickvals": list(ticks),
-        "ticktext": texts,
-        "range": [low, high] if high > low else [low - 0.5, high + 0.5],
-    }
-
-
 def _description(trial: TrialRecord) -> str:
     values: dict[str, Any] = dict(trial.objectives)
     for name, value in trial.params.items():
@@ -382,10 +369,11 @@ def _cycled(count: int) -> Iterable[str]:
 def _styled(figure: go.Figure, title: str, objectives: Sequence[Objective]) -> go.Figure:
     figure.update_xaxes(title_text=label_of(objectives[-1].name))
     figure.update_yaxes(title_text=label_of(objectives[0].name))
-    return _themed(figure, title)
+    return themed(figure, title)
 
 
-def _themed(figure: go.Figure, title: str) -> go.Figure:
+def themed(figure: go.Figure, title: str) -> go.Figure:
+    """How every figure looks on a page of its own or of a report."""
     return figure.update_layout(
         title=title or None,
         template="plotly_white",

@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 from rsas.analysis.compare import Comparison, compare
 from rsas.analysis.importance import importance, without_effect
 from rsas.analysis.page import PAGE
+from rsas.analysis.parallel import parallel_figure
 from rsas.analysis.pareto import choose, course, hypervolume, knee, split_seeds
 from rsas.analysis.plots import (
     attainment_figure,
@@ -24,7 +25,7 @@ from rsas.analysis.plots import (
     fronts_figure,
     importance_figure,
     layers_figure,
-    parallel_figure,
+    values_figure,
 )
 from rsas.analysis.trials import Sweep, load_history, load_trials
 from rsas.errors import InputError
@@ -118,6 +119,7 @@ def _add_comparison(parts: _Parts, sweeps: Sequence[Sweep]) -> None:
     parts.heading("Which is better where", level=3)
     parts.table(found.ranges.rename(columns={"low": f"{across} from", "high": "to"}))
     parts.heading(f"Best {up} at least at this {across}", level=3)
+    parts.figure(values_figure(found))
     parts.table(values_table(found))
     parts.heading("Hypervolume over trials and time", level=3)
     parts.figure(course_figure(sweeps))
@@ -178,7 +180,10 @@ def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
     history = load_history(sweep, trials=list(chosen))
     if (history["layer"] != "").any():
         parts.heading("Where the weights went", level=3)
-        parts.text("Sparsity of each layer, and the share of the mask that each epoch replaced.")
+        parts.text(
+            "Sparsity of each layer; then the share of the mask that each epoch replaced, and, "
+            "dotted, the share that its redraws explored."
+        )
         parts.figure(layers_figure(history, chosen))
         if (history["name"] == "churn").any():
             parts.figure(churn_figure(history, chosen), height=360)

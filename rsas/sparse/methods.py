@@ -87,6 +87,10 @@ class PruningMethod:
         """A share in [0, 1] for ``next_mask``, at a step after which masks are redrawn."""
         return None
 
+    def explores(self, share: float) -> float:
+        """Part of a mask's ones that a redraw with this share chooses anew, in [0, 1]."""
+        return 0.0
+
     def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
         """The redrawn mask of a layer, boolean, of the shape of its weight."""
         return layer.mask
@@ -126,6 +130,10 @@ class SetPruning(PruningMethod):
         if progress is None or progress == 1.0:
             return None
         return interpolate("cosine", self.drop_fraction, 0.0, progress)
+
+    def explores(self, share: float) -> float:
+        """What grows."""
+        return share
 
     def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
         """Exactly ``layer.keep`` ones: what is left of the mask, and what grows."""

@@ -188,6 +188,10 @@ class ReinforcedPruning(PruningMethod):
         start, end = 1 - self.exploration_start, 1 - self.exploration_end
         return interpolate(self.exploration, start, end, progress)
 
+    def explores(self, share: float) -> float:
+        """What is not exploited."""
+        return 1 - share
+
     def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
         """The mask with ``share`` of its budget exploited.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ class Sparsifier:
         self._prunable = prunable(model)
         self._layers: list[Layer] = []
         self._learner: Learner | None = None
+        self._explored: list[float] = []  # by the redraws of this epoch
         if method is None:
             return
         for weight, planned in target.kept(model).items():
@@ -89,12 +91,15 @@ class Sparsifier:
                 only ``ReinforcedPruning(paired=True)`` calls it.
         """
         self._mask_weights()
+        if at.step == 0:
+            self._explored = []
         if self._method is None:
             return
         if self._learner is not None and self._method.learns(at):
             self._learner.after_step(self._layers, loss_again)
         share = self._method.schedule(at)
         if share is not None:
+            self._explored.append(self._method.explores(share))
             self._redraw(self._method, share)
 
     def sparsity(self) -> tuple[float, dict[str, float]]:
@@ -123,6 +128,13 @@ class Sparsifier:
         on = torch.stack([layer.mask.sum() for layer, _ in pairs]).sum()
         new = torch.stack([(layer.mask & ~mask).sum() for layer, mask in pairs]).sum()
         return float(new / on) if on else 0.0
+
+    def exploration(self) -> float:
+        """Part of the masks that the redraws of the last epoch chose anew, in [0, 1].
+
+        Their mean; 0 where there was none.
+        """
+        return fmean(self._explored) if self._explored else 0.0
 
     @torch.no_grad()
     def attach(self) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rsas.analysis import Sweep, compare, panels, split_by
+from rsas.analysis import Sweep, compare, panels, plots, split_by
 from rsas.records import Objective, TrialRecord
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
@@ -50,14 +50,14 @@ def test_points_of_the_front_know_their_trial():
             told = {"curveNumber": curve, "pointIndex": index, "x": x, "y": y}
             ((name, found),) = panels.picked(figure, [told, told, {}])
             assert VALUES[int(found[1:])] == (y, x)
-            assert name == ("one" if curve < 2 else "two")
-    members = [list(trace.x) for trace in figure.data[1::2]]
-    assert members == [[0.5, 0.9], [0.5, 0.9]]
+            assert name == ("one" if curve < 3 else "two")
+    assert [list(trace.x) for trace in figure.data[1::3]] == [[0.5, 0.9], [0.5, 0.9]]  # fronts
 
 
 def test_chosen_trials_stand_out():
-    dominated, members = panels.front_panel([sweep()], [("one", "t0002")]).data
-    assert members.selectedpoints == (1,) and dominated.selectedpoints == ()
+    static, reinforced, members, _ = panels.front_panel([sweep()], [("one", "t0002")]).data
+    assert members.selectedpoints == (1,) and static.selectedpoints == (1,)
+    assert reinforced.selectedpoints == ()
     assert all(trace.selectedpoints is None for trace in panels.front_panel([sweep()]).data)
 
 
@@ -113,13 +113,14 @@ def test_a_sweep_by_its_methods():
     assert list(table["sweep"]) == ["one reinforced", "one static"]
     assert table["hypervolume"][0] == pytest.approx(0.7 * 0.4)
     assert list(table["95%"]) == ["", ""]  # of one seed alone
-    curves = panels.values_panel(found).data
+    curves = plots.values_figure(found).data
     assert [curve.name for curve in curves] == ["one reinforced", "one static"]
 
 
 def test_course_ends_at_the_hypervolume():
-    (curve,) = panels.course_panel([sweep()]).data
-    assert list(curve.x) == [1, 2, 3] and curve.y[-1] == pytest.approx(0.64)
+    trials, seconds = plots.course_figure([sweep()]).data
+    assert list(trials.x) == [1, 2, 3] and list(seconds.x) == [60.0, 120.0, 180.0]
+    assert trials.y[-1] == seconds.y[-1] == pytest.approx(0.64)
 
 
 def test_a_trial_as_a_column():

@@ -1,0 +1,74 @@
+"""Parallel coordinates: all trials of a sweep at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from rsas.analysis.plots import themed
+from rsas.analysis.trials import Sweep
+
+__all__ = ["parallel_figure"]
+
+
+def parallel_figure(sweep: Sweep, title: str = "") -> go.Figure:
+    """A line a complete trial, through its parameters and objectives; an axis can be brushed."""
+    complete = [trial for trial in sweep.trials if trial.state == "complete"]
+    axes = sweep.experiment.get("axes", {})
+    names = list(dict.fromkeys(name for trial in complete for name in trial.params))
+    dimensions = [
+        _dimension(
+            f"{name} asked" if name in complete[0].objectives else name,
+            [trial.params.get(name) for trial in complete],
+            logarithmic=bool(axes.get(name, {}).get("attributes", {}).get("log")),
+        )
+        for name in names
+    ]
+    for objective in sweep.objectives:
+        values = [trial.objectives[objective.name] for trial in complete]
+        dimensions.append(_dimension(objective.name, values, logarithmic=False))
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=dimensions,
+            line={
+                "color": [trial.objectives[sweep.objectives[0].name] for trial in complete],
+                "colorscale": "Viridis",
+                "reversescale": sweep.objectives[0].direction == "min",
+                "showscale": True,
+                "colorbar": {"title": {"text": sweep.objectives[0].name}},
+            },
+        )
+    )
+    return themed(figure, title)
+
+
+def _dimension(name: str, values: Sequence[Any], *, logarithmic: bool) -> dict[str, Any]:
+    """An axis of parallel coordinates; what a trial does not have lies below all others."""
+    known = [value for value in values if value is not None]
+    is_number = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
+    if is_number and known:
+        scaled = [v if v is None else math.log10(v) if logarithmic else float(v) for v in values]
+        low = min(v for v in scaled if v is not None)
+        high = max(v for v in scaled if v is not None)
+        ticks = np.linspace(low, high, 5)
+        texts = [f"{10**tick if logarithmic else tick:.3g}" for tick in ticks]
+    else:
+        choices = list(dict.fromkeys(str(value) for value in known))
+        scaled = [None if v is None else float(choices.index(str(v))) for v in values]
+        low, high = 0.0, float(max(len(choices) - 1, 0))
+        ticks, texts = np.arange(len(choices), dtype=np.float64), choices
+    absent = low - 0.15 * (high - low or 1.0)
+    if len(known) < len(values):
+        ticks, texts = np.append(ticks, absent), [*texts, "none"]
+        low = absent
+    return {
+        "label": name,
+        "values": [absent if value is None else value for value in scaled],
+        "tickvals": list(ticks),
+        "ticktext": texts,
+        "range": [low, high] if high > low else [low - 0.5, high + 0.5],
+    }
