@@ -7,7 +7,8 @@ import pytest
 
 from rsas import InputError
 from rsas.analysis import front, hypervolume, load_sweep
-from rsas.analysis.plots import attainment_figure, parallel_figure
+from rsas.analysis.parallel import parallel_figure
+from rsas.analysis.plots import attainment_figure
 from rsas.analysis.report import report
 from tests.analysis.conftest import EXPERIMENT
 
