@@ -47,7 +47,7 @@ footer { margin-top: 4rem; font-size: .85rem; }
 @media print {
   :root { --ink: #000; --soft: #444; --paper: #fff; --raised: #f4f4f4; --line: #ccc; }
   body { max-width: none; padding: 0; font-size: 11px; } nav { display: none; }
-  figure, .cards, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  figure, .cards, tr { break-inside: avoid; } h2, h3, h3 + p { break-after: avoid; }
   .table { overflow: visible; } table { font-size: 8px; } td, th { white-space: normal; }
 }
 </style>

@@ -1,8 +1,9 @@
-"""What successive halving saves: real searches on the digits data, by the epochs they take.
+"""What samplers and successive halving save: searches by the epochs they take.
 
-``python -m tests.benchmarks.scheduler``; about four minutes of a core a seed. A search asks Optuna
-as a sweep does, and trains. Four trials run at once, an epoch each at a time, until the search has
-used as many epochs as 64 trials take without halving. Only complete trials count.
+``python -m tests.benchmarks.scheduler`` searches the recorded grid of ``tests.benchmarks.curves``;
+``--real`` searches a wide space on the digits data and trains, four minutes of a core a seed. A
+search asks Optuna as a sweep does. Four trials run at once, an epoch each at a time, until the
+search has used as many epochs as 64 trials take without halving. Only complete trials count.
 """
 
 import argparse
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import pandas as pd
+import plotly.graph_objects as go
 import torch
 from optuna.trial import TrialState
 from rich.console import Console
@@ -21,21 +24,35 @@ from rich.table import Table
 
 from rsas import data
 from rsas.analysis.pareto import hypervolume
+from rsas.analysis.plots import themed, to_html
 from rsas.errors import NonFiniteLoss
 from rsas.records import TrialRecord
-from rsas.search.experiment import load_experiment
+from rsas.search.experiment import Budget, Experiment, load_experiment
 from rsas.search.scheduler import Halving
 from rsas.search.study import direction, sampler
 from rsas.trainer import Trainer
+from tests.benchmarks import curves
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 81
 TRIALS = 64  # whose epochs every search may use
 SLOTS = 4
 GOAL = 0.6  # share of full-budget TPE's epochs
+POINTS = 40  # of a search's course, in a figure and in a file
+
+METHODS = {  # name: sampler, and how many of the objectives decide at rungs
+    "tpe": ("tpe", 0),
+    "tpe + pareto_asha": ("tpe", 2),
+    "tpe + asha": ("tpe", 1),
+    "random": ("random", 0),
+    "random + pareto_asha": ("random", 2),
+    "nsga2": ("nsga2", 0),
+    "nsga2 + pareto_asha": ("nsga2", 2),
+    "gp": ("gp", 0),
+    "gp + pareto_asha": ("gp", 2),
+}
 
 
-def space(trial):
+def wide(trial):
     """The paper's space and what else a user who knows nothing of the data would search."""
     return {
         "sparsity": trial.suggest_float("sparsity", 0.5, 0.99),
@@ -47,26 +64,44 @@ def space(trial):
     }
 
 
-def search(name="tpe", seed=0):
-    """The quickstart with this space."""
+def recorded(name, seed):
+    """A search of the recorded grid, and what begins a trial of it."""
+    experiment = Experiment(
+        name="curves",
+        base=curves.BASE,
+        space=curves.space,
+        objectives=curves.OBJECTIVES,
+        budget=Budget(trials=TRIALS),
+        sampler=name,
+        seed=seed,
+    )
+    return experiment, curves.Curves().begin
+
+
+def wide_search(name="tpe", seed=0, epochs=81):
+    """The quickstart with a wide space."""
     quickstart, _ = load_experiment(str(ROOT / "experiments" / "digits_quickstart.py"))
-    base = quickstart.base.replace(epochs=EPOCHS, device="cpu")
-    return dataclasses.replace(quickstart, base=base, space=space, sampler=name, seed=seed)
+    base = quickstart.base.replace(epochs=epochs, device="cpu")
+    return dataclasses.replace(quickstart, base=base, space=wide, sampler=name, seed=seed)
 
 
-def trainings(experiment, arrays):
-    """A function of a trial's fields: an iterator of what it has after each epoch."""
+def real(name, seed):
+    """A search that trains."""
+    torch.set_num_threads(1)
+    experiment = wide_search(name, seed)
+    base = experiment.base
+    arrays = data.load(base.dataset)
 
     def begin(fields):
-        trainer = Trainer(experiment.base.replace(**fields), arrays)
-        while trainer.epoch < experiment.base.epochs:
+        trainer = Trainer(base.replace(**fields), arrays)
+        while trainer.epoch < base.epochs:
             try:
                 row = trainer.run_epoch()
             except NonFiniteLoss:
                 return
             yield [row[objective.name] for objective in experiment.objectives]
 
-    return begin
+    return experiment, begin
 
 
 def volume(points, objectives):
@@ -113,74 +148,132 @@ def keeps(halving, epoch, trial, values):
     return halving.keeps(epoch, trial.number, values[: len(halving.names)])
 
 
+def search(job):
+    """One search: a row a point of its course, and how many trials it began."""
+    method, seed, is_real, first, reduction = job
+    name, deciding = METHODS[method]
+    experiment, begin = (real if is_real else recorded)(name, seed)
+    epochs = experiment.base.epochs
+    chosen = experiment.objectives[:deciding]
+    halving = chosen and Halving(chosen, epochs=epochs, first=first, reduction=reduction)
+    budget = TRIALS * epochs
+    course, begun = run(begin, experiment, halving, budget)
+    at, values = map(np.array, zip((0, 0.0), *course, strict=True))
+    return pd.DataFrame(
+        {
+            "method": method,
+            "seed": seed,
+            "share": at / budget,
+            "hypervolume": values,
+            "begun": begun,
+        }
+    )
+
+
+def at_share(course, share):
+    """Hypervolume when that share of the epochs was used."""
+    return course.loc[course["share"] <= share, "hypervolume"].iloc[-1]
+
+
 def reached(course, target):
-    """Epochs until a hypervolume was reached; infinity if it never was."""
-    return next((used for used, value in course if value >= target), float("inf"))
+    """Share of the epochs until a hypervolume was reached; infinity if it never was."""
+    shares = course.loc[course["hypervolume"] >= target, "share"]
+    return shares.min() if len(shares) else np.inf
 
 
-METHODS = {  # name: sampler, and how many of the objectives decide at rungs
-    "TPE": ("tpe", 0),
-    "random": ("random", 0),
-    "NSGA-II": ("nsga2", 0),
-    "TPE, asha": ("tpe", 1),
-    "TPE, pareto_asha": ("tpe", 2),
-}
+def mean_with_interval(values, rng):
+    """Mean, and a 95% interval of it by bootstrap."""
+    draws = rng.choice(values, (2000, len(values))).mean(axis=1)
+    return np.mean(values), *np.quantile(draws, [0.025, 0.975])
 
 
-def compare(seed, first, reduction):
-    """Method -> (hypervolume, share of full TPE's epochs until its hypervolume, trials begun)."""
-    torch.set_num_threads(1)
-    budget = TRIALS * EPOCHS
-    found, target = {}, None
-    for name, (asked, deciding) in METHODS.items():
-        experiment = search(asked, seed)
-        chosen = experiment.objectives[:deciding]
-        halving = chosen and Halving(chosen, epochs=EPOCHS, first=first, reduction=reduction)
-        begin = trainings(experiment, data.load(experiment.base.dataset))
-        course, begun = run(begin, experiment, halving, budget)
-        target = course[-1][1] if target is None else target  # full TPE comes first
-        found[name] = course[-1][1], reached(course, target) / budget, begun
-    return found
+def summary(found):
+    """A row a method: hypervolumes with intervals, and epochs until full TPE's."""
+    rng = np.random.default_rng(0)
+    courses = dict(list(found.groupby(["method", "seed"], sort=False)))
+    seeds = found["seed"].unique()
+    own = {seed: courses["tpe", seed]["hypervolume"].iloc[-1] for seed in seeds}
+    common = np.median(list(own.values()))
+    for method in found["method"].unique():
+        mine = [courses[method, seed] for seed in seeds]
+        row = {"method": method}
+        for share in (0.25, 0.5, 1.0):
+            row[share] = mean_with_interval([at_share(each, share) for each in mine], rng)
+        row["own"] = np.median([reached(courses[method, s], own[s]) for s in seeds])
+        row["common"] = np.median([reached(each, common) for each in mine])
+        row["begun"] = np.median([each["begun"].iloc[0] for each in mine])
+        yield row
 
 
-def quartiles(values):
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], method="inverted_cdf")
-    return f"{middle:.4f} ({low:.4f} to {high:.4f})"
+def figure(found, seconds):
+    """Mean hypervolume over the time that trials trained, with 95% intervals."""
+    rng, shares, shown = np.random.default_rng(0), np.linspace(0, 1, POINTS + 1)[1:], go.Figure()
+    for method, rows in found.groupby("method", sort=False):
+        each = [course for _, course in rows.groupby("seed")]
+        means, low, high = np.transpose(
+            [mean_with_interval([at_share(c, s) for c in each], rng) for s in shares]
+        )
+        shown.add_scatter(
+            x=shares * seconds,
+            y=means,
+            error_y={"array": high - means, "arrayminus": means - low, "thickness": 0.7},
+            name=method,
+            mode="lines",
+        )
+    shown.update_xaxes(title_text="device-seconds of training")
+    shown.update_yaxes(title_text=f"hypervolume, mean of {found['seed'].nunique()} searches")
+    return themed(shown, "")
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scheduler")
+    parser.add_argument("--real", action="store_true", help="train instead of looking up")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--from-seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=search().grace_period)
-    parser.add_argument("--reduction", type=int, default=search().reduction_factor)
-    parser.add_argument("--jobs", type=int, default=2, help="seeds at once")
+    parser.add_argument("--first", type=int, default=3, help="rung, epochs")
+    parser.add_argument("--reduction", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="searches at once")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[:7])
+    parser.add_argument("--csv", type=Path, help="where the courses are kept")
+    parser.add_argument("--html", type=Path, help="where the figure is kept")
     options = parser.parse_args()
     began = time.monotonic()
-    seeds = range(options.from_seed, options.from_seed + options.seeds)
-    rungs = [options.first] * len(seeds), [options.reduction] * len(seeds)
-    console, found = Console(), []
+    methods = list(dict.fromkeys(["tpe", *options.methods]))
+    jobs = [
+        (method, seed, options.real, options.first, options.reduction)
+        for seed in range(options.from_seed, options.from_seed + options.seeds)
+        for method in methods
+    ]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        for seed, each in zip(seeds, pool.map(compare, seeds, *rungs), strict=True):
-            found.append(each)
-            shares = ", ".join(f"{name} {share:.2f}" for name, (_, share, _) in each.items())
-            console.print(f"seed {seed}: {shares}", soft_wrap=True)
-    title = f"{len(seeds)} seeds, rungs {options.first} x {options.reduction}^n of {EPOCHS} epochs"
-    table = Table(title=title, title_justify="left")
-    table.add_column("search")
-    table.add_column("hypervolume: median (quartiles)")
-    table.add_column("epochs to full TPE's, share: median (quartiles)")
-    table.add_column("trials begun", justify="right")
-    for name in METHODS:
-        volumes, shares, begun = zip(*(each[name] for each in found), strict=True)
-        table.add_row(name, quartiles(volumes), quartiles(shares), f"{np.median(begun):.0f}")
-    console.print(table)
-    share = float(np.median([each["TPE, pareto_asha"][1] for each in found]))
-    verdict = "met" if share <= GOAL else "not met"
-    console.print(
-        f"pareto_asha reaches full TPE's hypervolume with {share:.0%} of its epochs (median); "
-        f"goal {GOAL:.0%}: {verdict}. {time.monotonic() - began:.0f} s"
+        found = pd.concat(pool.map(search, jobs), ignore_index=True)
+    if options.csv:
+        found.round(6).to_csv(options.csv, index=False)
+    if options.html:
+        seconds = TRIALS * curves.BASE.epochs * curves.Curves().seconds
+        options.html.write_text(to_html(figure(found, seconds)))
+    console = Console(width=150)
+    table = Table(
+        title=f"{options.seeds} searches each, rungs from {options.first}, x {options.reduction}"
     )
+    for name in (
+        "search",
+        *(f"hypervolume at {share:.0%} of the epochs" for share in (0.25, 0.5, 1)),
+        "epochs to full TPE's: of the same seed",
+        "median one",
+        "trials begun",
+    ):
+        table.add_column(name)
+    for row in summary(found):
+        volumes = ["{:.4f} ({:.4f} to {:.4f})".format(*row[s]) for s in (0.25, 0.5, 1.0)]
+        shares = [f"{row[name]:.0%}" for name in ("own", "common")]
+        table.add_row(row["method"], *volumes, *shares, f"{row['begun']:.0f}")
+        if row["method"] == "tpe + pareto_asha":
+            share = row["own"]
+    console.print(table)
+    if "tpe + pareto_asha" in methods:
+        verdict = "met" if share <= GOAL else "not met"
+        console.print(f"pareto_asha: {share:.0%} of full TPE's epochs, goal {GOAL:.0%}: {verdict}")
+    console.print(f"{time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":
