@@ -1,4 +1,4 @@
-"""A sweep on a real Ray cluster of two nodes, its files on S3; the second node is killed."""
+"""Sweeps on a real Ray cluster of two nodes, their files on S3; the second node is killed."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def end(process):
 
 @pytest.fixture
 def cluster(tmp_path):
-    """(address, environment with S3's keys and Ray's token, the second node)."""
+    """(address, that of Ray Client, environment with keys and token, the second node, storage)."""
     scratch = tempfile.mkdtemp(prefix="rsas-ray-")  # sockets need a short path
     with s3(tmp_path) as storage:
         environment = {
@@ -56,18 +56,18 @@ def cluster(tmp_path):
             "RAY_AUTH_TOKEN": "0123456789abcdef0123456789abcdef",
         }
         environment.pop("RAY_ADDRESS", None)
-        port = free_port()
+        port, client_port = free_port(), free_port()
         address = f"127.0.0.1:{port}"
         head = start_node(
             environment | {"RAY_TMPDIR": scratch},
             *("--head", "--node-ip-address", "127.0.0.1", "--port", str(port)),
             *("--temp-dir", scratch, "--include-dashboard", "false"),
-            *("--ray-client-server-port", str(free_port())),
+            *("--ray-client-server-port", str(client_port)),
         )
         second = None
         try:
             second = start_node(environment, "--address", address)
-            yield address, environment, second, storage
+            yield address, f"ray://127.0.0.1:{client_port}", environment, second, storage
         finally:
             for node in (second, head):
                 if node is not None and node.poll() is None:
@@ -75,7 +75,7 @@ def cluster(tmp_path):
 
 
 def test_trials_on_both_nodes_and_one_node_killed(cluster, tmp_path):
-    address, environment, second, storage = cluster
+    address, client, environment, second, storage = cluster
     place = Place(
         tmp_path,
         options=["--address", address, "--storage", storage.uri, "--concurrency", "2"],
@@ -90,12 +90,20 @@ def test_trials_on_both_nodes_and_one_node_killed(cluster, tmp_path):
     refused = no_token.run("doctor", place.source, "--address", address, expected=2, seconds=120)
     assert "no Ray cluster answers" in refused
 
+    # From a machine that is no node of the cluster.
+    place.run(
+        *("sweep", place.source, "--name", "client", "--trials", "2", "--address", client),
+        *("--storage", storage.uri),
+    )
+
     sweep = place.sweep("s", 5)
     place.wait_for_epochs(sweep, 2 * EPOCHS)
     end(second)
     assert sweep.wait(300) == 0, place.output()
     with place.given_environment():
         os.environ.update(storage.environment)
+        assert place.open("client").status().counts["complete"] == 2
+        assert place.faults("client") == []
         folder = place.open("s")
         assert folder.status().counts["complete"] == 5
         assert place.faults("s") == []
