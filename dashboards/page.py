@@ -17,6 +17,7 @@ __all__ = [
     "mlflow_ui",
     "nothing",
     "part",
+    "plain",
     "plot",
     "run_links",
     "table",

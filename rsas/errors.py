@@ -2,7 +2,7 @@
 
 from rsas.redact import redact
 
-__all__ = ["Halted", "InputError", "NonFiniteLoss"]
+__all__ = ["Halted", "InputError", "NonFiniteLoss", "StorageError", "reason_of"]
 
 
 class InputError(ValueError):
@@ -28,3 +28,19 @@ class Halted(RuntimeError):
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(message))
+
+
+class StorageError(OSError):
+    """A sweep's storage could not be read or written, for longer than a hiccup.
+
+    The message is one line; the command line prints it and ends with exit code 2.
+    """
+
+
+def reason_of(error: Exception) -> str:
+    """One line; with the type's name where the message alone would say too little."""
+    lines = str(error).strip().splitlines()
+    told = lines[0] if lines else ""
+    if not isinstance(error, (NonFiniteLoss, InputError)):
+        told = f"{type(error).__name__}: {told}" if told else type(error).__name__
+    return redact(told)

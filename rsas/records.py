@@ -18,6 +18,7 @@ __all__ = [
     "Objective",
     "State",
     "TrialRecord",
+    "clock",
     "front_mark",
     "metrics_of",
     "status_of",
@@ -155,3 +156,10 @@ def values_by_seed(metrics: Mapping[str, float], names: Iterable[str]) -> dict[s
         for name in names
         if seeds and all(f"seed{seed}/{name}" in metrics for seed in seeds)
     }
+
+
+def clock(seconds: float) -> str:
+    """``1:02:03`` of seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["HIDDEN", "is_redacted", "redact"]
+__all__ = ["HIDDEN", "is_redacted", "redact", "without_passwords"]
 
 HIDDEN = "***"
 # What an URI carries before its @, up to the last one: a password may hold another, / and quotes.
@@ -27,8 +27,12 @@ def redact(text: str) -> str:
     for name, value in sorted(os.environ.items(), key=lambda item: -len(item[1])):
         if len(value) >= _SHORTEST and _NAMES.search(name) and not os.path.isabs(value):
             text = text.replace(value, HIDDEN)
-    text = _QUERY.sub(rf"\g<1>{HIDDEN}", text)
-    return _USERINFO.sub(_without_password, text)
+    return without_passwords(text)
+
+
+def without_passwords(uri: str) -> str:
+    """An URI without what it carries as password, token or key, whatever the environment holds."""
+    return _USERINFO.sub(_without_password, _QUERY.sub(rf"\g<1>{HIDDEN}", uri))
 
 
 def is_redacted(text: str) -> bool:

@@ -11,7 +11,10 @@ import sys
 import numpy as np
 import pytest
 
+from rsas.search.checkpoints import TrialFolder, write_model
+from rsas.search.experiment import Budget, load_experiment
 from tests.analysis.conftest import EXPERIMENT, fill
+from tests.made import make, rows
 
 QUICKSTART = "experiments/digits_quickstart.py"
 
@@ -267,3 +270,37 @@ def test_the_front_names_its_knee(rsas, made):
     told = json.loads(rsas("pareto", "made", "--json", "--workspace", made)[1])
     assert told["knee"] in {member["trial_id"] for member in told["front"]}
     assert f", knee {told['knee']}," in rsas("pareto", "made", "--workspace", made)[1]
+
+
+def test_results_of_a_sweep_with_other_axes_are_not_told(rsas, tmp_path):
+    """The name of its space is the same, and what the space asks for is not."""
+    fill(tmp_path / "runs", trials=1)
+    record = tmp_path / "runs" / "made" / "sweep.json"
+    values = json.loads(record.read_text())
+    quickstart, _ = load_experiment(QUICKSTART)
+    values["experiment"] = quickstart.to_dict() | {"axes": {}}
+    record.write_text(json.dumps(values))
+    code, _, err = rsas("sweep", QUICKSTART, "--name", "second", "--known", "made")
+    assert code == 2
+    assert "--known made: its axes differ from those of this sweep" in err
+    assert not (tmp_path / "runs" / "second").exists()
+
+
+def test_a_finished_sweep_is_tidied_by_a_resume(rsas, tmp_path):
+    """A kill may have come between the book's last line and the files."""
+    experiment, source = load_experiment(QUICKSTART)
+    experiment = dataclasses.replace(experiment, budget=Budget(trials=1))
+    folder, book = make(tmp_path / "runs", "killed", experiment, source)
+    book.begin()
+    found = rows(3, 0.9, 0.5)
+    trial = TrialFolder(folder.trials / "t0000")
+    trial.begin()
+    trial.append(found)
+    trial.save(2, {})
+    write_model(folder.models, "t0000", {})
+    book.complete(0, found[-1])
+    assert trial.checkpoints()
+    assert rsas("resume", "killed")[0] == 0
+    assert not trial.checkpoints()
+    code, out, _ = rsas("check", "killed")
+    assert code == 0, out

@@ -10,6 +10,7 @@ import mlflow.pytorch
 import numpy as np
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from torch import nn
 
@@ -301,6 +302,31 @@ def test_an_outage_to_the_end_is_made_up_for_by_the_next_launch(store, sweep, re
     sweep.track()
     assert sweep.close()
     check_whole(store, request.node.name, 3)
+
+
+def test_an_outage_in_the_middle_of_a_row_loses_nothing_of_it(store, sweep, request, monkeypatch):
+    """Rows are logged in batches, whole."""
+    name = request.node.name
+    sweep.track()
+    sweep.run(0)
+    wait_for(lambda: points(store, name) == 1)
+    monkeypatch.setattr(
+        "rsas.tracking.tracker._METRICS_A_BATCH", len(trial(1, "complete").rows[0]) + 1
+    )
+    real, calls = MlflowClient.log_batch, []
+
+    def log_batch(client, run, **batch):
+        if "metrics" in batch and batch["metrics"][0].key != "front_size":
+            calls.append(run)
+            if len(calls) == 3:
+                raise MlflowException("away")
+        return real(client, run, **batch)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    sweep.run(1)
+    wait_for(lambda: len(sweep.said) == 2)
+    assert sweep.close()
+    check_whole(store, name, 2)
 
 
 def test_an_outage_in_the_middle_is_made_up_for_while_the_sweep_goes_on(

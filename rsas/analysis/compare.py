@@ -41,6 +41,11 @@ class Comparison:
     """A row a range of the last objective: low, high, best (a sweep, or ``equal``), lead (mean
     difference to the next best in the first objective, NaN where no other has anything)."""
 
+    @property
+    def word(self) -> str:
+        """How the places of ``values`` are meant: at ``least`` or at ``most`` so much."""
+        return "least" if self.objectives[-1].direction == "max" else "most"
+
 
 def compare(*sweeps: Sweep, at: Sequence[float] | None = None, seed: int = 0) -> Comparison:
     """Compare sweeps, each with the first.

@@ -14,6 +14,7 @@ from rsas.analysis.compare import Comparison
 from rsas.analysis.pareto import hypervolume, knee
 from rsas.analysis.plots import COLORS, OTHERS, front_figure, fronts_figure
 from rsas.analysis.trials import Sweep, load_trials
+from rsas.records import clock
 
 __all__ = [
     "as_column",
@@ -78,8 +79,8 @@ def trials_table(
 
     Returns:
         sweep, where there are several; trial; MLflow, the address of its run where that is known;
-        front, a mark; state; objectives; parameters that any of these trials has; epochs; and
-        seconds of devices.
+        front, a mark; state; objectives; parameters that any of these trials has; epochs
+        trained; and device seconds.
     """
     chosen = set(chosen)
     parts = [load_trials(sweep).assign(sweep=sweep.name) for sweep in sweeps]
@@ -102,8 +103,8 @@ def trials_table(
             name = column.removeprefix("params.")
             # The pruning rate asked for may differ from the sparsity measured.
             found[f"{name} asked" if name in names else name] = frame[column]
-    found["epochs"] = frame["epochs"].astype(int)
-    found["seconds"] = frame["device_seconds"]
+    found["epochs trained"] = frame["epochs"].astype(int)
+    found["device seconds"] = frame["device_seconds"]
     return found.reset_index(drop=True)
 
 
@@ -148,8 +149,8 @@ def summary(sweep: Sweep) -> list[tuple[str, str, str]]:
     middle = knee(sweep.trials, sweep.objectives)
     bend = "" if middle is None else f", knee {middle.trial_id}"
     told.append(("hypervolume", f"{volume:.4f}", f"front {len(sweep.front)}{bend}"))
-    minutes, seconds = divmod(round(sum(trial.device_seconds for trial in sweep.trials)), 60)
-    told.append(("device time", f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", "h:min:s"))
+    seconds = sum(trial.device_seconds for trial in sweep.trials)
+    told.append(("device time", clock(seconds), "h:min:s"))
     return told
 
 

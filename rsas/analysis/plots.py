@@ -118,8 +118,8 @@ def values_figure(comparison: Comparison, title: str = "") -> go.Figure:
             },
             hovertemplate="%{customdata}: %{y:.4f}<extra>%{fullData.name}</extra>",
         )
-    word = "at least" if across.direction == "max" else "at most"
-    figure.update_xaxes(title_text=f"{word} this {across.name.replace('_', ' ')}")
+    told = f"at {comparison.word} this {across.name.replace('_', ' ')}"
+    figure.update_xaxes(title_text=told)
     figure.update_yaxes(title_text=f"best {label_of(up.name)}")
     return themed(figure, title)
 

@@ -29,7 +29,7 @@ from rsas.analysis.plots import (
 )
 from rsas.analysis.trials import Sweep, load_history, load_trials
 from rsas.errors import InputError
-from rsas.records import TrialRecord
+from rsas.records import TrialRecord, clock
 
 __all__ = ["report"]
 
@@ -118,7 +118,7 @@ def _add_comparison(parts: _Parts, sweeps: Sequence[Sweep]) -> None:
     parts.table(found.sweeps)
     parts.heading("Which is better where", level=3)
     parts.table(found.ranges.rename(columns={"low": f"{across} from", "high": "to"}))
-    parts.heading(f"Best {up} at least at this {across}", level=3)
+    parts.heading(f"Best {up} at {found.word} this {across}", level=3)
     parts.figure(values_figure(found))
     parts.table(values_table(found))
     parts.heading("Hypervolume over trials and time", level=3)
@@ -140,6 +140,8 @@ def values_table(found: Comparison) -> pd.DataFrame:
 
 
 def _told(row: Mapping[Any, Any]) -> str:
+    if row["hypervolume"] == 0:
+        return f"The hypervolumes of {row['sweep']} and {row['against']} are equal."
     word = "larger" if row["hypervolume"] > 0 else "smaller"
     sentence = (
         f"The hypervolume of {row['sweep']} is {abs(row['hypervolume']):.4f} {word} than that of "
@@ -235,15 +237,17 @@ def _numbers(sweep: Sweep) -> list[tuple[str, str]]:
         ("on the front", str(len(sweep.front))),
         ("hypervolume", f"{hypervolume(sweep.trials, sweep.objectives):.4f}"),
         *((f"{o.name} at the knee", _short(middle.objectives[o.name])) for o in sweep.objectives),
-        ("device time", _duration(seconds)),
+        ("device time", clock(seconds)),
         ("seeds a trial", str(len(split_seeds(sweep.trials, sweep.objectives)))),
     ]
 
 
 def _trade_off(sweep: Sweep) -> str:
     """The knee in words, against the best of the first objective."""
-    middle, best = (choose(sweep.trials, sweep.objectives, each) for each in _CHOICES[:2])
+    middle = choose(sweep.trials, sweep.objectives, "knee")
     up, across = sweep.objectives[0], sweep.objectives[-1]
+    sign = 1 if up.direction == "max" else -1
+    best = max(sweep.front, key=lambda trial: sign * trial.objectives[up.name])
     if middle.trial_id == best.trial_id:
         return f"The knee, {middle.trial_id}, is also the best in {up.name}."
     given = abs(best.objectives[up.name] - middle.objectives[up.name])
@@ -277,7 +281,7 @@ def _cost(sweep: Sweep) -> pd.DataFrame:
         return {
             "trials": name,
             "count": len(trials),
-            "device time": _duration(seconds),
+            "device time": clock(seconds),
             "device-seconds a trial": seconds / len(trials) if trials else None,
         }
 
@@ -294,9 +298,3 @@ def _with_interval(value: float, low: float, high: float) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

@@ -6,6 +6,7 @@ read one when it reads one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -111,9 +112,11 @@ def load_network(sweep: Sweep, trial: str) -> Network | None:
     from rsas.search.checkpoints import read_model
     from rsas.search.storage import Storage
 
-    if trial not in sweep.models:
+    same = {each.trial_id: each.same_as for each in sweep.trials}
+    kept = sweep.models.get(trial) or sweep.models.get(same.get(trial, ""))
+    if kept is None:
         return None
-    place, _, name = sweep.models[trial].rpartition("/")
+    place, _, name = kept.rpartition("/")
     try:
         state = read_model(Storage(place), name)
     except Exception as error:  # torch raises many kinds
@@ -209,7 +212,7 @@ def load_history(
 
 def trials_frame(trials: Sequence[TrialRecord]) -> pd.DataFrame:
     """A row a trial, with what the records alone tell; columns as of ``load_trials``."""
-    return pd.DataFrame(
+    rows = [
         {
             "trial_id": trial.trial_id,
             "state": trial.state,
@@ -222,7 +225,9 @@ def trials_frame(trials: Sequence[TrialRecord]) -> pd.DataFrame:
             "duration": np.nan if trial.finished is None else trial.finished - trial.started,
         }
         for trial in trials
-    )
+    ]
+    always = ["trial_id", "state", "epochs", "device_seconds", "duration"]
+    return pd.DataFrame(rows, columns=None if rows else always)
 
 
 def _place(workspace: str | os.PathLike[str] | None) -> Path:
@@ -241,11 +246,15 @@ def _parts(name: str) -> tuple[str, str, int | None]:
 
 def _from_workspace(name: str, place: Path, runs: bool) -> Sweep:
     from rsas.search.workspace import Workspace
+    from rsas.tracking import read_runs
 
-    workspace = Workspace(place)
-    folder = workspace.open(name)
+    folder = Workspace(place).open(name)
     status = folder.status()
-    uri = folder.tracking_uri()
+    uri, found = "", {}
+    if runs:
+        with contextlib.suppress(InputError):  # the server is away, or its password not known
+            uri = folder.tracking_uri()
+            found = read_runs(uri, folder.record["id"])
     return Sweep(
         name=name,
         state=status.state,
@@ -253,19 +262,10 @@ def _from_workspace(name: str, place: Path, runs: bool) -> Sweep:
         objectives=folder.objectives,
         trials=status.trials,
         history=lambda trial: folder.history(trial).rows,
-        runs=_runs_of(uri, folder.record["id"]) if runs else {},
+        runs=found,
         models={trial: f"{folder.models.place}/{trial}" for trial in folder.models.names()},
         tracking_uri=uri,
     )
-
-
-def _runs_of(uri: str, sweep_id: str) -> dict[str, str]:
-    from rsas.tracking import read_runs
-
-    try:
-        return read_runs(uri, sweep_id)
-    except InputError:  # the server is away
-        return {}
 
 
 def _from_mlflow(name: str, uri: str) -> Sweep:

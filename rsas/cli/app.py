@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rsas.errors import Halted, InputError, NonFiniteLoss
+from rsas.errors import Halted, InputError, NonFiniteLoss, StorageError
 
 __all__ = ["app", "main", "tell"]
 
@@ -23,7 +23,7 @@ def main() -> None:
     """Entry point of the ``rsas`` command."""
     try:
         app()
-    except InputError as error:
+    except (InputError, StorageError) as error:
         tell(error)
         sys.exit(2)
     except (Halted, NonFiniteLoss) as error:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_output",
-    "clock",
     "given",
     "make_console",
     "numbers",
@@ -96,13 +95,6 @@ def check_output(option: str, path: Path) -> None:
         raise InputError(f"{option} {str(path)!r}: there is no folder {str(path.parent)!r}")
     if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
         raise InputError(f"{option} {str(path)!r}: cannot write there")
-
-
-def clock(seconds: float) -> str:
-    """``1:02:03`` of seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
 
 
 def program() -> str:

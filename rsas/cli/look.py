@@ -14,7 +14,6 @@ import typer
 from rsas.cli.app import app
 from rsas.cli.common import (
     check_output,
-    clock,
     make_console,
     numbers,
     open_workspace,
@@ -31,6 +30,7 @@ from rsas.cli.options import (
     WorkspaceOption,
 )
 from rsas.errors import InputError
+from rsas.records import clock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,7 +178,7 @@ def compare(
     for title, frame in (
         ("sweeps", found.sweeps),
         (f"hypervolume less that of {names[0]}", found.differences.drop(columns="against")),
-        (f"best {up} at least at this {across}", values_table(found)),
+        (f"best {up} at {found.word} this {across}", values_table(found)),
         (f"which is better over {across}", found.ranges),
     ):
         console.print(_table(title, frame))
@@ -231,6 +231,7 @@ def _pareto_json(found: Status) -> dict[str, Any]:
 
 
 def _print_faults(faults: Sequence[Fault], console: Console) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     if not faults:
@@ -239,7 +240,7 @@ def _print_faults(faults: Sequence[Fault], console: Console) -> None:
     for column in ("kind", "where", "trial", "what"):
         table.add_column(column)
     for fault in faults:
-        table.add_row(fault.kind, fault.where, fault.trial_id, fault.what)
+        table.add_row(fault.kind, fault.where, fault.trial_id, escape(fault.what))
     console.print(table)
 
 
@@ -253,13 +254,14 @@ def _sweeps(names: Sequence[str], workspace: Path, tracking_uri: str | None) -> 
 
 
 def _table(title: str, frame: pd.DataFrame) -> Table:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for name, kind in frame.dtypes.items():
         table.add_column(str(name), justify="right" if kind.kind in "fi" else "left")
     for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(escape(_cell(value)) for value in row))
     return table
 
 

@@ -39,7 +39,7 @@ from rsas.cli.options import (
     TrialsOption,
     WorkspaceOption,
 )
-from rsas.errors import Halted, InputError
+from rsas.errors import Halted, InputError, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -327,7 +327,8 @@ def _conclude(found: Status, place: Workspace, console: Console) -> None:
         console.print(f"the front again: {program()} pareto {found.name}{where(place)}")
     elif found.state == "failed":
         reasons = [trial.reason for trial in found.trials if trial.state == "failed"]
-        console.print(f"gave up: {len(reasons)} trials failed, the last one with: {reasons[-1]}")
+        told = f"gave up: {len(reasons)} trials failed, the last one with: {reasons[-1]}"
+        console.print(told, markup=False)
         raise typer.Exit(1)
     else:
         raise KeyboardInterrupt
@@ -354,7 +355,7 @@ def _early_ray(address: str | None, sweep: Any) -> Iterator[None]:
     with cluster.early(address, sweep):
         try:
             yield
-        except InputError as error:  # told before Ray, which must be up to be ended
+        except (InputError, StorageError) as error:  # told before Ray, which must be up to be ended
             tell(error)
             raise typer.Exit(2) from None
 

@@ -44,7 +44,7 @@ from rsas.search.study import (
     sampler,
 )
 
-__all__ = ["Book", "Launch", "Rung"]
+__all__ = ["Book", "Launch", "NotBegun", "Rung"]
 
 # Attributes of the study.
 _RECORD = "rsas:record"
@@ -73,6 +73,10 @@ class Launch:
     trained: float = 0.0  # seconds of training, of all slots together
 
 
+class NotBegun(InputError):
+    """There is no study: the sweep was killed before it made one."""
+
+
 class Book:
     """The trials of a sweep and what became of them.
 
@@ -83,7 +87,8 @@ class Book:
         study: name of the study, where a database has several.
 
     Raises:
-        InputError: the book is damaged or cannot be reached, or is to be read and not there.
+        NotBegun: it is to be read, and not there.
+        InputError: the book is damaged or cannot be reached.
     """
 
     def __init__(
@@ -108,11 +113,14 @@ class Book:
             self._frozen()
         except InputError:
             raise
+        except KeyError:  # of Optuna: the database is there, and the study is not
+            raise NotBegun(f"{place}: there is no study {study!r}") from None
         except Exception as error:  # Optuna, SQLAlchemy and drivers have kinds of their own
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            file = isinstance(place, Path)
+            hint = "; 'rsas check NAME --repair' makes a damaged one anew" if file else ""
             raise InputError(
-                f"{place}: the book of the sweep cannot be read ({reason}); "
-                "'rsas check NAME --repair' makes a damaged one anew"
+                f"{place}: the book of the sweep cannot be read ({reason}){hint}"
             ) from error
 
     @property
@@ -185,11 +193,11 @@ class Book:
         def ask() -> int:
             frozen = self._frozen()
             queue = self.queue()
-            waiting = any(trial.state is TrialState.WAITING for trial in frozen)  # by a kill
+            waiting = [t.number for t in frozen if t.state is TrialState.WAITING]  # by a kill
             begun = len(self._begun())
             if begun < len(queue) and not waiting:
                 self._study.enqueue_trial(queue[begun])
-            self._study.sampler = sampler(experiment, len(self._frozen()))
+            self._study.sampler = sampler(experiment, waiting[0] if waiting else len(frozen))
             return self._study.ask().number
 
         number = patiently(ask)

@@ -45,7 +45,7 @@ def check_storage(folder: SweepFolder, status: Status) -> Iterator[Fault]:
         elif record["state"] != _STUDY_STATES[trial.state]:
             told = f"trial.json says {record['state']}, the book {trial.state}"
             yield Fault("mismatch", "storage", name, told)
-        if trial.state == "complete":
+        if trial.state in ("complete", "pruned"):
             yield from _check_history(folder, status.objectives, trial)
         elif trial.state == "running":
             for checkpoint in TrialFolder(folder.trials / name).damaged():
@@ -119,17 +119,23 @@ def _check_run(
         steps = [round(row["epoch"]) for row in folder.history(trial).rows]
         if run.epochs != steps:
             told = f"it has {len(run.epochs)} epochs logged of {len(steps)}"
-            yield fault("gap", told, content=len(run.epochs) > len(steps))
+            surplus = len(run.epochs) > max(len(steps), round(trial.epochs))
+            yield fault("gap", told, content=surplus)
 
 
 def _check_history(
     folder: SweepFolder, objectives: Sequence[Objective], trial: TrialRecord
 ) -> Iterator[Fault]:
     rows = folder.history(trial).rows
-    if [row["epoch"] for row in rows] != list(range(1, round(trial.epochs) + 1)):
+    epochs = round(trial.epochs)
+    # One that was stopped for an earlier rung may have more.
+    there = rows if trial.state == "complete" else rows[:epochs]
+    if [row["epoch"] for row in there] != list(range(1, epochs + 1)):
         told = f"its history has {len(rows)} of {trial.epochs:.0f} epochs"
         yield Fault("gap", "storage", trial.trial_id, told)
-    elif any(rows[-1].get(o.name) != trial.objectives[o.name] for o in objectives):
+    elif trial.state == "complete" and any(
+        rows[-1].get(o.name) != trial.objectives[o.name] for o in objectives
+    ):
         told = "the last row of its history is not the result in the book"
         yield Fault("mismatch", "storage", trial.trial_id, told)
 

@@ -24,7 +24,7 @@ from rsas.search.storage import Storage
 if TYPE_CHECKING:  # histories are read without torch
     import torch
 
-__all__ = ["History", "Superseded", "TrialFolder", "read_model"]
+__all__ = ["History", "Superseded", "TrialFolder", "read_model", "write_model"]
 
 Row = dict[str, float]
 
@@ -120,10 +120,11 @@ class TrialFolder:
 
         found = []
         for name in self.checkpoints():
+            content = self._storage.read(name)
+            if content is None:  # the trial goes on, and it has given way to a newer one
+                continue
             try:
-                _from_bytes(self._storage.read(name) or b"", torch.device("cpu"))
-            except OSError:
-                raise  # of the storage
+                _from_bytes(content, torch.device("cpu"))
             except Exception:  # torch raises many kinds
                 found.append(name)
         return found

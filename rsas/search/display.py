@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rsas.analysis.pareto import front, hypervolume
-from rsas.records import Objective, TrialRecord, trial_id
+from rsas.records import Objective, TrialRecord, clock, trial_id
 
 __all__ = ["SweepDisplay", "front_table"]
 
@@ -111,7 +111,7 @@ class SweepDisplay:
         parts.append(f"hypervolume {hypervolume(self._trials, self._objectives):.4f}")
         left = self._seconds_left()
         if left is not None:
-            parts.append(f"about {_clock(left)} left")
+            parts.append(f"about {clock(left)} left")
         return ", ".join(parts)
 
     def _seconds_left(self) -> float | None:
@@ -171,9 +171,3 @@ def _short(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import rsas
 from rsas import trainer
 from rsas.data import Arrays
+from rsas.redact import redact
 from rsas.search.cluster import slots_of
 from rsas.search.experiment import Experiment
 from rsas.search.storage import Storage
@@ -167,7 +168,12 @@ def _note_tracking(found: Finding, uri: str) -> None:
     if place.scheme not in ("http", "https"):
         found.results["tracking"] = f"{place.scheme}: the driver's own"
         return
-    port = place.port or {"http": 80, "https": 443}[place.scheme]
+    try:
+        given = place.port
+    except ValueError:
+        found.faults["tracking"] = f"{redact(uri)}: its port is no number"
+        return
+    port = given or {"http": 80, "https": 443}[place.scheme]
     try:
         with socket.create_connection((place.hostname or "", port), timeout=5):
             found.results["tracking"] = "reached"

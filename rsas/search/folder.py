@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from rsas.analysis.pareto import front, hypervolume
 from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
-from rsas.redact import is_redacted, redact
+from rsas.redact import is_redacted, without_passwords
 from rsas.search.checkpoints import History, TrialFolder, read_model
 from rsas.search.experiment import Budget, Experiment, Resources
 from rsas.search.storage import Storage
@@ -196,17 +196,30 @@ class SweepFolder:
             return Book(self.journal, experiment)
         return Book(known_uri(url, "RSAS_STUDY_STORAGE"), experiment, study=self.record["id"])
 
+    def book_begun(self) -> Book | None:
+        """The book, to be read; None where the process was killed before it had begun one.
+
+        Raises:
+            InputError: as ``book`` does.
+        """
+        from rsas.search.book import NotBegun
+
+        if self.record.get("study_storage") is None and (
+            not self.journal.exists() or self.journal.stat().st_size == 0
+        ):
+            return None
+        try:
+            return self.book()
+        except NotBegun:
+            return None
+
     def status(self, *, mine: bool = False) -> Status:
         """What the book says, and whether somebody runs the sweep.
 
         Args:
             mine: this process holds the lock, and asks what the sweep would be without it.
         """
-        # Without a line in it, the process was killed before it had begun the book.
-        begun = self.record.get("study_storage") or (
-            self.journal.exists() and self.journal.stat().st_size > 0
-        )
-        book = self.book() if begun else None
+        book = self.book_begun()
         trials = book.trials(self.objectives) if book else []
         launches = book.launches() if book else []
         states = [trial.state for trial in trials]
@@ -336,7 +349,7 @@ def known_uri(recorded: str, variable: str) -> str:
     if not is_redacted(recorded):
         return recorded
     given = os.environ.get(variable, "")
-    if redact(given) != recorded:
+    if without_passwords(given) != recorded:
         raise InputError(
             f"{recorded}: passwords are not kept; set {variable} to this URI with its password"
         )

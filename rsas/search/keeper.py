@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from rsas.analysis.pareto import front
+from rsas.errors import StorageError
 from rsas.records import Objective, TrialRecord, trial_id
 from rsas.search.book import Book
 from rsas.search.checkpoints import TrialFolder
-from rsas.search.storage import Storage, StorageError
+from rsas.search.storage import Storage
 
 __all__ = ["Keeper"]
 

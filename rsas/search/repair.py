@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rsas import tracking
-from rsas.errors import InputError
+from rsas.errors import InputError, StorageError
 from rsas.records import TrialRecord
 from rsas.search.book import Book
 from rsas.search.check import Fault, check_mirror, check_storage
@@ -17,7 +17,6 @@ from rsas.search.experiment import Experiment, load_experiment
 from rsas.search.folder import SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.rebuild import is_behind, rebuild
-from rsas.search.storage import StorageError
 
 __all__ = ["check", "experiment_of", "mend_book", "repair", "tracker_of"]
 
@@ -138,11 +137,10 @@ def _network(folder: SweepFolder, trial: TrialRecord) -> tuple[Any, Any]:
 
 def _check_book(folder: SweepFolder) -> list[Fault]:
     try:
-        has_begun = folder.record.get("study_storage") or folder.journal.exists()
-        records = folder.kept_records()
-        if not has_begun and not records:
+        book, records = folder.book_begun(), folder.kept_records()
+        if book is None and not records:
             return []
-        if not has_begun or is_behind(folder.book(), records):
+        if book is None or is_behind(book, records):
             told = "the book lacks what the trials' own records have"
             return [Fault("damaged", "book", "", told)]
     except InputError as error:

@@ -17,7 +17,7 @@ from ray.train._internal import storage as tune_storage
 from rich.console import Console
 
 from rsas import data, tracking
-from rsas.errors import Halted
+from rsas.errors import Halted, InputError
 from rsas.records import trial_id
 from rsas.search import cluster
 from rsas.search.book import Book, Launch
@@ -35,6 +35,7 @@ from rsas.search.workspace import Workspace
 __all__ = ["run"]
 
 _TRACKER_DELAY = 30.0
+_NOTE_SECONDS = 60.0  # of a launch's time that a kill may lose
 
 
 def run(
@@ -95,13 +96,23 @@ def run(
             _tune(listener, arrays, searcher, scratch)
     finally:
         listener.note_launch()
-        status = folder.status(mine=True)
-        keeper.close(status.trials)
-        if not tracker.close(finished=status.state != "interrupted"):
+        status = _last_status(folder)
+        keeper.close(status.trials if status else ())
+        if not tracker.close(finished=status is not None and status.state != "interrupted"):
             console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
     if searcher.halted:
         raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")
+    if status is None:
+        raise Halted(f"sweep {folder.name!r}: its book cannot be read any more")
     return status
+
+
+def _last_status(folder: SweepFolder) -> Status | None:
+    """What the sweep has come to; None where the book is away."""
+    try:
+        return folder.status(mine=True)
+    except InputError:
+        return None
 
 
 class _Run:
@@ -124,7 +135,7 @@ class _Run:
         self._metrics = metrics
         self._index = len(book.launches())
         now = time.time()
-        self._launch = Launch(began=now, last=now)
+        self._launch, self._noted = Launch(began=now, last=now), now
         self.halving = _halving(experiment)
         self.note_launch()
 
@@ -146,6 +157,8 @@ class _Run:
             slot_seconds=slot_seconds if launch.first else self._slots() * (now - first),
             trained=launch.trained + trained,
         )
+        if now > self._noted + _NOTE_SECONDS:
+            self.note_launch()
         self._display.rows(number, rows)
         self._metrics.rows(rows)
         self._tracker.rows(trial_id(number), rows)
@@ -167,6 +180,7 @@ class _Run:
 
     def note_launch(self) -> None:
         """Keep how far this launch has come."""
+        self._noted = self._launch.last
         with contextlib.suppress(Halted):  # told by whoever cannot go on for it
             self._book.note_launch(self._index, self._launch)
 

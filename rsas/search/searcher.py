@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from rsas.errors import Halted
+from rsas.errors import Halted, reason_of
 from rsas.pruning import acting_key
 from rsas.records import metrics_of
 from rsas.records import trial_id as name_of
@@ -204,7 +204,7 @@ class BookSearcher(Searcher):
             raise
         except Exception as error:  # of the space, which is the user's
             self._listener.begin(number)
-            self._book.fail(number, f"the search space: {type(error).__name__}: {error}")
+            self._book.fail(number, f"the search space: {reason_of(error)}")
             self._count(number)
             return None
         same = self._book.note_key(number, acting_key(config))

@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rsas.errors import InputError
-from rsas.redact import HIDDEN, redact
+from rsas.errors import InputError, StorageError
+from rsas.redact import HIDDEN, redact, without_passwords
 
 if TYPE_CHECKING:
     from pyarrow import fs
 
-__all__ = ["Storage", "StorageError"]
+__all__ = ["Storage"]
 
 _PATIENCE = 60.0  # seconds for which something is tried again
-_FULL = (  # no use to try again
+_HOPELESS = (  # no use to try again
     "No space left",
     "Disk quota exceeded",
     "Read-only file system",
@@ -34,10 +34,6 @@ _FULL = (  # no use to try again
 _READERS = 16
 
 T = TypeVar("T")
-
-
-class StorageError(OSError):
-    """The storage could not be written, for longer than a hiccup."""
 
 
 class Storage:
@@ -53,7 +49,8 @@ class Storage:
 
     def __init__(self, place: str | Path) -> None:
         self.place = str(place).removeprefix("file://").rstrip("/")
-        if redact(self.place) != self.place or HIDDEN in self.place:
+        shown = self.place if self.is_local else redact(self.place)
+        if without_passwords(shown) != self.place or HIDDEN in self.place:
             raise InputError(
                 f"storage {self.place!r}: keys do not belong here; set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or what your cloud reads"
@@ -123,7 +120,7 @@ class Storage:
             try:
                 return action()
             except OSError as error:
-                hopeless = any(reason in str(error) for reason in _FULL)
+                hopeless = any(reason in str(error) for reason in _HOPELESS)
                 if hopeless or time.monotonic() > deadline:
                     reason = redact(str(error).splitlines()[0])
                     raise StorageError(f"cannot {verb} {self.place}/{name} ({reason})") from None
@@ -164,7 +161,10 @@ class Storage:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
-            partial.write_bytes(content)
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut may leave an empty file of that name
             partial.replace(target)
         except BaseException:
             partial.unlink(missing_ok=True)

@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,23 @@ from rich.console import Console
 
 from rsas import data, tracking, trainer
 from rsas.config import TrainConfig
-from rsas.errors import InputError
-from rsas.redact import redact
+from rsas.errors import InputError, StorageError
+from rsas.redact import without_passwords
 from rsas.search import cluster, doctor
 from rsas.search.book import Book
 from rsas.search.experiment import Experiment
 from rsas.search.folder import Status, SweepFolder, known_uri
+from rsas.search.keeper import Keeper
 from rsas.search.metrics import serving
 from rsas.search.origin import origin
 from rsas.search.repair import experiment_of, mend_book, tracker_of
 from rsas.search.runner import run
 from rsas.search.spaces import axes, check_points, check_space, idle_axes
-from rsas.search.storage import Storage, StorageError
+from rsas.search.storage import Storage
 from rsas.search.workspace import Workspace
 
 __all__ = ["diagnose", "extend", "launch", "resume"]
 
-_TRACKER_DELAY = 30.0
 _END_SECONDS = 20.0  # after SIGTERM; what is lost is trained again from the last checkpoint
 
 
@@ -73,7 +74,7 @@ def launch(
         storage: where trials keep their files, a path or URI that all nodes reach; by default
             the workspace.
         study_storage: URL of a database for the book; by default a file in the workspace.
-        enqueued: values of parameters to begin with, ``space.checked_points`` of them.
+        enqueued: values of parameters to begin with, ``spaces.check_points`` of them.
         known: name of a sweep in the workspace whose results the sampler is told.
         metrics_port: of this machine, where Prometheus reads how it goes; 0 for a free one.
 
@@ -103,9 +104,9 @@ def launch(
         "origin": origin(source),
         "data_dir": str(folder_of_data),
         # None: the workspace's own, wherever it is moved. Passwords are not kept.
-        "tracking_uri": tracking_uri and redact(tracking_uri),
+        "tracking_uri": tracking_uri and without_passwords(tracking_uri),
         "storage": storage and (Storage(_absolute(storage)) / f"{name}-{identity[:8]}").place,
-        "study_storage": study_storage and redact(study_storage),
+        "study_storage": study_storage and without_passwords(study_storage),
         "address": address,
         "enqueued": [dict(point) for point in enqueued],
         "known": known,
@@ -195,11 +196,8 @@ def extend(
                     + (f"has {had:g} already; give more" if had else "has no such limit")
                 )
         folder.set_budget(dataclasses.replace(before, **budget))
-        try:
-            return _resume(folder, console, address, registry)
-        except InputError:  # it could not go on: nothing has changed
-            folder.set_budget(before)
-            raise
+        refused = partial(folder.set_budget, before)
+        return _resume(folder, console, address, registry, refused)
 
 
 def diagnose(
@@ -231,7 +229,23 @@ def _resume(
     console: Console,
     address: str | None,
     registry: CollectorRegistry,
+    refused: Callable[[], None] = lambda: None,
 ) -> Status:
+    """Go on; ``refused`` is called where it cannot, before anything is run."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(_ready(folder, console, address))
+        except (InputError, StorageError):
+            refused()
+            raise
+        return found if isinstance(found, Status) else run(folder, *found, console, registry)
+
+
+@contextlib.contextmanager
+def _ready(
+    folder: SweepFolder, console: Console, address: str | None
+) -> Iterator[Status | tuple[Experiment, data.Arrays, cluster.Slots]]:
+    """What a sweep needs to go on, with Ray up; its status where nothing is left to run."""
     record = folder.record
     sys.path += [place for place in record["python_path"] if place not in sys.path]
     experiment = experiment_of(folder)
@@ -239,10 +253,12 @@ def _resume(
         console.print(f"note: {line}", style="yellow", markup=False)
     status = folder.status(mine=True)
     if status.state == "finished":
-        # Nothing to run; MLflow may still lack what was logged while it was away.
+        # Nothing to run; a kill or an outage may have left files and MLflow behind.
         book = folder.book(experiment)
+        Keeper(folder.storage, book, folder.objectives, console.print).close(status.trials)
         tracker_of(folder, book, say=console.print).close(finished=True)
-        return status
+        yield status
+        return
     check_space(experiment)
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, record["data_dir"])
@@ -251,7 +267,7 @@ def _resume(
             known_uri(record["tracking_uri"], "MLFLOW_TRACKING_URI")
     address = address or record.get("address")
     with _cluster(address, experiment, record["source"], console) as slots:
-        return run(folder, experiment, arrays, slots, console, registry)
+        yield experiment, arrays, slots
 
 
 @contextlib.contextmanager
@@ -282,15 +298,17 @@ def _check_known(other: SweepFolder, experiment: Experiment) -> None:
     """See that results of another sweep mean the same in this one.
 
     Raises:
-        InputError: it had other objectives or another base configuration.
+        InputError: it had other objectives, base or axes, or its book cannot be read.
     """
-    theirs, mine = other.record["experiment"], experiment.to_dict()
-    for part in ("objectives", "base", "space"):
-        if theirs[part] != mine[part]:
+    theirs = other.record["experiment"]
+    mine = experiment.to_dict() | {"axes": axes(experiment)}
+    for part in ("objectives", "base", "space", "axes"):
+        if theirs.get(part) != mine[part]:
             raise InputError(
                 f"--known {other.name}: its {part} differ from those of this sweep, so its "
                 "results cannot be told the sampler; --enqueue runs its front anew"
             )
+    other.book()  # it can be read
 
 
 def _try_storage(place: str) -> None:

@@ -16,12 +16,12 @@ from ray import tune
 
 from rsas.config import TrainConfig
 from rsas.data import Arrays
-from rsas.errors import InputError, NonFiniteLoss
+from rsas.errors import InputError, StorageError, reason_of
 from rsas.redact import redact
 from rsas.replicates import Replicates
 from rsas.search.checkpoints import Superseded, TrialFolder, write_model
 from rsas.search.experiment import Resources
-from rsas.search.storage import Storage, StorageError
+from rsas.search.storage import Storage
 from rsas.trainer import Trainer
 
 __all__ = ["FAILED", "HALTED", "NOTES", "ROWS", "TrialTrainable"]
@@ -114,9 +114,9 @@ class TrialTrainable(tune.Trainable):
             with contextlib.suppress(StorageError):  # the next step meets it again, and tells
                 self._folder.set_error(redact(traceback.format_exc()))
             if self._failures > self._retries or isinstance(error, InputError):
-                found = {FAILED: _reason(error), "done": True}
+                found = {FAILED: reason_of(error), "done": True}
             else:
-                self._notes.append(f"{_reason(error)}; goes on from its checkpoint")
+                self._notes.append(f"{reason_of(error)}; goes on from its checkpoint")
         return {ROWS: self._rows, NOTES: self._notes, **found}
 
     def cleanup(self) -> None:
@@ -182,15 +182,6 @@ class TrialTrainable(tune.Trainable):
     def _save(self, trainer: Trainer | Replicates) -> None:
         self._folder.save(trainer.epoch, trainer.state_dict())
         self._saved = trainer.epoch
-
-
-def _reason(error: Exception) -> str:
-    """One line; the type's name where the message alone would say too little."""
-    lines = str(error).strip().splitlines()
-    told = lines[0] if lines else ""
-    if not isinstance(error, (NonFiniteLoss, InputError)):
-        told = f"{type(error).__name__}: {told}" if told else type(error).__name__
-    return redact(told)
 
 
 def _node_id() -> str:

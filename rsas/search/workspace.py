@@ -107,7 +107,7 @@ class Workspace:
                 for folder in self.path.iterdir()
                 if not folder.name.startswith(".")
                 for record in (folder / "sweep.json", folder / "study.journal")
-                if record.is_file()
+                if _is_file(record)
             ]
             records.sort(key=lambda path: path.stat().st_mtime)
         except NotADirectoryError:
@@ -115,3 +115,11 @@ class Workspace:
         except OSError as error:
             raise InputError(f"workspace {str(self.path)!r} cannot be read ({error})") from None
         return list(dict.fromkeys(path.parent.name for path in records))
+
+
+def _is_file(path: Path) -> bool:
+    """False, too, where the folder is somebody else's, such as lost+found."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False

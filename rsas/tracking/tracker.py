@@ -324,13 +324,16 @@ class Tracker:
             # A process that trained the epochs between died before it told of them.
             told = self._rows(run.trial)
             lacking = [row for row in told if row["epoch"] > run.epoch] or lacking
-        metrics = [
-            Metric(name, value, now, round(row["epoch"]))
-            for row in lacking
-            for name, value in row.items()
-        ]
-        for start in range(0, len(metrics), _METRICS_A_BATCH):
-            self._client.log_batch(run.run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
+        # Whole rows: of one that an outage cut off, nobody would know what is missing.
+        longest = max(map(len, lacking), default=1)
+        at_once = max(_METRICS_A_BATCH // longest, 1)
+        for start in range(0, len(lacking), at_once):
+            metrics = [
+                Metric(name, value, now, round(row["epoch"]))
+                for row in lacking[start : start + at_once]
+                for name, value in row.items()
+            ]
+            self._client.log_batch(run.run_id, metrics=metrics)
         if lacking:
             run.epoch = lacking[-1]["epoch"]
 

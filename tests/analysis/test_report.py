@@ -6,7 +6,7 @@ import re
 import pytest
 
 from rsas import InputError
-from rsas.analysis import front, hypervolume, load_sweep
+from rsas.analysis import front, hypervolume, knee, load_sweep
 from rsas.analysis.parallel import parallel_figure
 from rsas.analysis.plots import attainment_figure
 from rsas.analysis.report import report
@@ -73,6 +73,15 @@ def test_its_numbers_are_those_of_the_sweep(pages, sweeps):
     other = hypervolume(sweeps[1].trials, EXPERIMENT.objectives)
     word = "larger" if other > volume else "smaller"
     assert f"The hypervolume of other is {abs(other - volume):.4f} {word} than that of made" in both
+
+
+def test_the_knee_is_held_against_the_best_of_the_first_objective(sweeps):
+    turned = dataclasses.replace(sweeps[0], objectives=sweeps[0].objectives[::-1])
+    middle = knee(turned.trials, turned.objectives).objectives
+    best = max(front(turned.trials, turned.objectives), key=lambda t: t.objectives["sparsity"])
+    given = best.objectives["sparsity"] - middle["sparsity"]
+    assert given > 0
+    assert f"for {given:.4f} of sparsity given up" in report([turned])
 
 
 def test_what_users_wrote_is_text(sweeps):

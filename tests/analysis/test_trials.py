@@ -1,5 +1,7 @@
 """A sweep as tables, from its workspace and from MLflow alone."""
 
+import dataclasses
+import json
 import math
 import shutil
 
@@ -80,6 +82,21 @@ def test_a_sweep_whose_server_is_away_has_no_runs(made, tmp_path):
     (tmp_path / "copy" / "mlflow.db").write_text("no database")
     frame = load_trials("made", workspace=tmp_path / "copy")
     assert (frame["run_id"] == "").all() and len(frame) == 12
+
+
+def test_a_sweep_whose_password_is_not_known_is_read(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    record = tmp_path / "copy" / "made" / "sweep.json"
+    kept = json.loads(record.read_text()) | {"tracking_uri": "http://me:***@server"}
+    record.write_text(json.dumps(kept))
+    frame = load_trials("made", workspace=tmp_path / "copy")
+    assert (frame["run_id"] == "").all() and len(frame) == 12
+
+
+def test_a_sweep_without_trials_has_a_table_without_rows(made, sweep):
+    empty = load_trials(dataclasses.replace(sweep, trials=[]))
+    assert len(empty) == 0
+    assert {"trial_id", "state", "pareto", "epochs", "fidelity", "run_id"} <= set(empty)
 
 
 def test_where_there_is_no_such_sweep(made, monkeypatch):

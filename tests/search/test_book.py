@@ -19,7 +19,7 @@ from rsas.errors import Halted
 from rsas.records import Objective
 from rsas.search import book as book_module
 from rsas.search import study
-from rsas.search.book import Book, Launch, Rung
+from rsas.search.book import Book, Launch, NotBegun, Rung
 from rsas.search.experiment import Budget, Experiment, Resources
 from rsas.search.rebuild import is_behind, rebuild
 from search_spaces.paper import paper
@@ -659,9 +659,22 @@ def test_studies_in_a_database_are_apart_until_deleted(server):
     step(first)
     assert second.trials(OBJECTIVES) == []
     first.delete()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(NotBegun, match="there is no study 'one'"):
         Book(server.url, study="one")
     assert Book(server.url, study="two").trials(OBJECTIVES) == []
+
+
+def test_points_that_are_enqueued_leave_the_rest_of_their_axes_to_seeds_of_their_own(tmp_path):
+    """Or the next trial would be a copy of them, and one that a kill cut short another one."""
+    book = Book(tmp_path / "book", experiment(sampler="random"))
+    book.enqueue([{"measure_lr": 0.1}])
+    first, second = (book.config(book.begin()) for _ in range(2))
+    assert first.measure_lr == 0.1 and first.sparsity != second.sparsity
+    killed_book = Book(tmp_path / "killed", experiment(sampler="random"))
+    killed_book.enqueue([{"measure_lr": 0.1}])
+    killed_book.study.enqueue_trial({"measure_lr": 0.1})
+    killed_book.study.ask()  # and its space was not asked any more
+    assert killed_book.config(0) == first
 
 
 def test_experiment_round_trip():

@@ -260,6 +260,28 @@ def test_a_model_that_is_lost_is_told_and_not_made_up(sweep):
     assert told(repair.check(sweep)) == {("gap", "storage", "t0000")}
 
 
+def test_a_stopped_trial_gets_its_history_back(sweep):
+    """MLflow has the last copy of it, which must not be given up."""
+    experiment = repair.experiment_of(sweep)
+    book = sweep.book(experiment)
+    number = book.begin()
+    made.train(sweep, number, made.rows(3, 0.5, 0.5))
+    book.prune(number, 3.0)
+    keeper = Keeper(sweep.storage, book, sweep.objectives, print)
+    keeper.record(number)
+    keeper.close(book.trials(sweep.objectives))
+    assert repair.tracker_of(sweep, book, say=print).close(finished=True)
+    assert repair.check(sweep) == []
+    trial = TrialFolder(sweep.trials / trial_id(number))
+    before = trial.history().rows
+    (sweep.path / "trials" / trial_id(number) / "history-0001.jsonl").write_bytes(b"damaged")
+    assert ("gap", "storage", trial_id(number)) in told(repair.check(sweep))
+    with sweep.locked():
+        repair.repair(sweep)
+    assert repair.check(sweep) == []
+    assert trial.history().rows == before
+
+
 def test_damaged_checkpoints_of_a_trial_that_is_to_go_on(sweep):
     experiment = repair.experiment_of(sweep)
     number = sweep.book(experiment).begin()

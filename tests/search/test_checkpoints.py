@@ -10,9 +10,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from rsas.errors import StorageError
 from rsas.search import storage as storage_module
 from rsas.search.checkpoints import Superseded, TrialFolder, read_model, write_model
-from rsas.search.storage import Storage, StorageError
+from rsas.search.storage import Storage
 
 CPU = torch.device("cpu")
 

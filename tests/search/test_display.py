@@ -47,7 +47,7 @@ def test_live_table_has_progress_running_trials_and_the_front():
     live.begin(3)
     live.rows(2, [{"epoch": 4.0}, {"epoch": 5.0, "val_accuracy": 0.61, "sparsity": 0.7}])
     text = shown(live._render())
-    assert "first: 2 of 4 trials done, 2 running, hypervolume 0.4000, about 0:00 left" in text
+    assert "first: 2 of 4 trials done, 2 running, hypervolume 0.4000, about 0:00:00 left" in text
     assert "t0002 epoch 5/10, val_accuracy 0.6100, sparsity 0.7000" in text
     assert "t0003 starting" in text
     assert "│ t0000 │       0.9000 │   0.5000 │" in text

@@ -6,12 +6,13 @@ import threading
 import pytest
 
 from rsas import TrainConfig
+from rsas.errors import StorageError
 from rsas.records import Objective
 from rsas.search.book import Book
 from rsas.search.checkpoints import TrialFolder, write_model
 from rsas.search.experiment import Experiment
 from rsas.search.keeper import Keeper
-from rsas.search.storage import Storage, StorageError
+from rsas.search.storage import Storage
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 

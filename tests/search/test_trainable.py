@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from rsas import NonFiniteLoss, TrainConfig, Trainer, data
+from rsas.errors import StorageError
 from rsas.search import storage as storage_module
 from rsas.search import trainable as module
 from rsas.search.checkpoints import read_model
 from rsas.search.experiment import Resources
-from rsas.search.storage import Storage, StorageError
+from rsas.search.storage import Storage
 from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS, TrialTrainable
 
 CONFIG = TrainConfig(hidden=(20,), epochs=5, batch_size=100, update_interval=5)

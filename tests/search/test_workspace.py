@@ -1,20 +1,27 @@
 """Folders of sweeps: names, records, locks, and what became of a sweep."""
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
+from rich.console import Console
 
 from rsas import InputError, TrainConfig
+from rsas.errors import Halted
 from rsas.records import Objective, TrialRecord
+from rsas.search import repair, runner
 from rsas.search.book import Book, Launch
 from rsas.search.checkpoints import TrialFolder
-from rsas.search.experiment import Budget, Experiment, Resources
-from rsas.search.folder import Status, hours_of, known_uri
+from rsas.search.experiment import Budget, Experiment, Resources, load_experiment
+from rsas.search.folder import Status, SweepFolder, hours_of, known_uri
 from rsas.search.workspace import Workspace
 from search_spaces.paper import paper
+from tests import made
 
 
 def experiment(**budget):
@@ -370,3 +377,45 @@ def test_state_follows_the_lock_and_the_book(workspace, folder):
     assert folder.status().state == "interrupted"  # resumed since, and interrupted
     book.complete(3, {"val_accuracy": 0.5, "sparsity": 0.6})
     assert folder.status().state == "finished"
+
+
+def test_a_folder_that_is_somebody_elses_is_no_sweep(tmp_path, monkeypatch):
+    """As ``lost+found`` on a volume that is mounted as a workspace."""
+    (tmp_path / "lost+found").mkdir()
+    real = Path.is_file
+
+    def is_file(path):
+        if path.parent.name == "lost+found":
+            raise PermissionError
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert Workspace(tmp_path).names() == []
+
+
+def test_a_database_without_the_study_is_a_sweep_that_has_not_begun(tmp_path):
+    """The process was killed between the sweep's folder and its study."""
+    experiment, source = load_experiment("experiments/digits_quickstart.py")
+    url = f"sqlite:///{tmp_path / 'book.db'}"
+    folder, book = made.make(tmp_path / "runs", "first", experiment, source, study_storage=url)
+    book.delete()
+    status = Workspace(tmp_path / "runs").open("first").status()
+    assert (status.state, status.trials) == ("interrupted", [])
+    assert repair.check(folder)[0].what == "there is no parent run of this sweep"
+
+
+def test_books_that_go_away_at_the_end_are_no_bad_input(tmp_path, monkeypatch):
+    """Nor may what was asked for be taken back then: trials have been run for it."""
+    experiment, source = load_experiment("experiments/digits_quickstart.py")
+    folder, _ = made.make(tmp_path / "runs", "first", experiment, source)
+
+    def away(*_, **__):
+        raise InputError("the book cannot be read")
+
+    def tune(run, arrays, searcher, scratch):
+        monkeypatch.setattr(SweepFolder, "status", away)
+
+    monkeypatch.setattr(runner, "_tune", tune)
+    console = Console(file=io.StringIO())
+    with pytest.raises(Halted, match="its book cannot be read any more"):
+        runner.run(folder, experiment, None, lambda: 1, console, CollectorRegistry())
