@@ -36,6 +36,7 @@ from tests.benchmarks import curves
 ROOT = Path(__file__).parents[2]
 TRIALS = 64  # whose epochs every search may use
 SLOTS = 4
+MOST = 20 * TRIALS  # trials of a search, which may come upon what it knows again and again
 GOAL = 0.6  # share of full-budget TPE's epochs
 POINTS = 40  # of a search's course, in a figure and in a file
 
@@ -122,25 +123,32 @@ def run(begin, experiment, halving, budget):
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=[direction(o) for o in experiment.objectives])
-    running, points, course, used, begun = [], [], [], 0, 0
+    running, complete, points, course, used, begun = [], {}, [], [], 0, 0
     while used < budget:
-        while len(running) < SLOTS:
+        while len(running) < SLOTS and begun < MOST:
             study.sampler = sampler(experiment, begun)
             trial, begun = study.ask(), begun + 1
-            running.append((trial, begin(experiment.space(trial)), 1))
-        trial, training, epoch = running.pop(0)
+            fields = experiment.space(trial)
+            if (known := complete.get(tuple(fields.values()))) is not None:
+                study.tell(trial, known)  # a configuration that was run is not run again
+            else:
+                running.append((trial, fields, begin(fields), 1))
+        if not running:
+            break
+        trial, fields, training, epoch = running.pop(0)
         used += 1
         values = next(training, None)
         if values is None:  # diverged
             study.tell(trial, state=TrialState.FAIL)
         elif epoch == experiment.base.epochs:
             study.tell(trial, values)
+            complete[tuple(fields.values())] = values
             points.append(values)
             course.append((used, volume(points, experiment.objectives)))
         elif halving and epoch in halving.rungs and not keeps(halving, epoch, trial, values):
             study.tell(trial, state=TrialState.PRUNED)
         else:
-            running.append((trial, training, epoch + 1))
+            running.append((trial, fields, training, epoch + 1))
     return course, begun
 
 
