@@ -110,7 +110,7 @@ class SweepDisplay:
             parts.append(f"{len(self._running)} running")
         parts.append(f"hypervolume {hypervolume(self._trials, self._objectives):.4f}")
         left = self._seconds_left()
-        if left is not None:
+        if left is not None and self._done() < self._asked:
             parts.append(f"about {clock(left)} left")
         return ", ".join(parts)
 
