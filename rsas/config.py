@@ -115,8 +115,10 @@ class TrainConfig:
     exploration_end: float = field(default=0.0, metadata=range_of(0, 1))
     exploration_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
     exploration_draw: Literal["uniform", "gradient"] = "gradient"
+    exploration_steps: int = field(default=1, metadata=range_of(1, 10**9))
     update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent"] = "zero"
+    regrow: Literal["zero", "latent", "gradient"] = "zero"
+    regrow_scale: float = field(default=1.0, metadata=range_of(0, 100))
 
     def __post_init__(self) -> None:
         validate(self)

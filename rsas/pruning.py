@@ -98,6 +98,7 @@ def _rules(config: TrainConfig) -> list[_Rule]:
 def _rules_of_reinforced(config: TrainConfig) -> list[_Rule]:
     start, end = config.exploration_start, config.exploration_end
     constant = config.exploration == "constant"
+    nothing = start == 0 and (constant or end == 0)
     return [
         (
             config.measure_update == "accumulate",
@@ -118,7 +119,14 @@ def _rules_of_reinforced(config: TrainConfig) -> list[_Rule]:
         (config.budget == "overshoot", {"exploration_draw"}, "budget='overshoot' draws uniformly"),
         (constant, {"exploration_end"}, "exploration='constant' stays at its start"),
         (not constant and start == end, {"exploration"}, "exploration ends where it starts"),
-        (start == 0 and (constant or end == 0), {"exploration_draw"}, "nothing is explored"),
+        (nothing, {"exploration_draw"}, "nothing is explored"),
+        (
+            config.regrow != "gradient"
+            and (config.exploration_draw == "uniform" or config.budget == "overshoot" or nothing),
+            {"exploration_steps"},
+            "nothing is explored or regrown by gradients",
+        ),
+        (config.regrow != "gradient", {"regrow_scale"}, f"regrow={config.regrow!r} has no scale"),
     ]
 
 

@@ -36,7 +36,9 @@ OTHER = {
     "exploration_stop": 0.4,
     "exploration_draw": "uniform",
     "update_clock": "epoch",
+    "exploration_steps": 4,
     "regrow": "latent",
+    "regrow_scale": 3.0,
     "momentum": 0.5,
     "hidden": (10,),
 }
@@ -47,6 +49,8 @@ VARIANTS = {
         for name in ("dense", "small_dense", "static", "set", "rigl", "gmp", "noise")
     },
     "per_weight": {"measure_lr": 0.25},
+    "regrown": {"measure_lr": 0.25, "regrow": "gradient", "exploration_steps": 3},
+    "drawn and regrown": GLOBAL | {"regrow": "gradient"},
     "map": {"distribution": "map", "layer_densities": {"*": 1.0}},
     "adam": {"optimizer": "adam", "lr": 0.003},
     "global": GLOBAL,

@@ -33,6 +33,7 @@ VARIANTS = {
     "reinforced": {"credit": "global", "regrow": "zero", "reward_baseline": "mean"},
     "latent": {"credit": "global", "regrow": "latent", "exploration_draw": "uniform"},
     "per_weight": {"credit": "per_weight", "credit_steps": 3, "exploration_draw": "gradient"},
+    "regrown": {"regrow": "gradient", "exploration_steps": 40},
     "loss_change": {"credit": "per_weight", "attribution": "loss_change", "credit_steps": 100},
     "paired": {"credit": "global", "paired": True},
     "reference": ReinforcedPruning.reference().options(),

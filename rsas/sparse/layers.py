@@ -33,6 +33,7 @@ class Layer:
     keep: int  # k, the number of ones in the end
     latent: Tensor | None  # values of weights that are off, zero elsewhere; None: they regrow at 0
     measure: Tensor | None  # measure values; None for methods that learn none
+    window: Tensor | None = None  # sum of the gradients of steps that count for the next redraw
     factor: Tensor = field(init=False)  # the mask as the number that the weight is multiplied by
 
     def __post_init__(self) -> None:
@@ -54,6 +55,18 @@ class Layer:
     def gradient(self) -> Tensor:
         """Gradient of the last backward pass, dense: also of weights that are off."""
         return torch.zeros_like(self.weight) if self.weight.grad is None else self.weight.grad
+
+    @property
+    def recent_gradient(self) -> Tensor:
+        """Sum of the gradients gathered since the last redraw; where none are, the last one."""
+        return self.gradient if self.window is None else self.window
+
+    def gather(self) -> None:
+        """Let the gradient of this step count for the next redraw."""
+        if self.window is None:
+            self.window = self.gradient.clone()
+        else:
+            self.window += self.gradient
 
 
 @dataclass(frozen=True)

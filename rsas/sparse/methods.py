@@ -83,6 +83,15 @@ class PruningMethod:
         """Whether the learner observes a step."""
         return False
 
+    def gathers(self, at: Position) -> bool:
+        """Whether the gradient of a step is to be summed up for the next redraw."""
+        return False
+
+    @property
+    def regrow_steps(self) -> float:
+        """Multiple of the gathered SGD steps that a weight which comes back on starts from."""
+        return 0.0
+
     def schedule(self, at: Position) -> float | None:
         """A share in [0, 1] for ``next_mask``, at a step after which masks are redrawn."""
         return None
@@ -210,8 +219,8 @@ def _magnitude(layer: Layer) -> Tensor:
 
 
 def largest_gradients(layer: Layer, available: Tensor, count: int, generator: _Generator) -> Tensor:
-    """The ``count`` available positions of the largest gradient magnitude in the last batch."""
+    """The ``count`` available positions of the largest ``recent_gradient`` in magnitude."""
     # Gradients may be zero, as behind units that are dead: those off limits have to be below.
-    scores = layer.gradient.abs()
+    scores = layer.recent_gradient.abs()
     scores.sub_(masks.as_int8(~available), alpha=torch.finfo(scores.dtype).max)
     return masks.top(scores, count, generator=generator)

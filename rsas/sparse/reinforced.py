@@ -57,13 +57,19 @@ class ReinforcedPruning(PruningMethod):
         exploration_stop: part of the training, in (0, 1], after which the mask is fixed to
             the best k.
         exploration_draw: explored weights are drawn uniformly, or are those of the largest
-            ``gradient`` magnitude in the last batch, as RigL grows them.
+            ``gradient`` magnitude, as RigL grows them.
+        exploration_steps: steps before each redraw whose gradients are summed up for that, at
+            least 1 (RigL's choice). What batches do not agree on cancels out, as in the smoothed
+            gradients of sparse momentum (Dettmers & Zettlemoyer 2019).
         update_interval: training steps between redraws.
         update_clock: ``training`` counts steps over the whole training; ``epoch`` counts them
             within each epoch, follows the schedule by epochs, and fixes the mask at the first
             step of the last epoch before the stop (published).
         regrow: a weight that comes back on starts from its ``latent`` value, the one it had when
-            it was switched off (published), or from ``zero``.
+            it was switched off (published), from ``zero``, or by the ``gradient``: from
+            -regrow_scale * lr * (sum of its gradients in the last ``exploration_steps`` steps),
+            at scale 1 where plain SGD would have taken it from zero in these steps.
+        regrow_scale: of ``regrow="gradient"``, at least 0.
     """
 
     measure_lr: float = 0.3
@@ -81,9 +87,11 @@ class ReinforcedPruning(PruningMethod):
     exploration_end: float = 0.0
     exploration_stop: float = 0.75
     exploration_draw: Literal["uniform", "gradient"] = "gradient"
+    exploration_steps: int = 1
     update_interval: int = 100
     update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent"] = "zero"
+    regrow: Literal["zero", "latent", "gradient"] = "zero"
+    regrow_scale: float = 1.0
 
     @classmethod
     def reference(cls) -> Self:
@@ -153,18 +161,20 @@ class ReinforcedPruning(PruningMethod):
 
     def learns(self, at: Position) -> bool:
         """Whether rewards of a step count for a redraw to come."""
-        if self.update_clock == "epoch":
-            final = self._final_epoch(at)
-            # The next redraw is in this epoch, or at the first step of the next one.
-            ahead = min(-at.step % self.update_interval, at.steps_per_epoch - at.step)
-            if at.epoch > final or (at.epoch == final and at.step > 0):
-                return False
-        else:
-            stop = at.steps_of(self.exploration_stop)
-            if at.done > stop:
-                return False
-            ahead = min(-at.done % self.update_interval, stop - at.done)
-        return self.credit == "global" or ahead < self.credit_steps
+        ahead = self._steps_ahead(at)
+        return ahead is not None and (self.credit == "global" or ahead < self.credit_steps)
+
+    def gathers(self, at: Position) -> bool:
+        """Whether the gradient of a step is to be summed up for the next redraw."""
+        if self.regrow != "gradient" and self.exploration_steps == 1:
+            return False  # the last gradient is there anyway
+        ahead = self._steps_ahead(at)
+        return ahead is not None and ahead < self.exploration_steps
+
+    @property
+    def regrow_steps(self) -> float:
+        """Multiple of the gathered SGD steps that a weight which comes back on starts from."""
+        return self.regrow_scale if self.regrow == "gradient" else 0.0
 
     def schedule(self, at: Position) -> float | None:
         """Share of the next mask taken from the largest V; None where nothing is redrawn.
@@ -210,6 +220,19 @@ class ReinforcedPruning(PruningMethod):
         if self.exploration_draw == "gradient":
             return mask | largest_gradients(layer, ~mask, layer.keep - best, generator)
         return mask | masks.draw(~mask, layer.keep - best, generator=generator)
+
+    def _steps_ahead(self, at: Position) -> int | None:
+        """Steps from this one to the next redraw, 0 where it is due now; None after the last."""
+        if self.update_clock == "epoch":
+            final = self._final_epoch(at)
+            if at.epoch > final or (at.epoch == final and at.step > 0):
+                return None
+            # The next redraw is in this epoch, or at the first step of the next one.
+            return min(-at.step % self.update_interval, at.steps_per_epoch - at.step)
+        stop = at.steps_of(self.exploration_stop)
+        if at.done > stop:
+            return None
+        return min(-at.done % self.update_interval, stop - at.done)
 
     def _final_epoch(self, at: Position) -> int:
         """The epoch, counted from 0, whose first step fixes the mask under the epoch clock."""

@@ -77,8 +77,13 @@ class Sparsifier:
 
     def observe(self, at: Position, loss: Tensor) -> None:
         """Before the optimizer's step: take the loss, a detached scalar, and the gradients."""
-        if self._learner is not None and self._method is not None and self._method.learns(at):
-            with torch.no_grad():
+        if self._method is None:
+            return
+        with torch.no_grad():
+            if self._method.gathers(at):
+                for layer in self._layers:
+                    layer.gather()
+            if self._learner is not None and self._method.learns(at):
                 self._learner.before_step(self._layers, loss)
 
     @torch.no_grad()
@@ -156,6 +161,7 @@ class Sparsifier:
                     "mask": layer.mask,
                     "latent": layer.latent,
                     "measure": layer.measure,
+                    "window": layer.window,
                 }
                 for layer in self._layers
             },
@@ -178,6 +184,8 @@ class Sparsifier:
                     raise ValueError(f"layer {layer.name!r}: {name} is of another method or model")
                 if value is not None:
                     setattr(layer, name, value.to(layer.weight.device, copy=True))
+            window = saved.get("window")  # sweeps of earlier versions have none
+            layer.window = None if window is None else window.to(layer.weight.device, copy=True)
             layer.use(layer.mask)
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])
@@ -195,8 +203,16 @@ class Sparsifier:
             if layer.latent is not None:
                 layer.weight.add_(layer.latent)  # exact: one of the two is zero
                 torch.mul(layer.weight, as_int8(~mask), out=layer.latent)
+            if method.regrow_steps and layer.window is not None:
+                missed = layer.window * as_int8(mask & ~layer.mask)
+                layer.weight.sub_(missed, alpha=method.regrow_steps * self._lr(layer.weight))
+            layer.window = None
             layer.use(mask)
         self._mask_weights()
+
+    def _lr(self, weight: Tensor) -> float:
+        groups = self._optimizer.param_groups
+        return next(float(g["lr"]) for g in groups if any(p is weight for p in g["params"]))
 
     def _forget(self, layer: Layer, mask: Tensor) -> None:
         """Zero what the optimizer remembers of weights that come back on with this mask."""

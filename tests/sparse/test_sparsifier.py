@@ -43,6 +43,7 @@ METHODS = {
         exploration_draw="gradient",
         regrow="zero",
     ),
+    "regrown": ReinforcedPruning(update_interval=3, exploration_steps=2, regrow="gradient"),
     "paired": ReinforcedPruning(
         update_interval=3, credit="global", paired=True, reward_baseline="mean"
     ),
@@ -237,6 +238,51 @@ def test_weights_regrow_at_zero_and_forgotten_by_the_optimizer(optimizer):
                 assert value[mask & before].all()  # others are remembered
         came_back_in_all += int(came_back.sum())
     assert came_back_in_all > 50
+
+
+def test_explored_weights_follow_the_gradients_of_the_last_steps():
+    """Those of the largest sum, from where plain SGD would have taken them, times the scale."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False))
+    weight = model[1].weight
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    method = NoisePruning(  # what it exploits is known: the same half of its values every time
+        update_interval=6,
+        exploration="constant",
+        exploration_start=0.5,
+        exploration_stop=1.0,
+        exploration_steps=4,
+        regrow="gradient",
+        regrow_scale=0.7,
+    )
+    sparsifier = Sparsifier(model, optimizer, method, Target(sparsity=0.5), generator=generator)
+    layer = sparsifier.state_dict()["layers"]["1"]
+    exploited = torch.zeros(108, dtype=torch.bool)
+    exploited[layer["measure"].flatten().topk(27).indices] = True
+    mask, gradients, came_back_in_all = layer["mask"], [], 0
+    for step in range(30):
+        x, y = torch.randn(16, 1, 6, 6, generator=generator), torch.arange(16) % 3
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        gradients.append(weight.grad.clone())
+        at = Position(0, step, 1, 31)
+        sparsifier.observe(at, loss.detach())
+        optimizer.step()
+        sparsifier.step(at)
+        before, mask = mask, sparsifier.state_dict()["layers"]["1"]["mask"]
+        if (step + 1) % 6:
+            assert torch.equal(mask, before)
+            continue
+        total = sum(gradients[-4:])
+        explored = mask & ~exploited.view_as(mask)
+        assert explored.sum() == 27
+        assert total[explored].abs().min() > total[~mask].abs().max()
+        came_back = mask & ~before
+        torch.testing.assert_close(weight[came_back], -0.07 * total[came_back])
+        came_back_in_all += int(came_back.sum())
+    assert came_back_in_all > 20
 
 
 def test_measured_sparsity_counts_the_weights_that_are_off():
@@ -500,8 +546,9 @@ def test_a_finished_model_can_be_copied():
     assert twin[4].weight_orig.grad.any()
 
 
-def test_a_state_is_copied_and_not_shared():
-    source = train(network(), METHODS["latent"])
+@pytest.mark.parametrize("name", ["latent", "regrown"])
+def test_a_state_is_copied_and_not_shared(name):
+    source = train(network(), METHODS[name], steps=5)  # in the middle of an interval
     state = source.state_dict()
     before = copy.deepcopy(state)
     model = network()
@@ -509,7 +556,7 @@ def test_a_state_is_copied_and_not_shared():
     other = Sparsifier(
         model,
         optimizer,
-        METHODS["latent"],
+        METHODS[name],
         Target(sparsity=0.8),
         generator=torch.Generator().manual_seed(9),
     )
@@ -519,9 +566,10 @@ def test_a_state_is_copied_and_not_shared():
         other.observe(Position(0, step, 1, 100), torch.tensor(1.0 + step))
         optimizer.step()
         other.step(Position(0, step, 1, 100))
-    for name, layer in before["layers"].items():
+    for layer_name, layer in before["layers"].items():
         for kind, value in layer.items():
-            assert torch.equal(state["layers"][name][kind], value)
+            kept = state["layers"][layer_name][kind]
+            assert kept is value is None or torch.equal(kept, value)
 
 
 @pytest.mark.parametrize("other", ["static", "zero"])
