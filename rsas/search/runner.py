@@ -17,7 +17,7 @@ from ray.train._internal import storage as tune_storage
 from rich.console import Console
 
 from rsas import data, tracking
-from rsas.errors import Halted, InputError
+from rsas.errors import Halted, InputError, StorageError
 from rsas.records import trial_id
 from rsas.search import cluster
 from rsas.search.book import Book, Launch
@@ -103,15 +103,15 @@ def run(
     if searcher.halted:
         raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")
     if status is None:
-        raise Halted(f"sweep {folder.name!r}: its book cannot be read any more")
+        raise Halted(f"sweep {folder.name!r}: its book or storage cannot be read any more")
     return status
 
 
 def _last_status(folder: SweepFolder) -> Status | None:
-    """What the sweep has come to; None where the book is away."""
+    """What the sweep has come to; None where its book or its storage is away."""
     try:
         return folder.status(mine=True)
-    except InputError:
+    except (InputError, StorageError):
         return None
 
 

@@ -417,5 +417,5 @@ def test_books_that_go_away_at_the_end_are_no_bad_input(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runner, "_tune", tune)
     console = Console(file=io.StringIO())
-    with pytest.raises(Halted, match="its book cannot be read any more"):
+    with pytest.raises(Halted, match="its book or storage cannot be read any more"):
         runner.run(folder, experiment, None, lambda: 1, console, CollectorRegistry())
