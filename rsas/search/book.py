@@ -113,9 +113,10 @@ class Book:
             self._frozen()
         except InputError:
             raise
-        except KeyError:  # of Optuna: the database is there, and the study is not
-            raise NotBegun(f"{place}: there is no study {study!r}") from None
         except Exception as error:  # Optuna, SQLAlchemy and drivers have kinds of their own
+            # A journal from which lines are missing raises KeyError, too, and that is damage.
+            if isinstance(error, KeyError) and not isinstance(place, Path):
+                raise NotBegun(f"{place}: there is no study {study!r}") from None
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             file = isinstance(place, Path)
             hint = "; 'rsas check NAME --repair' makes a damaged one anew" if file else ""

@@ -404,6 +404,16 @@ def test_a_database_without_the_study_is_a_sweep_that_has_not_begun(tmp_path):
     assert repair.check(folder)[0].what == "there is no parent run of this sweep"
 
 
+def test_a_journal_without_its_beginning_is_damaged_and_no_new_one(tmp_path):
+    experiment, source = load_experiment("experiments/digits_quickstart.py")
+    folder, book = made.make(tmp_path / "runs", "first", experiment, source)
+    book.begin()
+    lines = folder.journal.read_bytes().splitlines(keepends=True)
+    folder.journal.write_bytes(b"".join(lines[1:]))
+    with pytest.raises(InputError, match="the book of the sweep cannot be read"):
+        folder.status()
+
+
 def test_books_that_go_away_at_the_end_are_no_bad_input(tmp_path, monkeypatch):
     """Nor may what was asked for be taken back then: trials have been run for it."""
     experiment, source = load_experiment("experiments/digits_quickstart.py")
