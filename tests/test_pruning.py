@@ -59,6 +59,7 @@ VARIANTS = {
     "overshoot": GLOBAL | {"budget": "overshoot"},
     "nothing off": {"sparsity": 0.0},
     "nothing dropped": {"method": "set", "drop_fraction": 0.0},
+    "nothing grown": {"method": "rigl", "drop_fraction": 0.0},
     "constant": {"exploration": "constant"},
     "nothing explored": {"exploration_start": 0.0},
 }

@@ -25,6 +25,7 @@ __all__ = [
     "StaticPruning",
     "largest_gradients",
     "progress_at",
+    "steps_ahead",
 ]
 
 _Generator = torch.Generator | None
@@ -163,9 +164,23 @@ class SetPruning(PruningMethod):
 class RigLPruning(SetPruning):
     """RigL: drop the smallest weights, grow those of the largest gradient (Evci et al. 2020).
 
-    "Rigging the Lottery", algorithm 1, on the gradient of one batch, that of the step before
-    the redraw.
+    "Rigging the Lottery", algorithm 1, which looks at the gradient of one batch.
+
+    Attributes:
+        exploration_steps: steps before each redraw whose gradients are summed up for that, at
+            least 1 (published). What batches do not agree on cancels out.
     """
+
+    exploration_steps: int = 1
+
+    def gathers(self, at: Position) -> bool:
+        """Whether the gradient of a step is to be summed up for the next redraw."""
+        if self.exploration_steps == 1:
+            return False  # the last gradient is there anyway
+        ahead = steps_ahead(at, self.update_interval, self.update_stop)
+        if ahead is None or at.done + ahead == at.steps_of(self.update_stop):
+            return False  # nothing grows at the stop
+        return ahead < self.exploration_steps
 
     def grow(
         self, layer: Layer, available: Tensor, count: int, *, generator: _Generator = None
@@ -211,6 +226,12 @@ def progress_at(at: Position, interval: int, stop: float) -> float | None:
     if at.done == last:
         return 1.0
     return at.done / last if at.done < last and at.done % interval == 0 else None
+
+
+def steps_ahead(at: Position, interval: int, stop: float) -> int | None:
+    """Steps from this one to the next that ``progress_at`` names; None after the last."""
+    last = at.steps_of(stop)
+    return None if at.done > last else min(-at.done % interval, last - at.done)
 
 
 def _magnitude(layer: Layer) -> Tensor:

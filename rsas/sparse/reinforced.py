@@ -14,7 +14,13 @@ from rsas.sparse import masks
 from rsas.sparse.distributions import kept_published
 from rsas.sparse.layers import Layer, Target
 from rsas.sparse.measure import Attribution, GlobalCredit, Learner, PerWeightCredit
-from rsas.sparse.methods import Position, PruningMethod, largest_gradients, progress_at
+from rsas.sparse.methods import (
+    Position,
+    PruningMethod,
+    largest_gradients,
+    progress_at,
+    steps_ahead,
+)
 from rsas.sparse.schedules import Shape, count_of, interpolate
 
 __all__ = ["NoisePruning", "ReinforcedPruning", "overshooting_mask"]
@@ -229,10 +235,7 @@ class ReinforcedPruning(PruningMethod):
                 return None
             # The next redraw is in this epoch, or at the first step of the next one.
             return min(-at.step % self.update_interval, at.steps_per_epoch - at.step)
-        stop = at.steps_of(self.exploration_stop)
-        if at.done > stop:
-            return None
-        return min(-at.done % self.update_interval, stop - at.done)
+        return steps_ahead(at, self.update_interval, self.exploration_stop)
 
     def _final_epoch(self, at: Position) -> int:
         """The epoch, counted from 0, whose first step fixes the mask under the epoch clock."""

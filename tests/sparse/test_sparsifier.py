@@ -28,6 +28,7 @@ METHODS = {
     "static": StaticPruning(),
     "set": SetPruning(update_interval=2),
     "rigl": RigLPruning(update_interval=2, drop_fraction=0.9),
+    "rigl, summed": RigLPruning(update_interval=3, drop_fraction=0.9, exploration_steps=2),
     "gmp": GradualPruning(update_interval=2),
     "noise": NoisePruning(update_interval=2),
     "zero": ReinforcedPruning(update_interval=2, credit="global", exploration_draw="uniform"),
@@ -283,6 +284,37 @@ def test_explored_weights_follow_the_gradients_of_the_last_steps():
         torch.testing.assert_close(weight[came_back], -0.07 * total[came_back])
         came_back_in_all += int(came_back.sum())
     assert came_back_in_all > 20
+
+
+def test_rigl_grows_by_the_gradients_of_the_last_steps():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3, bias=False))
+    weight = model[1].weight
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(0)
+    method = RigLPruning(update_interval=6, update_stop=0.8, drop_fraction=0.5, exploration_steps=4)
+    sparsifier = Sparsifier(model, optimizer, method, Target(sparsity=0.5), generator=generator)
+    gradients, grown_in_all = [], 0
+    for step in range(30):
+        x, y = torch.randn(16, 1, 6, 6, generator=generator), torch.arange(16) % 3
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        gradients.append(weight.grad.clone())
+        before = sparsifier.state_dict()["layers"]["1"]["mask"]
+        at = Position(0, step, 1, 30)
+        sparsifier.observe(at, loss.detach())
+        optimizer.step()
+        sparsifier.step(at)
+        layer = sparsifier.state_dict()["layers"]["1"]
+        if step in (5, 11, 17):  # and none at the stop, which is after step 23
+            grown, total = layer["mask"] & ~before, sum(gradients[-4:]).abs()
+            assert total[grown].min() > total[~layer["mask"] & ~before].max()
+            grown_in_all += int(grown.sum())
+        else:
+            assert torch.equal(layer["mask"], before)
+    assert grown_in_all > 10
+    assert layer["window"] is None  # nothing is summed up that nobody will use
 
 
 def test_measured_sparsity_counts_the_weights_that_are_off():
