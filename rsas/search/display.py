@@ -17,6 +17,7 @@ from rsas.records import Objective, TrialRecord, clock, trial_id
 
 __all__ = ["SweepDisplay", "front_table"]
 
+_PARAM_COLUMNS = 4  # more do not fit beside objectives and bar
 _FRONT_ROWS = 12  # of the front while the sweep runs
 _BAR = 10
 
@@ -143,26 +144,47 @@ class SweepDisplay:
 def front_table(
     members: Sequence[TrialRecord], objectives: Sequence[Objective], title: str
 ) -> Table:
-    """The members of a front, a row each, with a bar for the first objective."""
+    """The members of a front, a row each, with a bar for the first objective.
+
+    Parameters have a column each. Where they are too many for a terminal, one column has them,
+    and a line below the table those that all members share.
+    """
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("trial")
     for objective in objectives:
         table.add_column(objective.name, justify="right")
     up = objectives[0]
     table.add_column("", no_wrap=True, min_width=_BAR)
+    asked = {objective.name: f"{objective.name} asked" for objective in objectives}
     params = list(dict.fromkeys(name for trial in members for name in trial.params))
-    for name in params:
-        asked = any(name == objective.name for objective in objectives)
-        table.add_column(f"{name} asked" if asked else name, justify="right")
+    rows = [[_short(trial.params.get(name)) for name in params] for trial in members]
+    if len(params) <= _PARAM_COLUMNS:
+        for name in params:
+            table.add_column(asked.get(name, name), justify="right")
+    else:
+        named = [
+            [
+                f"{asked.get(name, name)} {cell}"
+                for name, cell in zip(params, row, strict=True)
+                if cell
+            ]
+            for row in rows
+        ]
+        shared = [text for text in named[0] if all(text in row for row in named[1:])]
+        if len(members) > 1 and shared:
+            table.caption, table.caption_justify = f"all with {', '.join(shared)}", "left"
+            named = [[text for text in row if text not in shared] for row in named]
+        table.add_column("parameters")
+        rows = [[", ".join(row)] for row in named]
     values = [trial.objectives[up.name] for trial in members]
     low, high = min([up.worst, *values]), max([up.worst, *values])
-    for trial in members:
+    for trial, row in zip(members, rows, strict=True):
         share = (trial.objectives[up.name] - low) / (high - low) if high > low else 0.0
         table.add_row(
             trial.trial_id,
             *[f"{trial.objectives[objective.name]:.4f}" for objective in objectives],
             Text("█" * round(_BAR * share), style="green"),
-            *[_short(trial.params.get(name)) for name in params],
+            *row,
         )
     return table
 

@@ -1,5 +1,6 @@
 """What a running sweep shows."""
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -118,3 +119,17 @@ def test_front_table_tells_asked_from_measured_sparsity():
     assert "sparsity asked" in text
     assert "│ t0000 │       0.5500 │   0.5000 │ █████      │           0.51 │" in text
     assert "██████████" in text
+
+
+def test_many_parameters_share_a_column():
+    """A dozen columns leave two letters to each."""
+    members = [trial(0, 0.55, 0.5), trial(1, 1.0, 0.4)]
+    many = {f"option_number_{i}": i for i in range(12)}
+    members = [
+        dataclasses.replace(m, params=m.params | many | {"regrow": regrow})
+        for m, regrow in zip(members, ("zero", "latent"), strict=True)
+    ]
+    text = shown(front_table(members, OBJECTIVES, "a front"))
+    assert "│ sparsity asked 0.51, regrow zero " in text
+    assert text.count("option_number_11 11") == 1
+    assert text.rstrip().endswith("option_number_11 11")
