@@ -34,6 +34,18 @@ def by_method() -> Experiment:
     )
 
 
+def tuned_set() -> Experiment:
+    return dataclasses.replace(experiment(), name="fashion_mnist_set", space=methods.set_alone)
+
+
+def tuned_rigl() -> Experiment:
+    return dataclasses.replace(experiment(), name="fashion_mnist_rigl", space=methods.rigl_alone)
+
+
+def tuned_gmp() -> Experiment:
+    return dataclasses.replace(experiment(), name="fashion_mnist_gmp", space=methods.gmp_alone)
+
+
 def by_schedule() -> Experiment:
     return dataclasses.replace(experiment(), name="fashion_mnist_schedule", space=schedule.schedule)
 

@@ -24,6 +24,7 @@ ALLOWED = {
     "rsas.pruning": {"rsas.config", "rsas.sparse"},
     "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse"},
     "rsas.replicates": {"rsas", "rsas.config", "rsas.trainer"},
+    "rsas.repeats": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.trainer"},
     "rsas.analysis": {"rsas.analysis", "rsas.errors", "rsas.records"},
     "rsas.tracking": {
         *("rsas.analysis", "rsas.errors", "rsas.records", "rsas.redact", "rsas.tracking"),

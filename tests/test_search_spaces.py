@@ -17,6 +17,9 @@ SPACES = {
     "schedule": schedule.schedule,
     "shallow": layerwise.shallow,
     "methods": methods.methods,
+    "set": methods.set_alone,
+    "rigl": methods.rigl_alone,
+    "gmp": methods.gmp_alone,
 }
 BASE = TrainConfig(hidden=(20,), epochs=1, batch_size=50)
 

@@ -1,6 +1,6 @@
 """The command line: parses, then imports what the command needs."""
 
-from rsas.cli import run, look, networks, serve  # noqa: F401, I001  # in the order of the help
+from rsas.cli import run, repeat, look, networks, serve  # noqa: F401, I001  # in the order of the help
 from rsas.cli.app import main
 
 __all__ = ["main"]

@@ -86,10 +86,10 @@ def wide_search(name="tpe", seed=0, epochs=81):
     return dataclasses.replace(quickstart, base=base, space=wide, sampler=name, seed=seed)
 
 
-def real(name, seed):
+def real(name, seed, epochs):
     """A search that trains."""
     torch.set_num_threads(1)
-    experiment = wide_search(name, seed)
+    experiment = wide_search(name, seed, epochs)
     base = experiment.base
     arrays = data.load(base.dataset)
 
@@ -158,9 +158,9 @@ def keeps(halving, epoch, trial, values):
 
 def search(job):
     """One search: a row a point of its course, and how many trials it began."""
-    method, seed, is_real, first, reduction = job
+    method, seed, real_epochs, first, reduction = job
     name, deciding = METHODS[method]
-    experiment, begin = (real if is_real else recorded)(name, seed)
+    experiment, begin = real(name, seed, real_epochs) if real_epochs else recorded(name, seed)
     epochs = experiment.base.epochs
     chosen = experiment.objectives[:deciding]
     halving = chosen and Halving(chosen, epochs=epochs, first=first, reduction=reduction)
@@ -249,6 +249,7 @@ def told(share):
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scheduler")
     parser.add_argument("--real", action="store_true", help="train instead of looking up")
+    parser.add_argument("--epochs", type=int, default=81, help="of a real trial")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--from-seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=3, help="rung, epochs")
@@ -261,7 +262,7 @@ def main():
     began = time.monotonic()
     methods = list(dict.fromkeys(["tpe", *options.methods]))
     jobs = [
-        (method, seed, options.real, options.first, options.reduction)
+        (method, seed, options.real and options.epochs, options.first, options.reduction)
         for seed in range(options.from_seed, options.from_seed + options.seeds)
         for method in methods
     ]

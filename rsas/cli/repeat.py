@@ -1,0 +1,178 @@
+"""The command that trains configurations with several seeds and tells how they differ."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rsas.cli.app import app
+from rsas.cli.common import check_output, make_console, numbers
+from rsas.cli.options import DataDirOption, FileArgument, SetOption
+from rsas.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from rsas.config import TrainConfig
+    from rsas.repeats import Run
+
+__all__ = ["repeat"]
+
+
+@app.command()
+def repeat(
+    file: FileArgument,
+    assignments: SetOption = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vs",
+            metavar="'NAME=VALUE ...'",
+            help="Another configuration to train, as it differs from the first.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="0,1,2", help="Train each configuration with these.")
+    ] = "0,1,2,3,4",
+    test: Annotated[
+        bool, typer.Option("--test", help="Report test accuracy: once, for what is chosen already.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Trainings at once, which share the CPUs.")] = 1,
+    table: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Add a row a run; what is there already is not trained again."),
+    ] = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Train configurations with several seeds each: means, intervals and paired differences."""
+    from rsas.search.experiment import load_experiment
+
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: expected an integer from 1 on")
+    experiment, _ = load_experiment(file)
+    base = experiment.base.override(assignments or [])
+    configs: dict[str, TrainConfig] = {base.method: base}
+    for text in others or []:
+        if text in configs:
+            raise InputError(f"--vs {text!r}: is there twice")
+        configs[text] = base.override(text.split())
+    if not test and any(config.val_fraction == 0 for config in configs.values()):
+        raise InputError("val_fraction=0: nothing is left to validate on; --test reports test data")
+    chosen = numbers("--seeds", seeds, int)
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"--seeds {seeds!r}: a seed is there twice")
+    if table is not None:
+        check_output("--csv", table)
+
+    import pandas as pd
+
+    from rsas.repeats import COLUMNS, comparison, runs_of, train_all
+
+    _check(configs, data_dir)
+    runs = runs_of(configs, chosen)
+    known = _known(table, test)
+    rows = [known[run.key] | {"configuration": run.name} for run in runs if run.key in known]
+    lacking = [run for run in runs if run.key not in known]
+    console = make_console()
+    for row in _shown(train_all(lacking, jobs=jobs, test=test, data_dir=data_dir), runs, console):
+        rows.append(row)
+        if table is not None:
+            _add(table, COLUMNS, row)
+    measure = "test_accuracy" if test else "val_accuracy"
+    order = {name: at for at, name in enumerate(configs)}
+    found = pd.DataFrame(rows).sort_values("configuration", key=lambda names: names.map(order))
+    what = f"{experiment.name}: {measure.replace('_', ' ')} in %, {len(chosen)} seeds"
+    console.print(_table(comparison(found, measure), what))
+
+
+def _check(configs: dict[str, TrainConfig], data_dir: Path | None) -> None:
+    """See that all of them can be trained before the first one is."""
+    from rsas import data
+    from rsas.trainer import check
+
+    for name, config in configs.items():
+        try:
+            check(config, data.load(config.dataset, data_dir))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+
+
+def _known(path: Path | None, test: bool) -> dict[str, dict[str, Any]]:
+    """Rows of earlier runs, by what they trained."""
+    import pandas as pd
+
+    from rsas.repeats import COLUMNS
+
+    if path is None or not path.exists():
+        return {}
+    try:
+        rows = pd.read_csv(path)
+    except (ValueError, UnicodeDecodeError) as error:
+        reason = str(error).strip()
+        raise InputError(f"--csv {str(path)!r}: cannot be read ({reason})") from None
+    if tuple(rows.columns) != COLUMNS:
+        raise InputError(f"--csv {str(path)!r}: expected the columns {','.join(COLUMNS)}")
+    if test:
+        rows = rows[rows["test_accuracy"].notna() | rows["val_accuracy"].isna()]
+    return {str(row["run"]): row for row in rows.to_dict("records")}  # type: ignore[misc]
+
+
+def _add(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _shown(
+    rows: Iterator[dict[str, Any]], runs: list[Run], console: Console
+) -> Iterator[dict[str, Any]]:
+    """The rows, with a bar on a terminal."""
+    from rich.progress import track
+
+    yield from track(
+        rows,
+        "training",
+        total=len(runs),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _table(found: pd.DataFrame, title: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("configuration", overflow="fold")
+    first = found["configuration"].iloc[0]
+    for name in ("mean", "95% interval", f"less {first}", "95% interval", "by seed", "s a run"):
+        table.add_column(name, justify="right")
+    for row in found.to_dict("records"):
+        table.add_row(
+            row["configuration"],
+            _percent(row["mean"]) or "diverged",
+            _interval(row["low"], row["high"]),
+            _percent(row["difference"]),
+            _interval(row["difference_low"], row["difference_high"]),
+            " ".join(_percent(value) or "diverged" for value in row["values"]),
+            f"{row['seconds']:.1f}",
+        )
+    return table
+
+
+def _percent(value: float) -> str:
+    return "" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{_percent(low)} to {_percent(high)}"

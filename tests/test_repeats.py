@@ -1,0 +1,165 @@
+"""Repeats against trainings that run alone, and closed forms."""
+
+import math
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+import rsas
+from rsas import InputError, TrainConfig, repeats
+from rsas.repeats import COLUMNS, comparison, mean_interval, runs_of, train_all
+
+BASE = TrainConfig(hidden=(20,), epochs=2, batch_size=100, update_interval=5)
+CONFIGS = {"first": BASE, "static": BASE.replace(method="static")}
+QUICKSTART = "experiments/digits_quickstart.py"
+FAST = ["--set", "epochs=1", "--set", "hidden=10", "--vs", "method=static", "--seeds"]
+
+
+@pytest.fixture
+def cli(monkeypatch, command_line, request):
+    monkeypatch.chdir(request.config.rootpath)
+    return command_line
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The runs that are trained, as they begin."""
+    begun, real = [], repeats._row
+
+    def row(run, *others):
+        begun.append((run.name, run.config.seed))
+        return real(run, *others)
+
+    monkeypatch.setattr(repeats, "_row", row)
+    return begun
+
+
+def alone(config):
+    result = rsas.train(config)
+    return result.history["val_accuracy"].iloc[-1], result.test_accuracy
+
+
+def test_rows_are_what_each_configuration_does_alone():
+    rows = list(train_all(runs_of(CONFIGS, [0, 7]), test=True))
+    assert [(row["configuration"], row["seed"]) for row in rows] == [
+        *(("first", 0), ("static", 0), ("first", 7), ("static", 7))
+    ]
+    for row in rows:
+        assert tuple(row) == COLUMNS
+        config = CONFIGS[row["configuration"]].replace(seed=row["seed"])
+        expected = pytest.approx(alone(config), abs=1e-6)
+        assert (row["val_accuracy"], row["test_accuracy"]) == expected
+        assert row["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    assert len({row["run"] for row in rows}) == 4
+
+
+def test_several_at_once_do_the_same(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)  # a thread each, as in this process
+    runs = runs_of(CONFIGS, [3, 4])
+    told = ("configuration", "seed", "val_accuracy", "run")
+    rows = [[tuple(row[name] for name in told) for row in train_all(runs, jobs=j)] for j in (1, 2)]
+    assert sorted(rows[0]) == sorted(rows[1])
+
+
+def test_the_test_split_is_left_alone_unless_asked_for(monkeypatch):
+    def finish(trainer):
+        raise AssertionError("reads the test split")
+
+    monkeypatch.setattr(rsas.Trainer, "finish", finish)
+    (row,) = train_all(runs_of({"first": BASE}, [0]))
+    assert math.isnan(row["test_accuracy"])
+    with pytest.raises(AssertionError, match="test split"):
+        list(train_all(runs_of({"first": BASE}, [0]), test=True))
+
+
+def test_a_run_that_diverges_is_told_and_the_others_go_on():
+    configs = {
+        "first": BASE,
+        "wild": BASE.replace(lr=1000.0, weight_decay=0.9),
+    }
+    rows = pd.DataFrame(train_all(runs_of(configs, [0])))
+    assert rows["val_accuracy"].isna().tolist() == [False, True]
+    found = comparison(rows, "val_accuracy")
+    assert found["mean"].isna().tolist() == [False, True]
+    assert math.isnan(found["difference"][1])
+
+
+def test_intervals_are_students():
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 2.484138, 2 + 2.484138))
+    values = [0.86, 0.871, 0.875, 0.869, 0.88]
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(values)[1:] == pytest.approx((expected.low, expected.high))
+    assert mean_interval([0.5])[0] == 0.5
+    assert all(math.isnan(bound) for bound in mean_interval([0.5])[1:])
+
+
+def test_differences_are_paired_by_seed():
+    first, other = [0.80, 0.90, 0.85], [0.82, 0.93, 0.86]
+    rows = pd.DataFrame(
+        {
+            "configuration": ["a"] * 3 + ["b"] * 3,
+            "seed": [0, 1, 2, 2, 0, 1],  # in the order in which they ended
+            "accuracy": [*first, other[2], *other[:2]],
+            "seconds": [1.0, 2.0, 3.0, 4.0, 5.0, 9.0],
+        }
+    )
+    found = comparison(rows, "accuracy")
+    assert found["configuration"].tolist() == ["a", "b"]
+    assert found["values"][1] == other
+    assert found["seconds"].tolist() == [2.0, 6.0]
+    expected = stats.ttest_rel(other, first).confidence_interval(0.95)
+    assert found["difference"][1] == pytest.approx(0.02)
+    assert found["difference_low"][1] == pytest.approx(expected.low)
+    assert found["difference_high"][1] == pytest.approx(expected.high)
+
+
+def test_what_a_file_has_is_not_trained_again(cli, trained, tmp_path):
+    path = tmp_path / "runs.csv"
+    code, out, _ = cli("repeat", QUICKSTART, *FAST, "0,1", "--csv", path)
+    assert code == 0
+    assert "val accuracy in %, 2 seeds" in out
+    before = path.read_text()
+    assert len(before.splitlines()) == 5
+    del trained[:]
+    code, again, _ = cli("repeat", QUICKSTART, *FAST, "0,1", "--csv", path)
+    assert (code, trained, path.read_text()) == (0, [], before)
+    assert again == out
+    cli("repeat", QUICKSTART, *FAST, "0,1,2", "--csv", path)
+    assert trained == [("reinforced", 2), ("method=static", 2)]
+    del trained[:]
+    code, out, _ = cli("repeat", QUICKSTART, *FAST, "0", "--csv", path, "--test")
+    assert trained == [("reinforced", 0), ("method=static", 0)]  # their test accuracy is not there
+    assert "test accuracy in %, 1 seeds" in out
+    del trained[:]
+    cli("repeat", QUICKSTART, *FAST, "0", "--csv", path, "--test")
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--vs", "metod=rigl"], "did you mean 'method'?"),
+        (["--vs", "method=rigl", "--vs", "method=rigl"], "--vs 'method=rigl': is there twice"),
+        (["--vs", "sparsity=0.999 model=nothing:net"], "cannot import 'nothing'"),
+        (["--seeds", "0,0"], "--seeds '0,0': a seed is there twice"),
+        (["--seeds", "a"], "--seeds 'a': expected numbers such as 0,1,2"),
+        (["--jobs", "0"], "--jobs 0: expected an integer from 1 on"),
+        (["--set", "val_fraction=0"], "val_fraction=0: nothing is left to validate on"),
+        (["--csv", "README.md"], "--csv 'README.md': cannot be read"),
+        (["--csv", "experiments/results/search_efficiency.csv"], "expected the columns"),
+        (["--csv", "nowhere/runs.csv"], "there is no folder 'nowhere'"),
+    ],
+)
+def test_bad_input_is_one_line(cli, trained, arguments, message):
+    code, out, err = cli("repeat", QUICKSTART, *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert trained == []
+
+
+def test_the_module_tells_what_does_not_fit():
+    with pytest.raises(InputError, match="expected one of digits"):
+        list(train_all(runs_of({"first": BASE.replace(dataset="cats")}, [0])))
