@@ -106,22 +106,27 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Arrays:
     Args:
         name: ``digits`` (8x8 images in scikit-learn, rows 0-1499 to train, 1500-1796 to test);
             ``mnist``, ``fashion_mnist``, ``svhn``, ``cifar10``, ``cifar100`` in torchvision's
-            layout under ``data_dir``, downloaded where they are missing; or ``npz:PATH``, a
-            NumPy file with ``x_train``, ``y_train`` and optionally ``x_test``, ``y_test``:
-            uint8 images (N, H, W) or (N, H, W, C), or floats of any shape (N, ...).
+            layout under ``data_dir``, downloaded where they are missing; or ``npz:PATH``, from
+            the current folder or else from ``data_dir``, a NumPy file with ``x_train``,
+            ``y_train`` and optionally ``x_test``, ``y_test``: uint8 images (N, H, W) or (N, H, W, C), or floats of any shape (N, ...).
         data_dir: by default ``default_data_dir()``.
 
     Raises:
         InputError: the name is unknown, or the files are missing, damaged or of another form.
     """
-    kind, colon, path = name.partition(":")
+    folder = (default_data_dir() if data_dir is None else Path(data_dir)).expanduser()
+    kind, colon, place = name.partition(":")
     if kind == "npz" and colon:
-        return _load_npz(Path(path).expanduser())
+        path = Path(place).expanduser()
+        for found in (path, folder / path):
+            if found.exists():
+                return _load_npz(found)
+        searched = "" if path.is_absolute() else f", neither here nor in {folder}"
+        raise InputError(f"dataset={name!r}: there is no such file{searched}")
     if name == "digits":
         return _load_digits()
     if name in _TORCHVISION:
-        folder = default_data_dir() if data_dir is None else Path(data_dir)
-        return _load_torchvision(name, folder.expanduser())
+        return _load_torchvision(name, folder)
     known = ", ".join(["digits", *_TORCHVISION])
     raise InputError(f"dataset={name!r}: expected one of {known}, or npz:PATH")
 
@@ -272,8 +277,6 @@ def _load_npz(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise InputError(f"{where}: there is no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise InputError(
             f"{where}: not a readable .npz file of plain arrays ({type(error).__name__})"

@@ -191,6 +191,23 @@ def test_npz_of_another_form_is_refused(arrays, message, tmp_path):
         load(save(tmp_path / "x.npz", **arrays))
 
 
+def test_npz_is_looked_for_here_and_then_among_the_data(tmp_path, monkeypatch):
+    here, among = tmp_path / "here", tmp_path / "data"
+    for folder in (here, among):
+        folder.mkdir()
+        save(folder / "both.npz", x_train=X, y_train=Y if folder == here else Y[::-1])
+    save(among / "one.npz", x_train=X, y_train=Y[::-1])
+    monkeypatch.chdir(here)
+    assert load("npz:both.npz", among).y_train.tolist() == Y.tolist()
+    assert load("npz:one.npz", among).y_train.tolist() == Y[::-1].tolist()
+    monkeypatch.setenv("RSAS_DATA_DIR", str(among))
+    assert load("npz:one.npz").y_train.tolist() == Y[::-1].tolist()
+    with pytest.raises(InputError, match=f"no such file, neither here nor in {among}$"):
+        load("npz:none.npz")
+    with pytest.raises(InputError, match="no such file$"):
+        load(f"npz:{among / 'none.npz'}")
+
+
 def test_npz_never_unpickles(tmp_path):
     name = save(tmp_path / "x.npz", x_train=np.array([{}, {}], dtype=object), y_train=Y[:2])
     with pytest.raises(InputError, match="not a readable .npz file of plain arrays"):

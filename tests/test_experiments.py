@@ -68,6 +68,9 @@ def test_every_experiment_trains(name, tmp_path):
         "digits_quickstart.py:by_method",
         "fashion_mnist_shallow.py:by_method",
         "fashion_mnist_shallow.py:by_schedule",
+        "fashion_mnist_shallow.py:tuned_set",
+        "fashion_mnist_shallow.py:tuned_rigl",
+        "fashion_mnist_shallow.py:tuned_gmp",
         "fashion_mnist_shallow.py:by_layer",
     ],
 )
