@@ -108,7 +108,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Arrays:
             ``mnist``, ``fashion_mnist``, ``svhn``, ``cifar10``, ``cifar100`` in torchvision's
             layout under ``data_dir``, downloaded where they are missing; or ``npz:PATH``, from
             the current folder or else from ``data_dir``, a NumPy file with ``x_train``,
-            ``y_train`` and optionally ``x_test``, ``y_test``: uint8 images (N, H, W) or (N, H, W, C), or floats of any shape (N, ...).
+            ``y_train`` and optionally ``x_test``, ``y_test``: uint8 images (N, H, W) or
+            (N, H, W, C), or floats of any shape (N, ...).
         data_dir: by default ``default_data_dir()``.
 
     Raises:
