@@ -94,11 +94,12 @@ class TrainConfig:
     """Patterns of the names of layers to prune."""
     exclude: tuple[str, ...] = ()
     """Patterns of the names of layers that stay dense, among those included."""
-    update_interval: int = field(default=100, metadata=range_of(1, 10**9))
+    update_interval: int = field(default=50, metadata=range_of(1, 10**9))
     """Training steps between redraws of the masks."""
     # set, rigl, gmp
     update_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
     drop_fraction: float = field(default=0.3, metadata=range_of(0, 1))
+    grow_steps: int = field(default=1, metadata=range_of(1, 10**9))
     # reinforced; noise where nothing is learned
     measure_lr: float = field(default=0.3, metadata=range_of(0, 1, open_low=True))
     measure_update: Literal["ema", "accumulate"] = "ema"
@@ -111,14 +112,14 @@ class TrainConfig:
     count_first_loss: bool = False
     budget: Literal["exact", "overshoot"] = "exact"
     exploration: Literal["linear", "cosine", "constant"] = "cosine"
-    exploration_start: float = field(default=0.3, metadata=range_of(0, 1))
+    exploration_start: float = field(default=0.6, metadata=range_of(0, 1))
     exploration_end: float = field(default=0.0, metadata=range_of(0, 1))
     exploration_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
     exploration_draw: Literal["uniform", "gradient"] = "gradient"
-    exploration_steps: int = field(default=1, metadata=range_of(1, 10**9))
+    exploration_steps: int = field(default=50, metadata=range_of(1, 10**9))
     update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent", "gradient"] = "zero"
-    regrow_scale: float = field(default=1.0, metadata=range_of(0, 100))
+    regrow: Literal["zero", "latent", "gradient"] = "gradient"
+    regrow_scale: float = field(default=2.0, metadata=range_of(0, 100))
 
     def __post_init__(self) -> None:
         validate(self)

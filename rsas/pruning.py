@@ -89,7 +89,7 @@ def _rules(config: TrainConfig) -> list[_Rule]:
         ),
         (
             method in ("set", "rigl") and config.drop_fraction == 0,
-            {"update_interval", "update_stop", "exploration_steps"},
+            {"update_interval", "update_stop", "grow_steps"},
             "drop_fraction=0 replaces nothing",
         ),
     ]

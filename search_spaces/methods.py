@@ -42,8 +42,8 @@ def _options(trial: optuna.Trial, method: str) -> dict[str, Any]:
     if method in ("reinforced", "noise"):
         fields["exploration_start"] = trial.suggest_float("exploration_start", 0.05, 0.5)
         fields["exploration_stop"] = trial.suggest_float("exploration_stop", 0.3, 1.0)
-    if method in ("reinforced", "rigl"):
-        fields["exploration_steps"] = trial.suggest_int("exploration_steps", 1, 100, log=True)
+    if method == "rigl":
+        fields["grow_steps"] = trial.suggest_int("grow_steps", 1, 100, log=True)
     if method == "reinforced":
         fields["measure_lr"] = trial.suggest_float("measure_lr", 1e-3, 1.0, log=True)
     return fields

@@ -37,6 +37,7 @@ OTHER = {
     "exploration_draw": "uniform",
     "update_clock": "epoch",
     "exploration_steps": 4,
+    "grow_steps": 4,
     "regrow": "latent",
     "regrow_scale": 3.0,
     "momentum": 0.5,

@@ -29,7 +29,7 @@ SMALL = TrainConfig(hidden=(40,), epochs=4, batch_size=50, momentum=0.9, lr=0.05
 
 VARIANTS = {
     **{name: {"method": name} for name in ("dense", "small_dense", "static", "set", "rigl", "gmp")},
-    "rigl, summed": {"method": "rigl", "exploration_steps": 40},
+    "rigl, summed": {"method": "rigl", "grow_steps": 40},
     "noise": {"method": "noise"},
     "reinforced": {"credit": "global", "regrow": "zero", "reward_baseline": "mean"},
     "latent": {"credit": "global", "regrow": "latent", "exploration_draw": "uniform"},

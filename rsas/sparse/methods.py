@@ -130,7 +130,7 @@ class SetPruning(PruningMethod):
             falls to 0 at the stop by half a cosine (Evci et al. 2020, RigL, section 3).
     """
 
-    update_interval: int = 100
+    update_interval: int = 50
     update_stop: float = 0.75
     drop_fraction: float = 0.3
 
@@ -167,20 +167,20 @@ class RigLPruning(SetPruning):
     "Rigging the Lottery", algorithm 1, which looks at the gradient of one batch.
 
     Attributes:
-        exploration_steps: steps before each redraw whose gradients are summed up for that, at
-            least 1 (published). What batches do not agree on cancels out.
+        grow_steps: steps before each redraw whose gradients are summed up for that, at least 1
+            (published). What batches do not agree on cancels out.
     """
 
-    exploration_steps: int = 1
+    grow_steps: int = 1
 
     def gathers(self, at: Position) -> bool:
         """Whether the gradient of a step is to be summed up for the next redraw."""
-        if self.exploration_steps == 1:
+        if self.grow_steps == 1:
             return False  # the last gradient is there anyway
         ahead = steps_ahead(at, self.update_interval, self.update_stop)
         if ahead is None or at.done + ahead == at.steps_of(self.update_stop):
             return False  # nothing grows at the stop
-        return ahead < self.exploration_steps
+        return ahead < self.grow_steps
 
     def grow(
         self, layer: Layer, available: Tensor, count: int, *, generator: _Generator = None
@@ -201,7 +201,7 @@ class GradualPruning(PruningMethod):
         update_stop: part of the training, in (0, 1], after which the final sparsity holds.
     """
 
-    update_interval: int = 100
+    update_interval: int = 50
     update_stop: float = 0.75
 
     def first_mask(self, weight: Tensor, keep: int, generator: _Generator) -> Tensor:

@@ -89,15 +89,15 @@ class ReinforcedPruning(PruningMethod):
     count_first_loss: bool = False
     budget: Literal["exact", "overshoot"] = "exact"
     exploration: Shape = "cosine"
-    exploration_start: float = 0.3
+    exploration_start: float = 0.6
     exploration_end: float = 0.0
     exploration_stop: float = 0.75
     exploration_draw: Literal["uniform", "gradient"] = "gradient"
-    exploration_steps: int = 1
-    update_interval: int = 100
+    exploration_steps: int = 50
+    update_interval: int = 50
     update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent", "gradient"] = "zero"
-    regrow_scale: float = 1.0
+    regrow: Literal["zero", "latent", "gradient"] = "gradient"
+    regrow_scale: float = 2.0
 
     @classmethod
     def reference(cls) -> Self:
@@ -114,9 +114,11 @@ class ReinforcedPruning(PruningMethod):
             exploration_end=0.0,
             exploration_stop=1.0,
             exploration_draw="uniform",
+            exploration_steps=1,
             update_interval=10,
             update_clock="epoch",
             regrow="latent",
+            regrow_scale=1.0,
         )
 
     def options(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_default_explores_less_and_less_and_stops_at_three_quarters():
     assert list(shares) == [*range(9, 150, 10)]
     assert shares[149] == 1.0
     done = 70
-    explored = 0.3 * (1 + math.cos(math.pi * done / 150)) / 2
+    explored = 0.6 * (1 + math.cos(math.pi * done / 150)) / 2
     assert shares[done - 1] == pytest.approx(1 - explored)
     assert list(shares.values()) == sorted(shares.values())
 

@@ -28,7 +28,7 @@ METHODS = {
     "static": StaticPruning(),
     "set": SetPruning(update_interval=2),
     "rigl": RigLPruning(update_interval=2, drop_fraction=0.9),
-    "rigl, summed": RigLPruning(update_interval=3, drop_fraction=0.9, exploration_steps=2),
+    "rigl, summed": RigLPruning(update_interval=3, drop_fraction=0.9, grow_steps=2),
     "gmp": GradualPruning(update_interval=2),
     "noise": NoisePruning(update_interval=2),
     "zero": ReinforcedPruning(update_interval=2, credit="global", exploration_draw="uniform"),
@@ -292,7 +292,7 @@ def test_rigl_grows_by_the_gradients_of_the_last_steps():
     weight = model[1].weight
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(0)
-    method = RigLPruning(update_interval=6, update_stop=0.8, drop_fraction=0.5, exploration_steps=4)
+    method = RigLPruning(update_interval=6, update_stop=0.8, drop_fraction=0.5, grow_steps=4)
     sparsifier = Sparsifier(model, optimizer, method, Target(sparsity=0.5), generator=generator)
     gradients, grown_in_all = [], 0
     for step in range(30):
