@@ -3,9 +3,9 @@
 import dataclasses
 
 from rsas.config import TrainConfig
-from rsas.search.experiment import Budget, Experiment, Objective
+from rsas.search.experiment import Budget, Experiment, Objective, as_published
 from search_spaces import layerwise, methods, schedule
-from search_spaces.paper import paper
+from search_spaces.paper import paper, pruning_rate
 
 
 def experiment() -> Experiment:
@@ -26,6 +26,11 @@ def experiment() -> Experiment:
         ),
         budget=Budget(trials=32),
     )
+
+
+def published() -> Experiment:
+    """To mend its faults one at a time."""
+    return as_published(experiment(), pruning_rate)
 
 
 def by_method() -> Experiment:

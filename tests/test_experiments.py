@@ -28,11 +28,13 @@ def test_the_six_published_ones_are_there():
     assert set(PUBLISHED) | {"digits_quickstart", "fashion_mnist_shallow"} <= set(FILES)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_presets(name):
+@pytest.mark.parametrize(
+    ("name", "preset"), [*PUBLISHED.items(), ("fashion_mnist_shallow", ("mlp", 10, 0.9))]
+)
+def test_published_presets(name, preset):
     experiment, _ = load_experiment(f"{FOLDER / name}.py:published")
     base = experiment.base
-    assert (base.model, base.epochs, base.sparsity) == PUBLISHED[name]
+    assert (base.model, base.epochs, base.sparsity) == preset
     assert (base.optimizer, base.lr, base.batch_size) == ("sgd", 0.1, 100)
     assert (base.momentum, base.weight_decay, base.lr_schedule) == (0.0, 0.0, "constant")
     options = ReinforcedPruning.reference().options()
