@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
@@ -158,6 +159,14 @@ def test_bad_input_is_one_line(cli, trained, arguments, message):
     assert err.count("\n") == 1
     assert out == ""
     assert trained == []
+
+
+def test_data_without_a_test_split_have_no_test_accuracy(cli, trained, tmp_path):
+    x, y = np.zeros((40, 8), np.float32), np.arange(40) % 2
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y)
+    code, _, err = cli("repeat", QUICKSTART, "--set", f"dataset=npz:{tmp_path}/x.npz", "--test")
+    assert (code, trained) == (2, [])
+    assert "has no test data" in err
 
 
 def test_the_module_tells_what_does_not_fit():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +16,9 @@ from rsas.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
     from rich.table import Table
 
     from rsas.config import TrainConfig
-    from rsas.repeats import Run
 
 __all__ = ["repeat"]
 
@@ -72,16 +69,25 @@ def repeat(
         check_output("--csv", table)
 
     import pandas as pd
+    from rich.progress import track
 
     from rsas.repeats import COLUMNS, comparison, runs_of, train_all
 
-    _check(configs, data_dir)
+    _check(configs, data_dir, test)
     runs = runs_of(configs, chosen)
     known = _known(table, test)
     rows = [known[run.key] | {"configuration": run.name} for run in runs if run.key in known]
     lacking = [run for run in runs if run.key not in known]
     console = make_console()
-    for row in _shown(train_all(lacking, jobs=jobs, test=test, data_dir=data_dir), runs, console):
+    new = train_all(lacking, jobs=jobs, test=test, data_dir=data_dir)
+    for row in track(
+        new,
+        "training",
+        total=len(lacking),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
         rows.append(row)
         if table is not None:
             _add(table, COLUMNS, row)
@@ -92,16 +98,19 @@ def repeat(
     console.print(_table(comparison(found, measure), what))
 
 
-def _check(configs: dict[str, TrainConfig], data_dir: Path | None) -> None:
+def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -> None:
     """See that all of them can be trained before the first one is."""
     from rsas import data
     from rsas.trainer import check
 
     for name, config in configs.items():
         try:
-            check(config, data.load(config.dataset, data_dir))
+            arrays = data.load(config.dataset, data_dir)
+            check(config, arrays)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
+        if test and arrays.x_test is None:
+            raise InputError(f"--test: dataset={config.dataset!r} has no test data")
 
 
 def _known(path: Path | None, test: bool) -> dict[str, dict[str, Any]]:
@@ -131,22 +140,6 @@ def _add(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
         if is_new:
             writer.writeheader()
         writer.writerow(row)
-
-
-def _shown(
-    rows: Iterator[dict[str, Any]], runs: list[Run], console: Console
-) -> Iterator[dict[str, Any]]:
-    """The rows, with a bar on a terminal."""
-    from rich.progress import track
-
-    yield from track(
-        rows,
-        "training",
-        total=len(runs),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _table(found: pd.DataFrame, title: str) -> Table:
