@@ -29,7 +29,10 @@ Values = npt.NDArray[np.float64]
 
 
 def rungs(epochs: int, first: int, reduction: int) -> tuple[int, ...]:
-    """Epochs after which trials are compared: first, first * reduction, ... below ``epochs``.
+    """Epochs after which trials are compared: first, first * reduction, first * reduction^2, ...
+
+    The last one leaves half of the training to save, unless it is the first: a trial that is
+    stopped short of its end has cost nearly as much as one that counts.
 
     Args:
         epochs: of a whole training, which is no rung; at least 1.
@@ -47,7 +50,7 @@ def rungs(epochs: int, first: int, reduction: int) -> tuple[int, ...]:
         if value < least:
             raise InputError(f"{name}={value!r}: expected an integer from {least} on")
     found = []
-    while first < epochs:
+    while first < epochs and (not found or 2 * first <= epochs):
         found.append(first)
         first *= reduction
     return tuple(found)

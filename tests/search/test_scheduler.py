@@ -54,15 +54,19 @@ some_rows = st.integers(1, 4).flatmap(rows)
 
 
 @given(epochs=st.integers(1, 400), first=st.integers(1, 30), reduction=st.integers(2, 5))
-def test_rungs_are_the_powers_below_the_whole_training(epochs, first, reduction):
-    expected = [first * reduction**i for i in range(10) if first * reduction**i < epochs]
+def test_rungs_are_the_powers_in_the_first_half_and_the_first_one(epochs, first, reduction):
+    powers = [first * reduction**i for i in range(10)]
+    expected = [p for p in powers if p <= epochs / 2 or first == p < epochs]
     assert rungs(epochs, first, reduction) == tuple(expected)
     assert Halving(BOTH, epochs=epochs, first=first, reduction=reduction).rungs == tuple(expected)
 
 
 def test_the_whole_training_is_no_rung():
     assert rungs(27, 1, 3) == (1, 3, 9)
-    assert rungs(28, 1, 3) == (1, 3, 9, 27)
+    assert rungs(28, 1, 3) == (1, 3, 9)
+    assert rungs(54, 1, 3) == (1, 3, 9, 27)
+    assert rungs(10, 3, 3) == (3,)
+    assert rungs(4, 3, 3) == (3,)
     assert rungs(3, 3, 2) == ()
 
 
