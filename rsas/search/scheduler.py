@@ -49,7 +49,7 @@ def rungs(epochs: int, first: int, reduction: int) -> tuple[int, ...]:
     ):
         if value < least:
             raise InputError(f"{name}={value!r}: expected an integer from {least} on")
-    found = []
+    found: list[int] = []
     while first < epochs and (not found or 2 * first <= epochs):
         found.append(first)
         first *= reduction
