@@ -241,6 +241,15 @@ def test_weights_regrow_at_zero_and_forgotten_by_the_optimizer(optimizer):
     assert came_back_in_all > 50
 
 
+def backward(model, generator):
+    """Gradients of a new random batch; returns its loss."""
+    x, y = torch.randn(16, 1, 6, 6, generator=generator), torch.arange(16) % 3
+    loss = nn.functional.cross_entropy(model(x), y)
+    model.zero_grad()
+    loss.backward()
+    return loss
+
+
 def test_explored_weights_follow_the_gradients_of_the_last_steps():
     """Those of the largest sum, from where plain SGD would have taken them, times the scale."""
     torch.manual_seed(0)
@@ -263,10 +272,7 @@ def test_explored_weights_follow_the_gradients_of_the_last_steps():
     exploited[layer["measure"].flatten().topk(27).indices] = True
     mask, gradients, came_back_in_all = layer["mask"], [], 0
     for step in range(30):
-        x, y = torch.randn(16, 1, 6, 6, generator=generator), torch.arange(16) % 3
-        loss = nn.functional.cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
+        loss = backward(model, generator)
         gradients.append(weight.grad.clone())
         at = Position(0, step, 1, 31)
         sparsifier.observe(at, loss.detach())
@@ -296,10 +302,7 @@ def test_rigl_grows_by_the_gradients_of_the_last_steps():
     sparsifier = Sparsifier(model, optimizer, method, Target(sparsity=0.5), generator=generator)
     gradients, grown_in_all = [], 0
     for step in range(30):
-        x, y = torch.randn(16, 1, 6, 6, generator=generator), torch.arange(16) % 3
-        loss = nn.functional.cross_entropy(model(x), y)
-        optimizer.zero_grad()
-        loss.backward()
+        loss = backward(model, generator)
         gradients.append(weight.grad.clone())
         before = sparsifier.state_dict()["layers"]["1"]["mask"]
         at = Position(0, step, 1, 30)
