@@ -118,10 +118,9 @@ def connected(
         else:
             _start(address, python_path(source))
     except Exception as error:  # Ray has many kinds
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         raise InputError(
-            f"address {address!r}: no Ray cluster answers ({reason}); 'ray start --head' starts "
-            "one, and without --address a sweep has its own"
+            f"address {address!r}: no Ray cluster answers ({_reason(error)}); "
+            "'ray start --head' starts one, and without --address a sweep has its own"
             + (_CLIENT_HINT if str(address).startswith("ray://") else "")
         ) from None
     try:
@@ -151,24 +150,33 @@ _starting: Future[None] | None = None
 
 
 def _start(address: str | None, path: Sequence[str]) -> None:
+    ours = {"PYTHONPATH": os.pathsep.join(path)}
     if address is not None:
-        _init(address=address, runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(path)}})
+        _init(ConnectionAbortedError, address=address, runtime_env={"env_vars": ours})
         return
     # Through the environment: with a runtime_env, Ray's workers take longer to begin.
-    ours = {"PYTHONPATH": os.pathsep.join(path), "RAY_worker_niceness": "0"}
+    ours["RAY_worker_niceness"] = "0"
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     try:
-        try:
-            _init(address="local", include_dashboard=False)
-        except Exception:  # on a busy machine it is not up within Ray's 30 seconds
-            ray.shutdown()
-            _init(address="local", include_dashboard=False)
+        _init(Exception, address="local", include_dashboard=False)
     finally:
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({} if value is None else {name: value})
 
 
-def _init(**options: Any) -> None:
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+def _init(busy: type[Exception], **options: Any) -> None:
+    """Begin or reach Ray; once more after the error of a machine that was too busy for 30 s."""
+    options |= {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(**options)
+    except busy:
+        ray.shutdown()
+        ray.init(**options)
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line; of a traceback that Ray Client passes on, the line that says it."""
+    lines = f"{type(error).__name__}: {error}".strip().splitlines()
+    return f"{lines[0]} {lines[-1].strip()}" if "Traceback" in str(error) else lines[0]

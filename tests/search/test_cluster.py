@@ -55,3 +55,42 @@ def test_ray_is_ended_while_the_thread_that_began_it_lives(monkeypatch):
         refused()
     assert alive == [[True]]
     assert not threads[0].is_alive()
+
+
+@pytest.fixture
+def client_refused(monkeypatch):
+    """Ray whose client is refused as by a busy head, so often; returns what was asked of it."""
+    asked = []
+
+    def refuse(times):
+        def init(**options):
+            asked.append(options["address"])
+            if len(asked) <= times:
+                raise ConnectionAbortedError(
+                    "Initialization failure from server:\nTraceback (most recent call last):\n"
+                    '  File "proxier.py", line 780, in Datapath\nRuntimeError: Proxy failed\n'
+                )
+
+        monkeypatch.setattr("ray.init", init)
+        monkeypatch.setattr("ray.shutdown", lambda: None)
+        monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
+        return asked
+
+    return refuse
+
+
+def test_a_busy_head_is_asked_twice_for_a_client(client_refused):
+    asked = client_refused(times=1)
+    with cluster.connected("ray://head:1", Resources(cpus=1), "study.py:experiment") as slots:
+        assert slots() == 2
+    assert asked == ["ray://head:1"] * 2
+
+
+def test_why_a_head_refuses_a_client_is_told_in_one_line(client_refused):
+    client_refused(times=2)
+    with (
+        pytest.raises(InputError, match="from server: RuntimeError: Proxy failed") as refused,
+        cluster.connected("ray://head:1", Resources(cpus=1), "study.py:experiment"),
+    ):
+        pass
+    assert "\n" not in str(refused.value)

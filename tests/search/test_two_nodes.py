@@ -59,7 +59,9 @@ def cluster(tmp_path):
         port, client_port = free_port(), free_port()
         address = f"127.0.0.1:{port}"
         head = start_node(
-            environment | {"RAY_TMPDIR": scratch},
+            # A loaded machine takes long to have a server for a client.
+            environment
+            | {"RAY_TMPDIR": scratch, "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120"},
             *("--head", "--node-ip-address", "127.0.0.1", "--port", str(port)),
             *("--temp-dir", scratch, "--include-dashboard", "false"),
             *("--ray-client-server-port", str(client_port)),
