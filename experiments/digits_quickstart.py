@@ -27,7 +27,7 @@ def experiment() -> Experiment:
             Objective("sparsity", "max", worst=0.0),
         ),
         budget=Budget(trials=24),
-        checkpoint_every=10,  # an epoch takes less time than a file
+        checkpoint_every=40,  # of epochs that take less time than a file
     )
 
 
