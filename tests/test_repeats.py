@@ -9,6 +9,7 @@ from scipy import stats
 
 import rsas
 from rsas import InputError, TrainConfig, repeats
+from rsas.analysis.plots import repeats_figure
 from rsas.repeats import COLUMNS, comparison, mean_interval, runs_of, train_all
 
 BASE = TrainConfig(hidden=(20,), epochs=2, batch_size=100, update_interval=5)
@@ -115,6 +116,31 @@ def test_differences_are_paired_by_seed():
     assert found["difference_high"][1] == pytest.approx(expected.high)
 
 
+def test_the_picture_has_each_seed_their_mean_and_its_interval():
+    values = {
+        "first": [0.80, 0.90],
+        "a name so long that it is told in more lines than one": [0.7, 0.9],
+    }
+    rows = pd.DataFrame(
+        [
+            {"configuration": name, "seed": seed, "val_accuracy": value, "seconds": 1.0}
+            for name, each in values.items()
+            for seed, value in enumerate(each)
+        ]
+    )
+    figure = repeats_figure(comparison(rows, "val_accuracy"), "val_accuracy")
+    seeds, means = figure.data
+    assert sorted(zip(seeds.x, [name.replace("<br>", " ") for name in seeds.y], strict=True)) == [
+        (value, name) for value, name in sorted((v, n) for n, each in values.items() for v in each)
+    ]
+    assert list(means.x) == pytest.approx([0.85, 0.8])
+    half = stats.t.ppf(0.975, 1) * np.array([0.05, 0.1])
+    assert list(means.error_x.array) == pytest.approx(list(half))
+    assert list(means.error_x.arrayminus) == pytest.approx(list(half))
+    assert figure.layout.shapes[0].x0 == pytest.approx(0.85)
+    assert figure.layout.xaxis.title.text == "validation accuracy"
+
+
 def test_what_a_file_has_is_not_trained_again(cli, trained, tmp_path):
     path = tmp_path / "runs.csv"
     code, out, _ = cli("repeat", QUICKSTART, *FAST, "0,1", "--csv", path)
@@ -123,9 +149,11 @@ def test_what_a_file_has_is_not_trained_again(cli, trained, tmp_path):
     before = path.read_text()
     assert len(before.splitlines()) == 5
     del trained[:]
-    code, again, _ = cli("repeat", QUICKSTART, *FAST, "0,1", "--csv", path)
+    picture = tmp_path / "runs.html"
+    code, again, _ = cli("repeat", QUICKSTART, *FAST, "0,1", "--csv", path, "--plot", picture)
     assert (code, trained, path.read_text()) == (0, [], before)
-    assert again == out
+    assert again.startswith(out)
+    assert "method=static" in picture.read_text()
     cli("repeat", QUICKSTART, *FAST, "0,1,2", "--csv", path)
     assert trained == [("reinforced", 2), ("method=static", 2)]
     del trained[:]
@@ -150,6 +178,7 @@ def test_what_a_file_has_is_not_trained_again(cli, trained, tmp_path):
         (["--csv", "README.md"], "--csv 'README.md': cannot be read"),
         (["--csv", "experiments/results/search_efficiency.csv"], "expected the columns"),
         (["--csv", "nowhere/runs.csv"], "there is no folder 'nowhere'"),
+        (["--plot", "nowhere/runs.html"], "there is no folder 'nowhere'"),
     ],
 )
 def test_bad_input_is_one_line(cli, trained, arguments, message):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +31,7 @@ __all__ = [
     "importance_figure",
     "label_of",
     "layers_figure",
+    "repeats_figure",
     "themed",
     "to_html",
     "values_figure",
@@ -40,6 +43,7 @@ _METHODS = (*COLORS[1:], "#8c6bb1", "#7f7f7f")  # the first one is the front's
 OTHERS = "#94a3b8"
 _LABELS = {
     "val_accuracy": "validation accuracy",
+    "test_accuracy": "test accuracy",
     "val_loss": "validation loss",
     "train_loss": "training loss",
     "sparsity": "sparsity (share of weights that are off)",
@@ -262,6 +266,45 @@ def accuracy_figure(history: pd.DataFrame, title: str) -> go.Figure:
         )
     figure.update_xaxes(title_text="epoch")
     figure.update_yaxes(title_text="validation accuracy, sparsity")
+    return themed(figure, title)
+
+
+def repeats_figure(comparison: pd.DataFrame, measure: str, title: str = "") -> go.Figure:
+    """A line a configuration: each seed, their mean, and its 95% interval.
+
+    Args:
+        comparison: of ``rsas.repeats.comparison``; the first configuration's mean goes through
+            the figure as a dashed line.
+        measure: name of the column that was compared.
+        title: of the figure.
+    """
+    names = ["<br>".join(textwrap.wrap(name, 40)) for name in comparison["configuration"]]
+    figure = go.Figure()
+    seeds = [(n, v) for n, values in zip(names, comparison["values"], strict=True) for v in values]
+    figure.add_scatter(
+        x=[value for _, value in seeds],
+        y=[name for name, _ in seeds],
+        name="each seed",
+        mode="markers",
+        marker={"color": OTHERS, "size": 6, "opacity": 0.7},
+    )
+    figure.add_scatter(
+        x=comparison["mean"],
+        y=names,
+        name="mean, 95% interval",
+        mode="markers",
+        marker={"color": COLORS[0], "size": 10, "symbol": "diamond"},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": comparison["high"] - comparison["mean"],
+            "arrayminus": comparison["mean"] - comparison["low"],
+        },
+    )
+    if math.isfinite(comparison["mean"].iloc[0]):
+        figure.add_vline(x=comparison["mean"].iloc[0], line={"dash": "dash", "color": OTHERS})
+    figure.update_xaxes(title_text=label_of(measure))
+    figure.update_yaxes(autorange="reversed", automargin=True)  # the first one on top
     return themed(figure, title)
 
 

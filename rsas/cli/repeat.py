@@ -46,6 +46,9 @@ def repeat(
         Path | None,
         typer.Option("--csv", help="Add a row a run; what is there already is not trained again."),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture of all runs and intervals (HTML).")
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Train configurations with several seeds each: means, intervals and paired differences."""
@@ -65,8 +68,9 @@ def repeat(
     chosen = numbers("--seeds", seeds, int)
     if len(set(chosen)) < len(chosen):
         raise InputError(f"--seeds {seeds!r}: a seed is there twice")
-    if table is not None:
-        check_output("--csv", table)
+    for option, path in (("--csv", table), ("--plot", plot)):
+        if path is not None:
+            check_output(option, path)
 
     import pandas as pd
     from rich.progress import track
@@ -94,8 +98,15 @@ def repeat(
     measure = "test_accuracy" if test else "val_accuracy"
     order = {name: at for at, name in enumerate(configs)}
     found = pd.DataFrame(rows).sort_values("configuration", key=lambda names: names.map(order))
-    what = f"{experiment.name}: {measure.replace('_', ' ')} in %, {len(chosen)} seeds"
-    console.print(_table(comparison(found, measure), what))
+    compared, told = comparison(found, measure), f"{len(chosen)} seeds"
+    what = f"{experiment.name}: {measure.replace('_', ' ')} in %, {told}"
+    console.print(_table(compared, what))
+    if plot is not None:
+        from rsas.analysis.plots import repeats_figure, to_html
+
+        picture = repeats_figure(compared, measure, f"{experiment.name}, {told}")
+        plot.write_text(to_html(picture), encoding="utf-8")
+        console.print(f"picture: {plot}")
 
 
 def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -> None:
