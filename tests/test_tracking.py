@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 import time
 import types
 
@@ -377,26 +378,26 @@ def test_a_run_that_was_deleted_during_an_outage_is_made_again(store, sweep, req
     check_whole(store, request.node.name, 3)
 
 
-def test_what_was_told_before_a_catch_up_does_not_undo_it(store, sweep, request):
+def test_what_was_told_before_a_catch_up_does_not_undo_it(store, sweep, request, monkeypatch):
+    told, attempts = threading.Event(), []
+    monkeypatch.setattr("rsas.tracking.tracker._RETRY_SECONDS", 0.0)
+
+    def fail_once(uri):
+        attempts.append(uri)
+        if len(attempts) == 1:
+            assert told.wait(60)
+            raise ConnectionError("no server")
+        return connect(uri)
+
+    monkeypatch.setattr("rsas.tracking.tracker.connect", fail_once)
     sweep.trials = [trial(0, "complete"), trial(1, "complete")]
-    sweep.track(delay=600.0)
+    sweep.track()
+    sweep.tracker.rows("t0000", trial(0).rows)
     sweep.tracker.begin(trial(0))
-    sweep.tracker.rows("t0000", trial(0).rows)  # and now it connects
+    told.set()
     wait_for(lambda: points(store, request.node.name) == 2)
     assert sweep.close()
     check_whole(store, request.node.name, 2)
-
-
-def test_a_sweep_that_begins_is_not_held_up_by_mlflow(sweep, monkeypatch):
-    connected = []
-    monkeypatch.setattr("rsas.tracking.tracker.connect", connected.append)
-    start = time.monotonic()
-    sweep.track(delay=600.0)
-    sweep.tracker.begin(trial(0))
-    time.sleep(0.1)
-    assert connected == []
-    sweep.close()
-    assert time.monotonic() - start < 60
 
 
 def test_what_was_cut_off_is_completed(store, sweep, request):

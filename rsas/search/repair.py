@@ -99,13 +99,7 @@ def experiment_of(folder: SweepFolder) -> Experiment:
     return Experiment.from_dict(folder.record["experiment"], current.space)
 
 
-def tracker_of(
-    folder: SweepFolder,
-    book: Book,
-    *,
-    say: tracking.Say,
-    delay: float = 0.0,
-) -> tracking.Tracker:
+def tracker_of(folder: SweepFolder, book: Book, *, say: tracking.Say) -> tracking.Tracker:
     """The mirror of a sweep in MLflow."""
     record = folder.record["experiment"]
     is_local = folder.record["tracking_uri"] is None
@@ -122,7 +116,6 @@ def tracker_of(
         say=say,
         origin=folder.record.get("origin"),
         models=lambda trial: _network(folder, trial),
-        delay=delay,
     )
 
 

@@ -34,7 +34,6 @@ from rsas.search.workspace import Workspace
 
 __all__ = ["run"]
 
-_TRACKER_DELAY = 30.0
 _NOTE_SECONDS = 60.0  # of a launch's time that a kill may lose
 
 
@@ -69,7 +68,7 @@ def run(
         objectives=experiment.objectives,
         trials=book.trials(experiment.objectives),
     )
-    tracker = tracker_of(folder, book, say=display.note, delay=_TRACKER_DELAY)
+    tracker = tracker_of(folder, book, say=display.note)
     keeper = Keeper(folder.storage, book, experiment.objectives, display.note)
     metrics = SweepMetrics(
         folder.name,

@@ -74,8 +74,6 @@ class Tracker:
         origin: of the sweep, as ``rsas.search.origin`` found it.
         models: gives the final network of a trial, in eval mode, and two inputs as an array; None
             where it is not kept.
-        delay: seconds before the thread connects, unless a trial has told of an epoch before;
-            a sweep comes up sooner without it.
     """
 
     def __init__(
@@ -93,7 +91,6 @@ class Tracker:
         say: Say,
         origin: Mapping[str, Any] | None = None,
         models: Callable[[TrialRecord], tuple[Any, Any] | None] = lambda trial: None,
-        delay: float = 0.0,
     ) -> None:
         self._uri = uri
         self._trials, self._rows = trials, rows
@@ -114,10 +111,7 @@ class Tracker:
         self._is_connected = False
         self._told = False  # that the server is lost
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._awake = threading.Event()
-        self._thread = threading.Thread(
-            target=self._work, args=(delay,), name="mlflow", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def begin(self, trial: TrialRecord) -> None:
@@ -127,13 +121,11 @@ class Tracker:
     def rows(self, trial: str, rows: Sequence[dict[str, float]]) -> None:
         """A trial has trained epochs."""
         self._queue.put(lambda: self._log_rows(trial, rows))
-        self._awake.set()
 
     def end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """A trial ended; ``trials`` are all of the sweep now."""
         self._queue.put(lambda: self._end_run(trial))
         self._queue.put(lambda: self._log_front(trials))
-        self._awake.set()
 
     def close(self, *, finished: bool) -> bool:
         """Log what is left and end the parent run.
@@ -145,7 +137,6 @@ class Tracker:
         Returns:
             Whether MLflow has everything.
         """
-        self._awake.set()
         self._queue.put(None)
         self._thread.join()
         try:
@@ -167,8 +158,7 @@ class Tracker:
             return False
         return True
 
-    def _work(self, delay: float) -> None:
-        self._awake.wait(delay)
+    def _work(self) -> None:
         retry = 0.0
         while True:
             now = time.monotonic()

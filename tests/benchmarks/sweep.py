@@ -143,7 +143,7 @@ def main():
         table.add_column(name)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for epochs in (40, 100, 200):
+        for epochs in (40, 200):
             first, share, each = start_up(folder / f"a{epochs}", options.trials, epochs)
             table.add_row("start-up: command to first epoch", f"{first:.1f} s", "25 s")
             told = f"share of slot time in training, {options.trials} trials of {each:.2f} s"
