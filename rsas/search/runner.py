@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from rsas.search.workspace import Workspace
 
 __all__ = ["run"]
 
+_SWITCH_SECONDS = 0.0005
 _NOTE_SECONDS = 60.0  # of a launch's time that a kill may lose
 
 
@@ -90,10 +92,15 @@ def run(
     )
     # Tune begins one trial after the other unless told how many may be on their way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots())
+    # MLflow's thread computes a lot: each time the driver waits for a file or for Ray, Python would
+    # give it back the lock after 5 ms only.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         with display, tempfile.TemporaryDirectory(prefix="rsas-") as scratch:
             _tune(listener, arrays, searcher, scratch)
     finally:
+        sys.setswitchinterval(interval)
         listener.note_launch()
         status = _last_status(folder)
         keeper.close(status.trials if status else ())
