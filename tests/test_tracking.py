@@ -1,7 +1,9 @@
 """MLflow as a mirror of the book, with a real SQLite store."""
 
+import contextlib
 import dataclasses
 import json
+import sqlite3
 import threading
 import time
 import types
@@ -376,6 +378,25 @@ def test_a_run_that_was_deleted_during_an_outage_is_made_again(store, sweep, req
     wait_for(lambda: len(sweep.said) == 2)
     assert sweep.close()
     check_whole(store, request.node.name, 3)
+
+
+def test_an_error_of_the_database_is_told_in_a_line(store, sweep, outage, request, capfd):
+    """MLflow itself would log it with tracebacks."""
+    sweep.track()
+    sweep.run(0)
+    wait_for(lambda: points(store, request.node.name) == 1)
+    with contextlib.closing(sqlite3.connect(store / "mlflow.db")) as database:
+        database.execute("ALTER TABLE metrics RENAME TO hidden")
+        try:
+            sweep.run(1)
+            wait_for(lambda: sweep.said)
+        finally:
+            database.execute("ALTER TABLE hidden RENAME TO metrics")
+    assert "no such table: metrics" in sweep.said[0]
+    assert "\n" not in sweep.said[0]
+    assert sweep.close()
+    check_whole(store, request.node.name, 2)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_what_was_told_before_a_catch_up_does_not_undo_it(store, sweep, request, monkeypatch):

@@ -31,8 +31,9 @@ def connect(uri: str) -> MlflowClient:
     """
     from mlflow.tracking import MlflowClient
 
+    # Errors come as exceptions, too, and are told in a line; MLflow would log them with tracebacks.
     for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         _make_database(uri)
         client = MlflowClient(tracking_uri=uri)

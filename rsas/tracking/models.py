@@ -111,7 +111,7 @@ def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("mlflow", "torch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(max(logger.level, logging.ERROR))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

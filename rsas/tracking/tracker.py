@@ -193,6 +193,8 @@ class Tracker:
         self._is_connected = False
         if not self._told:
             self._told = True
+            # What a database's driver says: SQLAlchemy's error begins with other things.
+            error = getattr(error.__cause__, "orig", error)
             reason = redact(str(error).splitlines()[0] if str(error) else type(error).__name__)
             self._say(
                 f"the tracking server stopped answering ({reason[:200]}); the sweep goes on, and "
