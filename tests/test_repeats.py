@@ -9,7 +9,7 @@ from scipy import stats
 
 import rsas
 from rsas import InputError, TrainConfig, repeats
-from rsas.analysis.plots import repeats_figure
+from rsas.analysis.training_plots import repeats_figure
 from rsas.repeats import COLUMNS, comparison, mean_interval, runs_of, train_all
 
 BASE = TrainConfig(hidden=(20,), epochs=2, batch_size=100, update_interval=5)

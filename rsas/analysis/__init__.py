@@ -12,7 +12,8 @@ from rsas.analysis.pareto import (
     knee,
     split_seeds,
 )
-from rsas.analysis.plots import accuracy_figure, front_figure
+from rsas.analysis.plots import front_figure
+from rsas.analysis.training_plots import accuracy_figure
 from rsas.analysis.trials import (
     Network,
     Sweep,

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from rsas.analysis.panels import on_page
-from rsas.analysis.plots import COLORS, OTHERS
+from rsas.analysis.style import COLORS, OTHERS
 
 __all__ = [
     "as_picture",

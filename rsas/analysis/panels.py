@@ -12,7 +12,8 @@ import plotly.graph_objects as go
 
 from rsas.analysis.compare import Comparison
 from rsas.analysis.pareto import hypervolume, knee
-from rsas.analysis.plots import COLORS, OTHERS, front_figure, fronts_figure
+from rsas.analysis.plots import front_figure, fronts_figure
+from rsas.analysis.style import COLORS, OTHERS
 from rsas.analysis.trials import Sweep, load_trials
 from rsas.records import clock
 

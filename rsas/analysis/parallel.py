@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from rsas.analysis.plots import themed
+from rsas.analysis.style import themed
 from rsas.analysis.trials import Sweep
 
 __all__ = ["parallel_figure"]

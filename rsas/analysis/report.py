@@ -19,14 +19,13 @@ from rsas.analysis.parallel import parallel_figure
 from rsas.analysis.pareto import choose, course, hypervolume, knee, split_seeds
 from rsas.analysis.plots import (
     attainment_figure,
-    churn_figure,
     course_figure,
     front_figure,
     fronts_figure,
     importance_figure,
-    layers_figure,
     values_figure,
 )
+from rsas.analysis.training_plots import churn_figure, layers_figure
 from rsas.analysis.trials import Sweep, load_history, load_trials
 from rsas.errors import InputError
 from rsas.records import TrialRecord, clock

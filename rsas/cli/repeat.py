@@ -102,7 +102,8 @@ def repeat(
     what = f"{experiment.name}: {measure.replace('_', ' ')} in %, {told}"
     console.print(_table(compared, what))
     if plot is not None:
-        from rsas.analysis.plots import repeats_figure, to_html
+        from rsas.analysis.style import to_html
+        from rsas.analysis.training_plots import repeats_figure
 
         picture = repeats_figure(compared, measure, f"{experiment.name}, {told}")
         plot.write_text(to_html(picture), encoding="utf-8")

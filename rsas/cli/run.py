@@ -110,7 +110,8 @@ def train(
     table.add_row(f"{len(run.history)}", *numbers, test, f"{run.history['seconds'].sum():.1f}")
     console.print(table)
     if plot is not None:
-        from rsas.analysis.plots import accuracy_figure, to_html
+        from rsas.analysis.style import to_html
+        from rsas.analysis.training_plots import accuracy_figure
 
         plot.write_text(to_html(accuracy_figure(run.history, experiment.name)), encoding="utf-8")
         console.print(f"picture: {plot}")

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rsas.analysis.pareto import front, hypervolume, knee
-from rsas.analysis.plots import front_figure, to_html
+from rsas.analysis.plots import front_figure
+from rsas.analysis.style import to_html
 from rsas.analysis.trials import Sweep, trials_frame
 from rsas.records import Objective, TrialRecord
 from rsas.redact import redact

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from rsas import data
 from rsas.analysis.pareto import hypervolume
-from rsas.analysis.plots import COLORS, themed, to_html
+from rsas.analysis.style import COLORS, themed, to_html
 from rsas.errors import NonFiniteLoss
 from rsas.records import TrialRecord
 from rsas.search.experiment import Budget, Experiment, load_experiment
