@@ -9,7 +9,7 @@ from scipy import stats
 
 import rsas
 from rsas import InputError, TrainConfig, repeats
-from rsas.analysis.training_plots import repeats_figure
+from rsas.analysis.training_plots import repeats_figure, tradeoff_figure
 from rsas.repeats import COLUMNS, comparison, mean_interval, runs_of, train_all
 
 BASE = TrainConfig(hidden=(20,), epochs=2, batch_size=100, update_interval=5)
@@ -165,13 +165,61 @@ def test_what_a_file_has_is_not_trained_again(cli, trained, tmp_path):
     assert trained == []
 
 
+def test_sparsities_are_compared_one_by_one(cli, trained, tmp_path):
+    """Each as a comparison of its own would, and what is the same at all is trained once."""
+    path, picture = tmp_path / "runs.csv", tmp_path / "runs.html"
+    fast = [*FAST, "0,1", "--vs", "method=dense"]
+    code, out, _ = cli(
+        "repeat", QUICKSTART, *fast, "--sparsities", "0.5,0.9", "--csv", path, "--plot", picture
+    )
+    assert code == 0
+    assert "method=static" in picture.read_text()
+    assert sorted(trained) == sorted(
+        [("reinforced", s) for s in (0, 1)] * 2
+        + [("method=static", s) for s in (0, 1)] * 2
+        + [("method=dense", s) for s in (0, 1)]
+    )
+    tables = out.split("digits_quickstart")[1:]
+    for sparsity, table in zip(("0.5", "0.9"), tables, strict=False):
+        _, alone, _ = cli("repeat", QUICKSTART, *fast, "--set", f"sparsity={sparsity}")
+        means = [line.split("│")[2:4] for line in alone.splitlines() if "│" in line]
+        assert [line.split("│")[2:4] for line in table.splitlines() if "│" in line] == means
+        assert len(means) == 3
+        assert f"at a sparsity of {sparsity}: val accuracy in %, 2 seeds" in table
+
+
+def test_the_picture_over_sparsities_has_means_and_intervals():
+    def compared(shift):
+        return comparison(
+            pd.DataFrame(
+                [
+                    {"configuration": name, "seed": seed, "val_accuracy": value, "seconds": 1.0}
+                    for name, values in (("a", [0.8, 0.9]), ("b", [0.7, 0.9]))
+                    for seed, value in enumerate(np.subtract(values, shift))
+                ]
+            ),
+            "val_accuracy",
+        )
+
+    figure = tradeoff_figure({0.8: compared(0.0), 0.98: compared(0.2)}, "val_accuracy")
+    assert [line.name for line in figure.data] == ["a", "b"]
+    assert list(figure.data[0].y) == pytest.approx([0.85, 0.65])
+    assert list(figure.data[1].y) == pytest.approx([0.8, 0.6])
+    assert list(figure.data[1].error_y.array) == pytest.approx([stats.t.ppf(0.975, 1) * 0.1] * 2)
+    assert figure.layout.xaxis.ticktext == ("0.8", "0.98")
+    assert [round(at) for at in figure.data[1].x] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--vs", "metod=rigl"], "did you mean 'method'?"),
         (["--vs", "method=rigl", "--vs", "method=rigl"], "--vs 'method=rigl': is there twice"),
         (["--vs", "sparsity=0.999 model=nothing:net"], "cannot import 'nothing'"),
-        (["--seeds", "0,0"], "--seeds '0,0': a seed is there twice"),
+        (["--seeds", "0,0"], "--seeds '0,0': a number is there twice"),
+        (["--sparsities", "0.8,0.80"], "--sparsities '0.8,0.80': a number is there twice"),
+        (["--sparsities", "0.8,1.2"], "sparsity=1.2"),
+        (["--sparsities", "0.8", "--vs", "method=gmp sparsity=0.9"], "not beside sparsity="),
         (["--seeds", "a"], "--seeds 'a': expected numbers such as 0,1,2"),
         (["--jobs", "0"], "--jobs 0: expected an integer from 1 on"),
         (["--set", "val_fraction=0"], "val_fraction=0: nothing is left to validate on"),

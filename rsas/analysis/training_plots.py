@@ -12,7 +12,9 @@ from plotly.subplots import make_subplots
 
 from rsas.analysis.style import COLORS, OTHERS, cycled, label_of, themed
 
-__all__ = ["accuracy_figure", "churn_figure", "layers_figure", "repeats_figure"]
+__all__ = ["accuracy_figure", "churn_figure", "layers_figure", "repeats_figure", "tradeoff_figure"]
+
+_DASHES = ("solid", "dot", "dash")  # of lines that share a colour
 
 
 def layers_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = "") -> go.Figure:
@@ -126,3 +128,48 @@ def repeats_figure(comparison: pd.DataFrame, measure: str, title: str = "") -> g
     figure.update_xaxes(title_text=label_of(measure))
     figure.update_yaxes(autorange="reversed", automargin=True)  # the first one on top
     return themed(figure, title)
+
+
+def tradeoff_figure(
+    comparisons: Mapping[float, pd.DataFrame], measure: str, title: str = ""
+) -> go.Figure:
+    """A line a configuration over the sparsities: means, with their 95% intervals as bars.
+
+    Args:
+        comparisons: of ``rsas.repeats.comparison``, of the same configurations, by the sparsity
+            at which they were made.
+        measure: name of the column that was compared.
+        title: of the figure.
+    """
+    found = pd.concat(comparisons, names=["sparsity"])
+    levels = list(comparisons)
+    names = found["configuration"].unique()
+    figure = go.Figure()
+    for number, (name, color) in enumerate(zip(names, cycled(len(names)), strict=True)):
+        own = found[found["configuration"] == name]
+        # Evenly spaced, as 0.98 and 0.99 are as far apart as 0.8 and 0.9; side by side, so that
+        # bars do not hide each other.
+        aside = 0.02 * (number - (len(names) - 1) / 2)
+        figure.add_scatter(
+            x=[at + aside for at in range(len(levels))],
+            y=own["mean"],
+            name="<br>".join(textwrap.wrap(name, 40)),
+            mode="lines+markers",
+            line={"color": color, "width": 2, "dash": _DASHES[number // len(COLORS) % 3]},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": own["high"] - own["mean"],
+                "arrayminus": own["mean"] - own["low"],
+                "thickness": 1,
+            },
+        )
+    figure.update_xaxes(
+        title_text=label_of("sparsity"),
+        tickvals=list(range(len(levels))),
+        ticktext=[f"{level:g}" for level in levels],
+    )
+    figure.update_yaxes(title_text=label_of(measure))
+    figure = themed(figure, title)
+    beside = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
+    return figure.update_layout(legend=beside)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rsas.config import TrainConfig
 
 __all__ = ["repeat"]
+
+T = TypeVar("T", int, float)
 
 
 @app.command()
@@ -38,6 +41,9 @@ def repeat(
     seeds: Annotated[
         str, typer.Option(metavar="0,1,2", help="Train each configuration with these.")
     ] = "0,1,2,3,4",
+    sparsities: Annotated[
+        str | None, typer.Option(metavar="0.8,0.9,0.95", help="Compare at each of these.")
+    ] = None,
     test: Annotated[
         bool, typer.Option("--test", help="Report test accuracy: once, for what is chosen already.")
     ] = False,
@@ -58,16 +64,13 @@ def repeat(
         raise InputError(f"--jobs {jobs}: expected an integer from 1 on")
     experiment, _ = load_experiment(file)
     base = experiment.base.override(assignments or [])
-    configs: dict[str, TrainConfig] = {base.method: base}
-    for text in others or []:
-        if text in configs:
-            raise InputError(f"--vs {text!r}: is there twice")
-        configs[text] = base.override(text.split())
+    configs = _configurations(base, others or [])
+    levels = {base.sparsity: configs}
+    if sparsities is not None:
+        levels = _at_each(sparsities, configs, [*(assignments or []), *(others or [])])
     if not test and any(config.val_fraction == 0 for config in configs.values()):
         raise InputError("val_fraction=0: nothing is left to validate on; --test reports test data")
-    chosen = numbers("--seeds", seeds, int)
-    if len(set(chosen)) < len(chosen):
-        raise InputError(f"--seeds {seeds!r}: a seed is there twice")
+    chosen = _distinct("--seeds", seeds, int)
     for option, path in (("--csv", table), ("--plot", plot)):
         if path is not None:
             check_output(option, path)
@@ -77,13 +80,14 @@ def repeat(
 
     from rsas.repeats import COLUMNS, comparison, runs_of, train_all
 
-    _check(configs, data_dir, test)
-    runs = runs_of(configs, chosen)
+    for each in levels.values():
+        _check(each, data_dir, test)
+    runs = {level: runs_of(each, chosen) for level, each in levels.items()}
     known = _known(table, test)
-    rows = [known[run.key] | {"configuration": run.name} for run in runs if run.key in known]
-    lacking = [run for run in runs if run.key not in known]
+    # Each training once: a dense network is the same at every sparsity.
+    lacking = {run.key: run for each in runs.values() for run in each if run.key not in known}
     console = make_console()
-    new = train_all(lacking, jobs=jobs, test=test, data_dir=data_dir)
+    new = train_all(lacking.values(), jobs=jobs, test=test, data_dir=data_dir)
     for row in track(
         new,
         "training",
@@ -92,22 +96,56 @@ def repeat(
         transient=True,
         disable=not console.is_terminal,
     ):
-        rows.append(row)
+        known[str(row["run"])] = row
         if table is not None:
             _add(table, COLUMNS, row)
     measure = "test_accuracy" if test else "val_accuracy"
-    order = {name: at for at, name in enumerate(configs)}
-    found = pd.DataFrame(rows).sort_values("configuration", key=lambda names: names.map(order))
-    compared, told = comparison(found, measure), f"{len(chosen)} seeds"
-    what = f"{experiment.name}: {measure.replace('_', ' ')} in %, {told}"
-    console.print(_table(compared, what))
+    compared = {}
+    for level, pairs in runs.items():
+        rows = pd.DataFrame([known[run.key] | {"configuration": run.name} for run in pairs])
+        compared[level] = comparison(rows, measure)
+        where = f" at a sparsity of {level:g}" if sparsities else ""
+        what = f"{experiment.name}{where}: {measure.replace('_', ' ')} in %, {len(chosen)} seeds"
+        console.print(_table(compared[level], what))
     if plot is not None:
         from rsas.analysis.style import to_html
-        from rsas.analysis.training_plots import repeats_figure
+        from rsas.analysis.training_plots import repeats_figure, tradeoff_figure
 
-        picture = repeats_figure(compared, measure, f"{experiment.name}, {told}")
+        title = f"{experiment.name}, {len(chosen)} seeds"
+        if sparsities:
+            picture = tradeoff_figure(compared, measure, title)
+        else:
+            picture = repeats_figure(compared[base.sparsity], measure, title)
         plot.write_text(to_html(picture), encoding="utf-8")
         console.print(f"picture: {plot}")
+
+
+def _configurations(base: TrainConfig, others: list[str]) -> dict[str, TrainConfig]:
+    configs: dict[str, TrainConfig] = {base.method: base}
+    for text in others:
+        if text in configs:
+            raise InputError(f"--vs {text!r}: is there twice")
+        configs[text] = base.override(text.split())
+    return configs
+
+
+def _at_each(
+    sparsities: str, configs: dict[str, TrainConfig], changes: list[str]
+) -> dict[float, dict[str, TrainConfig]]:
+    """The configurations by the sparsity asked for."""
+    if any(word.startswith("sparsity=") for text in changes for word in text.split()):
+        raise InputError(f"--sparsities {sparsities!r}: not beside sparsity=... in --set or --vs")
+    return {
+        level: {name: config.replace(sparsity=level) for name, config in configs.items()}
+        for level in _distinct("--sparsities", sparsities, float)
+    }
+
+
+def _distinct(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
+    found = numbers(option, text, kind)
+    if len(set(found)) < len(found):
+        raise InputError(f"{option} {text!r}: a number is there twice")
+    return found
 
 
 def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -> None:
