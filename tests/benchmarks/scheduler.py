@@ -3,7 +3,8 @@
 ``python -m tests.benchmarks.scheduler`` searches the recorded grid of ``tests.benchmarks.curves``;
 ``--real`` searches a wide space on the digits data and trains, four minutes of a core a seed. A
 search asks Optuna as a sweep does. Four trials run at once, an epoch each at a time, until the
-search has used as many epochs as 64 trials take without halving. Only complete trials count.
+search has used as many epochs as 64 (``--trials``) trials take without halving. Only complete
+trials count.
 """
 
 import argparse
@@ -34,9 +35,9 @@ from rsas.trainer import Trainer
 from tests.benchmarks import curves
 
 ROOT = Path(__file__).parents[2]
-TRIALS = 64  # whose epochs every search may use
+TRIALS = 64  # whose epochs every search may use, where nothing else is said
 SLOTS = 4
-MOST = 20 * TRIALS  # trials of a search, which may come upon what it knows again and again
+MOST = 20  # times as many trials may begin, as a search may come upon what it knows again and again
 GOAL = 0.6  # share of full-budget TPE's epochs
 POINTS = 40  # of a search's course, in a figure and in a file
 
@@ -125,8 +126,9 @@ def run(begin, experiment, halving, budget):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=[direction(o) for o in experiment.objectives])
     running, complete, points, course, used, begun = [], {}, [], [], 0, 0
+    most = MOST * budget / experiment.base.epochs
     while used < budget:
-        while len(running) < SLOTS and begun < MOST:
+        while len(running) < SLOTS and begun < most:
             study.sampler = sampler(experiment, begun)
             trial, begun = study.ask(), begun + 1
             fields = experiment.space(trial)
@@ -159,13 +161,13 @@ def keeps(halving, epoch, trial, values):
 
 def search(job):
     """One search: a row a point of its course, and how many trials it began."""
-    method, seed, real_epochs, first, reduction = job
+    method, seed, real_epochs, first, reduction, trials = job
     name, deciding = METHODS[method]
     experiment, begin = real(name, seed, real_epochs) if real_epochs else recorded(name, seed)
     epochs = experiment.base.epochs
     chosen = experiment.objectives[:deciding]
     halving = chosen and Halving(chosen, epochs=epochs, first=first, reduction=reduction)
-    budget = TRIALS * epochs
+    budget = trials * epochs
     course, begun = run(begin, experiment, halving, budget)
     at, values = map(np.array, zip((0, 0.0), *course, strict=True))
     rows = {"share": at / budget, "hypervolume": values, "begun": begun}
@@ -213,12 +215,12 @@ def summary(found):
         yield row
 
 
-def figure(found):
+def figure(found, trials):
     """What searches of the grid lack of its front over the time that trials trained."""
     table = curves.Curves()
     final = zip(table.accuracies[..., -1].flat, table.sparsities.flat, strict=True)
     whole = volume(list(final), curves.OBJECTIVES)
-    seconds = TRIALS * curves.BASE.epochs * table.seconds
+    seconds = trials * curves.BASE.epochs * table.seconds
     rng, shares, shown = np.random.default_rng(0), np.linspace(0, 1, POINTS + 1)[4:], go.Figure()
     colors = dict(zip(("tpe", "random", "nsga2", "gp"), COLORS, strict=False))
     for method, rows in found.groupby("method", sort=False):
@@ -251,6 +253,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scheduler")
     parser.add_argument("--real", action="store_true", help="train instead of looking up")
     parser.add_argument("--epochs", type=int, default=81, help="of a real trial")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="whose epochs may be used")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--from-seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=3, help="rung, epochs")
@@ -262,8 +265,9 @@ def main():
     options = parser.parse_args()
     began = time.monotonic()
     methods = list(dict.fromkeys(["tpe", *options.methods]))
+    rest = (options.real and options.epochs, options.first, options.reduction, options.trials)
     jobs = [
-        (method, seed, options.real and options.epochs, options.first, options.reduction)
+        (method, seed, *rest)
         for seed in range(options.from_seed, options.from_seed + options.seeds)
         for method in methods
     ]
@@ -272,7 +276,7 @@ def main():
     if options.csv:
         found.round(6).to_csv(options.csv, index=False)
     if options.html:
-        options.html.write_text(to_html(figure(found)))
+        options.html.write_text(to_html(figure(found, options.trials)))
     console = Console(width=150)
     table = Table(
         title=f"{options.seeds} searches each, rungs from {options.first}, x {options.reduction}"
