@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,12 +16,16 @@ from rsas.records import Objective, TrialRecord
 if TYPE_CHECKING:  # a second to import
     from optuna.distributions import BaseDistribution
     from optuna.importance import BaseImportanceEvaluator
+    from optuna.study import Study
 
 __all__ = ["importance", "without_effect"]
 
 _LEAST = 8  # trials, below which nothing is said
 _BINS = 4
 _LEVEL = 0.05
+_DRAWS = 64  # as many trees as Optuna grows
+_SURE = 0.95
+_BOUNDS = ("_low", "_high")
 
 
 def importance(
@@ -42,16 +46,19 @@ def importance(
             the share of what makes the best tenth differ (Watanabe et al. 2023).
 
     Returns:
-        A row a parameter, the most important first, a column an objective; in [0, 1], a column
-        adds up to 1. A parameter that only some configurations have is judged among those. Empty
-        where fewer than eight trials are complete.
+        A row a parameter, the most important first. Columns, for each objective: its name, in
+        [0, 1], adding up to 1; ``NAME_low`` and ``NAME_high``, the middle 95% of what other
+        trials, drawn from these with replacement, give: how much hangs on which ones they are. A
+        confidence interval it is not, as trees favour the strongest parameter. One that only
+        some configurations have is judged among those. Empty where fewer than eight trials are
+        complete.
     """
     complete = _in_logarithms([t for t in trials if t.state == "complete"], axes or {})
     distributions = _distributions(complete)
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)  # trials -> their own parameters
     for name in distributions:
         groups[tuple(t.trial_id for t in complete if name in t.params)].append(name)
-    columns: dict[str, dict[str, float]] = {objective.name: {} for objective in objectives}
+    parts = {objective.name: [pd.DataFrame(columns=["", *_BOUNDS])] for objective in objectives}
     for those, names in groups.items():
         chosen = [trial for trial in complete if trial.trial_id in set(those)]
         if len(chosen) < _LEAST:
@@ -59,9 +66,11 @@ def importance(
         shared = [name for name in distributions if all(name in t.params for t in chosen)]
         for objective in objectives:
             found = _of(chosen, objective, {n: distributions[n] for n in shared}, evaluator)
-            columns[objective.name] |= {name: found[name] for name in names}
-    frame = pd.DataFrame(columns)
-    return frame.loc[frame.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+            parts[objective.name].append(found.loc[names])
+    columns = [pd.concat(rows).add_prefix(name) for name, rows in parts.items()]
+    frame = pd.concat(columns, axis=1).astype(float)
+    order = frame[list(parts)].mean(axis=1).sort_values(ascending=False, kind="stable")
+    return frame.loc[order.index]
 
 
 def without_effect(
@@ -100,26 +109,60 @@ def _of(
     objective: Objective,
     distributions: dict[str, BaseDistribution],
     evaluator: str,
-) -> dict[str, float]:
+) -> pd.DataFrame:
+    """A row a parameter: its share, and the bounds of the interval."""
+    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
+
+    study = _study(trials, objective, distributions)
+    if evaluator == "fanova":
+        # Every tree of the forest has trials of its own, drawn with replacement.
+        forest = [FanovaImportanceEvaluator(n_trees=1, seed=seed) for seed in range(_DRAWS)]
+        draws = pd.DataFrame([_shares(study, distributions, tree) for tree in forest])
+        shares = draws.mean()
+    else:
+        judge = PedAnovaImportanceEvaluator()
+        drawn = np.random.default_rng(0).integers(len(trials), size=(_DRAWS, len(trials)))
+        others = [_study([trials[at] for at in each], objective, distributions) for each in drawn]
+        draws = pd.DataFrame([_shares(other, distributions, judge) for other in others])
+        shares = pd.Series(_shares(study, distributions, judge))
+    low, high = draws.quantile([(1 - _SURE) / 2, (1 + _SURE) / 2]).to_numpy()
+    return pd.DataFrame({"": shares, _BOUNDS[0]: low, _BOUNDS[1]: high}).fillna(0.0)
+
+
+def _study(
+    trials: Sequence[TrialRecord],
+    objective: Objective,
+    distributions: dict[str, BaseDistribution],
+) -> Study:
     import optuna
 
-    values = [trial.objectives[objective.name] for trial in trials]
-    if np.ptp(values) == 0:  # nothing to explain
-        return dict.fromkeys(distributions, 0.0)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         direction="maximize" if objective.direction == "max" else "minimize"
     )
-    for trial, value in zip(trials, values, strict=True):
-        params = {name: trial.params[name] for name in distributions}
-        study.add_trial(
-            optuna.trial.create_trial(params=params, distributions=distributions, value=value)
+    study.add_trials(
+        optuna.trial.create_trial(
+            params={name: trial.params[name] for name in distributions},
+            distributions=distributions,
+            value=trial.objectives[objective.name],
         )
-    kinds: dict[str, BaseImportanceEvaluator] = {
-        "fanova": optuna.importance.FanovaImportanceEvaluator(seed=0),
-        "ped_anova": optuna.importance.PedAnovaImportanceEvaluator(),
-    }
-    return dict(optuna.importance.get_param_importances(study, evaluator=kinds[evaluator]))
+        for trial in trials
+    )
+    return study
+
+
+def _shares(
+    study: Study, names: Iterable[str], evaluator: BaseImportanceEvaluator
+) -> dict[str, float]:
+    """Of each parameter; NaN where the values do not vary, and there is nothing to explain."""
+    from optuna.importance import get_param_importances
+
+    try:
+        varies = np.ptp([trial.value for trial in study.trials]) > 0
+        found = get_param_importances(study, evaluator=evaluator) if varies else {}
+    except RuntimeError:  # Optuna's, where those that a tree drew are all alike
+        found = {}
+    return {name: found.get(name, math.nan) for name in names}
 
 
 def _in_logarithms(trials: Sequence[TrialRecord], axes: Mapping[str, Any]) -> list[TrialRecord]:

@@ -152,16 +152,28 @@ def course_figure(sweeps: Sequence[Sweep], title: str = "") -> go.Figure:
 
 
 def importance_figure(frame: pd.DataFrame, title: str = "") -> go.Figure:
-    """Bars of ``rsas.analysis.importance``, the most important parameter on top."""
-    figure = go.Figure()
-    for name, color in zip(frame.columns, cycled(len(frame.columns)), strict=True):
+    """Bars of ``rsas.analysis.importance`` with their intervals, the most important one on top."""
+    rows, figure = frame[::-1], go.Figure()
+    names = [name for name in frame.columns if f"{name}_low" in frame.columns]
+    for name, color in zip(names, cycled(len(names)), strict=True):
+        low, high = (rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name])
         figure.add_bar(
-            y=frame.index[::-1],
-            x=frame[name][::-1],
+            y=rows.index,
+            x=rows[name],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": high.clip(lower=0),
+                "arrayminus": low.clip(lower=0),
+                "color": OTHERS,
+                "thickness": 1.2,
+            },
+            customdata=rows[[f"{name}_low", f"{name}_high"]],
             name=label_of(name),
             orientation="h",
             marker={"color": color},
-            hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+            hovertemplate="%{y}: %{x:.1%} (%{customdata[0]:.1%} to %{customdata[1]:.1%})"
+            "<extra></extra>",
         )
     figure.update_layout(barmode="group", height=140 + 44 * len(frame))
     figure.update_xaxes(title_text="share of the variance explained", tickformat=".0%")

@@ -95,3 +95,22 @@ def test_without_effect_errs_about_as_rarely_as_it_says():
     ]
     missed = sum("idle" not in without_effect(trials, OBJECTIVES) for trials in noise)
     assert missed <= 18  # 10 expected; the binomial's 99.5% quantile
+
+
+@pytest.mark.parametrize("evaluator", ["fanova", "ped_anova"])
+def test_intervals_narrow_with_more_trials(evaluator):
+    def wide(count):
+        found = importance(trials_of(additive, count=count), OBJECTIVES, evaluator=evaluator)
+        low, high = (found[f"val_accuracy{bound}"] for bound in ("_low", "_high"))
+        assert (low <= found["val_accuracy"]).all() and (found["val_accuracy"] <= high).all()
+        return (high - low)["x"]
+
+    assert wide(96) < 0.7 * wide(12)
+
+
+def test_few_trials_of_which_one_alone_differs():
+    trials = trials_of(lambda x, y, rng: ({"x": x, "y": y}, (0.5, y)), count=9)
+    trials[3].objectives["val_accuracy"] = 0.9
+    found = importance(trials, OBJECTIVES)  # many a tree has drawn only what is alike
+    assert found["val_accuracy"].sum() == pytest.approx(1.0)
+    assert found["val_accuracy_high"].max() == 1.0
