@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
-import hashlib
-import json
-import math
-import types
-import typing
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self
 
 from rsas.errors import InputError
+from rsas.fields import parse_assignments, range_of, require_field, validate
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-__all__ = ["TrainConfig", "range_of", "validate"]
-
-
-def range_of(low: float, high: float, *, open_low: bool = False) -> dict[str, Any]:
-    """Field metadata: the closed interval [low, high], or (low, high] with ``open_low``."""
-    return {"range": (low, high, open_low)}
+__all__ = ["TrainConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run. With the same configuration a run gives the same result.
+    """One training run. On a CPU, the same configuration gives the same result.
 
     Every field can be set by name in a search space, with ``--set NAME=VALUE`` on the command
     line, or with ``dataclasses.replace``.
@@ -155,19 +141,8 @@ class TrainConfig:
             InputError: a name is not a field, or a value is not valid.
         """
         for name in values:
-            _require_field(cls, name)
+            require_field(cls, name)
         return cls(**values)
-
-    def key(self) -> str:
-        """12 hexadecimal digits that identify the configuration.
-
-        Only fields that differ from their default count, so a field added to a later version
-        of rsas leaves the keys of earlier configurations as they are.
-        """
-        default = type(self)().to_dict()
-        changed = {k: v for k, v in self.to_dict().items() if v != default[k]}
-        text = json.dumps(changed, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed.
@@ -186,122 +161,5 @@ class TrainConfig:
         return self.replace(**parse_assignments(type(self), assignments))
 
 
-def parse_assignments(cls: type, assignments: Iterable[str]) -> dict[str, Any]:
-    """``["epochs=5"]`` -> ``{"epochs": 5}``, typed by the fields of the dataclass ``cls``."""
-    values: dict[str, Any] = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        name = name.strip()
-        if not equals:
-            raise InputError(f"{text!r}: expected NAME=VALUE, such as epochs=5")
-        _require_field(cls, name)
-        values[name] = _parse(value.strip(), _types(cls)[name])
-    return values
-
-
-def validate(config: DataclassInstance, names: Iterable[str] | None = None) -> None:
-    """Check the fields of a frozen dataclass, or those named, against type, choices and range.
-
-    Integers given for float fields and lists given for tuple fields are converted in place.
-
-    Raises:
-        InputError: naming the field, the value and what is expected.
-    """
-    for f in dataclasses.fields(config):
-        if names is not None and f.name not in names:
-            continue
-        value = getattr(config, f.name)
-        kind = _types(type(config))[f.name]
-        if isinstance(kind, types.UnionType):  # float | None
-            if value is None:
-                continue
-            kind = get_args(kind)[0]
-        converted, ok = _convert(value, kind)
-        low, high, open_low = f.metadata.get("range", (-math.inf, math.inf, False))
-        if ok and "range" in f.metadata:
-            ok = (low < converted if open_low else low <= converted) and converted <= high
-        if not ok:
-            expected = _expected(kind, f.metadata.get("range"))
-            raise InputError(f"{f.name}={value!r}: expected {expected}")
-        object.__setattr__(config, f.name, converted)
-
-
-@functools.cache
-def _types(cls: Hashable) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
 def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _require_field(cls: type, name: str) -> None:
-    names = [f.name for f in dataclasses.fields(cls)]
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the fields are {', '.join(names)}"
-        raise InputError(f"unknown field {name!r} of {cls.__name__}: {hint}")
-
-
-def _convert(value: Any, kind: Any) -> tuple[Any, bool]:
-    """``value`` as ``kind``, and whether it is one."""
-    if get_origin(kind) is Literal:
-        return value, value in get_args(kind)
-    if get_origin(kind) is tuple:
-        if kind == _PAIRS and isinstance(value, Mapping):
-            value = list(value.items())
-        if not isinstance(value, (list, tuple)):
-            return value, False
-        first, *rest = get_args(kind)
-        kinds = [first] * len(value) if rest == [...] else [first, *rest]
-        if len(kinds) != len(value):
-            return value, False
-        items = [_convert(item, kind) for item, kind in zip(value, kinds, strict=True)]
-        return tuple(item for item, _ in items), all(ok for _, ok in items)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value), True
-    if kind is float:
-        return value, isinstance(value, float) and math.isfinite(value)
-    if kind is int:
-        return value, isinstance(value, int) and not isinstance(value, bool)
-    return value, isinstance(value, kind)
-
-
-def _parse(text: str, kind: Any) -> Any:
-    """The value a text means for a field of this type; nonsense is left for ``validate``."""
-    if kind is bool:
-        return {"true": True, "false": False}.get(text.lower(), text)
-    try:
-        if kind in (int, float):
-            return kind(text)
-        if kind == _TEXTS and not text.startswith("["):
-            return [part.strip() for part in text.split(",") if part.strip()]
-        if get_origin(kind) is tuple:
-            return json.loads(text if text[:1] in "[{" and text else f"[{text}]")
-    except ValueError:
-        pass
-    return text
-
-
-def _expected(kind: Any, interval: tuple[float, float, bool] | None) -> str:
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(get_args(kind))
-    if kind == _PAIRS:
-        return """a mapping of texts to numbers, such as {"fc1": 0.1, "*": 1}"""
-    if get_origin(kind) is tuple:
-        return f"a list of {_NOUN[get_args(kind)[0]]}s, such as {_EXAMPLE[get_args(kind)[0]]}"
-    if interval is None:
-        return f"a {_NOUN[kind]}"
-    low, high, open_low = interval
-    article = "an" if kind is int else "a"
-    return f"{article} {_NOUN[kind]} in {'(' if open_low else '['}{low:g}, {high:g}]"
-
-
-_TEXTS = tuple[str, ...]
-_PAIRS = tuple[tuple[str, float], ...]
-_NOUN: types.MappingProxyType[type, str] = types.MappingProxyType(
-    {int: "integer", float: "number", str: "text", bool: "true or false value"}
-)
-_EXAMPLE: types.MappingProxyType[type, str] = types.MappingProxyType(
-    {int: "300,100", float: "0.5,0.25", str: "fc1,features.*"}
-)

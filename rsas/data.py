@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rsas.config import TrainConfig
-from rsas.errors import InputError
+from rsas.errors import InputError, reason_of
 
 __all__ = ["Arrays", "Splits", "default_data_dir", "describe", "load", "split", "to_input"]
 
@@ -278,7 +279,7 @@ def _load_npz(path: Path) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{where}: not a readable .npz file of plain arrays ({type(error).__name__})"
         ) from None
@@ -298,15 +299,17 @@ def _load_npz(path: Path) -> Arrays:
 def _checked(x: _Array, y: _Array, where: str) -> tuple[_Array, _Array]:
     if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) == 0 or y.min() < 0:
         raise InputError(f"{where}: labels must be integers from 0, shape (N,), not {_form(y)}")
-    if len(x) != len(y):
+    if x.ndim > 0 and len(x) != len(y):
         raise InputError(f"{where}: {len(x)} inputs but {len(y)} labels")
     if x.dtype == np.uint8 and x.ndim in (3, 4):
         x = x[:, None] if x.ndim == 3 else np.moveaxis(x, 3, 1)
         return np.ascontiguousarray(x), y.astype(np.int64)
     if x.dtype.kind == "f" and x.ndim >= 2:
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
         if not np.isfinite(x).all():
-            raise InputError(f"{where}: inputs hold NaN or infinity")
-        return x.astype(np.float32), y.astype(np.int64)
+            raise InputError(f"{where}: inputs hold NaN or infinity in float32")
+        return x, y.astype(np.int64)
     raise InputError(
         f"{where}: inputs must be uint8 images (N, H, W) or (N, H, W, C), or floats (N, ...), "
         f"not {_form(x)}"
@@ -347,7 +350,7 @@ def _load_torchvision(name: str, folder: Path) -> Arrays:
     except Exception as error:
         # torchvision's words for files that are missing, or that fail their checksum.
         if "not found" not in str(error):
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = reason_of(error)
             raise InputError(
                 f"dataset={name!r}: damaged files ({reason}); expected {expected}"
             ) from error

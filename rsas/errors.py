@@ -2,7 +2,7 @@
 
 from rsas.redact import redact
 
-__all__ = ["Halted", "InputError", "NonFiniteLoss", "StorageError", "reason_of"]
+__all__ = ["Halted", "InputError", "NonFiniteLoss", "StorageError", "first_line", "reason_of"]
 
 
 class InputError(ValueError):
@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The training loss became NaN or infinite; the message names epoch and step."""
+    """The training or validation loss became NaN or infinite; the message names the epoch."""
 
 
 class Halted(RuntimeError):
@@ -37,10 +37,15 @@ class StorageError(OSError):
     """
 
 
-def reason_of(error: Exception) -> str:
-    """One line; with the type's name where the message alone would say too little."""
+def first_line(error: BaseException) -> str:
+    """The first line of its message, secrets hidden; the type's name where it has none."""
     lines = str(error).strip().splitlines()
-    told = lines[0] if lines else ""
-    if not isinstance(error, (NonFiniteLoss, InputError)):
-        told = f"{type(error).__name__}: {told}" if told else type(error).__name__
-    return redact(told)
+    return redact(lines[0]) if lines else type(error).__name__
+
+
+def reason_of(error: BaseException) -> str:
+    """One line; with the type's name where the message alone would say too little."""
+    told, name = first_line(error), type(error).__name__
+    if isinstance(error, (NonFiniteLoss, InputError)) or told == name:
+        return told
+    return f"{name}: {told}"

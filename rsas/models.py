@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from rsas.config import TrainConfig
-from rsas.errors import InputError
+from rsas.errors import InputError, reason_of
 from rsas.userfile import load_function
 
 __all__ = ["build", "build_with"]
@@ -98,7 +98,7 @@ def build_with(
         known = {key: value for key, value in offered.items() if value is not None}
         model = function(**{key: value for key, value in known.items() if key in taken})
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = reason_of(error)
         narrow = f" with width_multiplier={width:g}" if width != 1.0 else ""
         raise InputError(f"model={name!r}: calling it{narrow} failed ({reason})") from error
     if not isinstance(model, nn.Module):

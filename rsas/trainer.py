@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rsas import data, models, small_dense
 from rsas.config import TrainConfig
-from rsas.errors import InputError, NonFiniteLoss
+from rsas.errors import InputError, NonFiniteLoss, reason_of
 from rsas.pruning import method_of, target_of
 from rsas.sparse import Position, Sparsifier, prunable
 from rsas.sparse.schedules import interpolate
@@ -104,12 +104,14 @@ class Trainer:
         """Train one epoch and evaluate on the validation split.
 
         Returns:
-            epoch (counted from 1), train_loss (mean over the epoch's images), val_loss,
+            epoch (counted from 1), train_loss (mean over the epoch's images; a last batch of one
+            image, of which BatchNorm has no statistics, is left out), val_loss,
             val_accuracy in [0, 1], sparsity (measured share of Conv and Linear weights that
             are off, or that a small_dense network lacks), sparsity/LAYER for each layer, churn
             (share of the weights that are on which were off before the epoch, in [0, 1]),
-            exploration (share of the masks that the epoch's redraws chose anew, their mean, in
-            [0, 1]), and seconds. Without a validation split val_loss and val_accuracy are NaN.
+            exploration (share of the budget that the epoch's redraws chose anew, their mean, in
+            [0, 1]; the published one draws a whole budget beside it), and seconds. Without a
+            validation split val_loss and val_accuracy are NaN.
 
         Raises:
             NonFiniteLoss: the training or validation loss became NaN or infinite.
@@ -166,7 +168,8 @@ class Trainer:
             _, test_accuracy = self.evaluate(self._data.x_test, self._data.y_test)
         self._sparsifier.attach()
         self.model.eval()
-        history = pd.DataFrame(self.history).astype({"epoch": int})
+        history = pd.DataFrame(self.history, columns=None if self.history else ["epoch"])
+        history = history.astype({"epoch": int})
         shapes = self._input_shape, self._num_classes
         return RunResult(self.config, history, self.model, test_accuracy, *shapes)
 
@@ -233,7 +236,7 @@ class Trainer:
         self.model.train()
         order = torch.randperm(len(y), generator=self._batches, device=self.device)
         batches = order.split(config.batch_size)
-        if len(batches) > 1 and len(batches[-1]) == 1:
+        if len(batches) > 1 and len(batches[-1]) == 1 < config.batch_size:
             batches = batches[:-1]  # BatchNorm has no statistics of one image
         total = config.epochs * len(batches)
         # Losses stay on the device until the epoch is over, so that no step waits for a copy.
@@ -322,7 +325,7 @@ def train(
 
     Raises:
         InputError: the configuration does not fit the data or this machine.
-        NonFiniteLoss: the training loss became NaN or infinite.
+        NonFiniteLoss: the training or validation loss became NaN or infinite.
     """
     trainer = Trainer(config, data.load(config.dataset, data_dir))
     while trainer.epoch < config.epochs:
@@ -366,7 +369,7 @@ def resolve_device(name: str) -> torch.device:
 
 @torch.no_grad()
 def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn.Module:
-    """The model on its device, after two images have passed through it."""
+    """The model on its device, after images have passed through it as in both its modes."""
     fault = ""
     try:
         shapes = arrays.input_shape, arrays.num_classes
@@ -374,15 +377,19 @@ def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn
         if config.method == "small_dense":
             width = small_dense.matching_width(config, target_of(config), *shapes)
         model = models.build(config, *shapes, width=width).to(device)
-        images = torch.tensor(arrays.x_train[:2], device=device)
-        shape = tuple(model.eval()(data.to_input(images, config)).shape)
+        images = torch.tensor(arrays.x_train[: min(2, config.batch_size)], device=device)
+        inputs = data.to_input(images, config)
+        shape = tuple(model.eval()(inputs).shape)
+        in_training = _shape_in_training(model, inputs)
     except InputError:
         raise
     except Exception as error:
-        fault = f"{type(error).__name__}: {error}".splitlines()[0]
+        fault = reason_of(error)
     else:
         if len(shape) != 2 or shape[1] < arrays.num_classes:
             fault = f"its output for {len(images)} inputs has shape {shape}"
+        elif in_training != shape:
+            fault = f"its output has shape {shape}, but {in_training} in training"
         elif config.method != "dense" and not target_of(config).kept(model):
             fault = f"it has no Conv or Linear weight for method {config.method!r} to prune"
         elif not any(parameter.requires_grad for parameter in model.parameters()):
@@ -393,6 +400,16 @@ def _build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn
             f"{arrays.input_shape} in {arrays.num_classes} classes: {fault}"
         )
     return model
+
+
+def _shape_in_training(model: nn.Module, inputs: Tensor) -> tuple[int, ...]:
+    """Of the output in train mode; statistics of the model and random numbers stay as they are."""
+    kept = [buffer.clone() for buffer in model.buffers()]
+    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
+        shape = tuple(model.train()(inputs).shape)
+    for buffer, value in zip(model.buffers(), kept, strict=True):
+        buffer.copy_(value)
+    return shape
 
 
 def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

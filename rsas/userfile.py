@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rsas.errors import InputError
+from rsas.errors import InputError, reason_of
 
 __all__ = ["load_function"]
 
@@ -40,7 +40,7 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
     except InputError as error:  # raised by the file's own use of rsas
         raise InputError(f"{what} {spec!r}: {error}") from error
     except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = reason_of(error)
         raise InputError(f"{what} {spec!r}: cannot import {place!r} ({reason})") from error
     function = getattr(module, name, None)
     if not callable(function):

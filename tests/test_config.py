@@ -89,21 +89,12 @@ def test_override_refuses(text, message):
         TrainConfig().override([text])
 
 
-def test_key_is_of_the_fields_that_differ_from_their_defaults():
-    base = TrainConfig(sparsity=0.8)
-    assert base.key() == TrainConfig(sparsity=0.8, epochs=TrainConfig().epochs).key()
-    assert base.key() != TrainConfig(sparsity=0.8, seed=1).key()
-    assert TrainConfig().key() != base.key()
-    # Written down, so that a change of the scheme is noticed: keys are kept in records.
-    assert base.key() == "a4a3d30e4f7f"
-
-
 def test_layer_densities_keep_their_order():
     """The first pattern that fits counts, so two orders are two configurations."""
     one = TrainConfig(distribution="map", layer_densities={"fc1": 0.1, "*": 1})
     two = TrainConfig(distribution="map", layer_densities={"*": 1, "fc1": 0.1})
     assert one.layer_densities == (("fc1", 0.1), ("*", 1.0))
-    assert one.key() != two.key()
+    assert one != two and one.to_dict() != two.to_dict()
     for config in (one, two):
         assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 

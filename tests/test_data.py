@@ -178,7 +178,9 @@ X, Y = np.zeros((4, 2, 2), np.uint8), np.arange(4)
         ({"x_train": X, "y_train": Y * 0.5}, "labels must be integers from 0.*float64"),
         ({"x_train": X, "y_train": Y - 1}, "labels must be integers from 0"),
         ({"x_train": X.astype(int), "y_train": Y}, "inputs must be uint8 images .* int64"),
+        ({"x_train": np.array(3), "y_train": Y}, r"not int64 of shape \(\)"),
         ({"x_train": np.full((4, 2), np.nan), "y_train": Y}, "NaN or infinity"),
+        ({"x_train": np.full((4, 2), 1e300), "y_train": Y}, "NaN or infinity in float32"),
         ({"x_train": X, "y_train": Y, "x_test": X}, "x_test and y_test come together"),
         (
             {"x_train": X, "y_train": Y, "x_test": X[:, :1], "y_test": Y},
@@ -212,6 +214,15 @@ def test_npz_never_unpickles(tmp_path):
     name = save(tmp_path / "x.npz", x_train=np.array([{}, {}], dtype=object), y_train=Y[:2])
     with pytest.raises(InputError, match="not a readable .npz file of plain arrays"):
         load(name)
+    np.save(tmp_path / "y.npy", X)
+    with pytest.raises(InputError, match="not a readable .npz file"):
+        load(f"npz:{tmp_path / 'y.npy'}")
+    np.savez_compressed(tmp_path / "z.npz", x_train=np.arange(4000.0), y_train=Y)
+    content = bytearray((tmp_path / "z.npz").read_bytes())
+    content[60:90] = bytes(255 - byte for byte in content[60:90])
+    (tmp_path / "z.npz").write_bytes(content)
+    with pytest.raises(InputError, match="not a readable .npz file"):
+        load(f"npz:{tmp_path / 'z.npz'}")
     (tmp_path / "y.npz").write_text("no zip file")
     with pytest.raises(InputError, match="not a readable .npz file"):
         load(f"npz:{tmp_path / 'y.npz'}")

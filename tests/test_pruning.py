@@ -20,7 +20,7 @@ OTHER = {
     "update_interval": 7,
     "update_stop": 0.4,
     "drop_fraction": 0.6,
-    "measure_lr": 0.5,  # a power of two of the variants' rates: ranks stay exact
+    "measure_lr": 0.5,
     "measure_update": "accumulate",
     "credit": "global",
     "attribution": "loss_change",
@@ -49,8 +49,9 @@ VARIANTS = {
         name: {"method": name}
         for name in ("dense", "small_dense", "static", "set", "rigl", "gmp", "noise")
     },
-    "per_weight": {"measure_lr": 0.25},
-    "regrown": {"measure_lr": 0.25, "regrow": "gradient", "exploration_steps": 3},
+    "per_weight": {},
+    "per_weight, accumulated": {"measure_update": "accumulate", "attribution": "loss_change"},
+    "regrown": {"regrow": "gradient", "exploration_steps": 3},
     "drawn and regrown": GLOBAL | {"regrow": "gradient"},
     "map": {"distribution": "map", "layer_densities": {"*": 1.0}},
     "adam": {"optimizer": "adam", "lr": 0.003},

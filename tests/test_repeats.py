@@ -180,7 +180,7 @@ def test_sparsities_are_compared_one_by_one(cli, trained, tmp_path):
         + [("method=dense", s) for s in (0, 1)]
     )
     tables = out.split("digits_quickstart")[1:]
-    for sparsity, table in zip(("0.5", "0.9"), tables, strict=False):
+    for sparsity, table in zip(("0.5", "0.9"), tables, strict=True):
         _, alone, _ = cli("repeat", QUICKSTART, *fast, "--set", f"sparsity={sparsity}")
         means = [line.split("│")[2:4] for line in alone.splitlines() if "│" in line]
         assert [line.split("│")[2:4] for line in table.splitlines() if "│" in line] == means

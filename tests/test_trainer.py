@@ -171,17 +171,20 @@ def test_batches_are_the_same_for_every_method(digits):
 def test_measure_lr_acts(digits):
     """In the default, masks follow from the rate; under accumulate they provably do not."""
     config = SMALL.replace(epochs=8, update_interval=5)
-    masks = {
-        (update, rate): run(config.replace(measure_update=update, measure_lr=rate), digits)
-        .model.fc1.weight.ne(0)
-        .detach()
+    states = {
+        (update, rate): run(
+            config.replace(measure_update=update, measure_lr=rate), digits
+        ).final_state()
         for update in ("ema", "accumulate")
         for rate in (0.01, 0.37, 1.0)
     }
+    masks = {key: state["masks"]["fc1"] for key, state in states.items()}
     assert not torch.equal(masks["ema", 0.01], masks["ema", 0.37])
     assert not torch.equal(masks["ema", 0.37], masks["ema", 1.0])
-    assert torch.equal(masks["accumulate", 0.01], masks["accumulate", 0.37])
-    assert torch.equal(masks["accumulate", 0.37], masks["accumulate", 1.0])
+    # Not the masks alone, of which two can be alike by luck: rounding would change no rank here.
+    accumulated = [states["accumulate", rate]["measures"]["fc1"] for rate in (0.01, 0.37, 1.0)]
+    assert torch.equal(accumulated[0], accumulated[1])
+    assert torch.equal(accumulated[1], accumulated[2])
 
 
 def test_published_method_overshoots_and_ends_at_its_sparsity(digits):
@@ -370,8 +373,8 @@ def test_paired_rewards_leave_no_trace_in_the_network(tmp_path, digits):
     for ours, theirs in zip(plain_run.model.buffers(), paired.model.buffers(), strict=True):
         assert torch.equal(ours, theirs)
     # In training each batch is seen twice in a row, with the same inputs.
-    seen = paired.model.seen[1 : 1 + 2 * 27]
-    assert seen[::2] == seen[1::2] == plain_run.model.seen[1 : 1 + 27]
+    seen = paired.model.seen[2 : 2 + 2 * 27]
+    assert seen[::2] == seen[1::2] == plain_run.model.seen[2 : 2 + 27]
 
 
 def test_paired_losses_drop_the_same_units(tmp_path, digits):

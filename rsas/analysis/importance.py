@@ -46,12 +46,12 @@ def importance(
             the share of what makes the best tenth differ (Watanabe et al. 2023).
 
     Returns:
-        A row a parameter, the most important first. Columns, for each objective: its name, in
-        [0, 1], adding up to 1; ``NAME_low`` and ``NAME_high``, the middle 95% of what other
-        trials, drawn from these with replacement, give: how much hangs on which ones they are. A
-        confidence interval it is not, as trees favour the strongest parameter. One that only
-        some configurations have is judged among those. Empty where fewer than eight trials are
-        complete.
+        A row a parameter, the most important first. Columns, for each objective: its name, the
+        share in [0, 1]; ``NAME_low`` and ``NAME_high``, the middle 95% of what other trials,
+        drawn from these with replacement, give: how much hangs on which ones they are. A
+        confidence interval it is not, as trees favour the strongest parameter. Shares add up to
+        1, but for a parameter that only some configurations have: it is judged among those, as a
+        share of what differs there. Empty where fewer than eight trials are complete.
     """
     complete = _in_logarithms([t for t in trials if t.state == "complete"], axes or {})
     distributions = _distributions(complete)
@@ -135,6 +135,7 @@ def _study(
     distributions: dict[str, BaseDistribution],
 ) -> Study:
     import optuna
+    from optuna.distributions import FloatDistribution
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
@@ -142,7 +143,12 @@ def _study(
     )
     study.add_trials(
         optuna.trial.create_trial(
-            params={name: trial.params[name] for name in distributions},
+            params={
+                name: trial.params[name]
+                if isinstance(axis, FloatDistribution)
+                else str(trial.params[name])
+                for name, axis in distributions.items()
+            },
             distributions=distributions,
             value=trial.objectives[objective.name],
         )
@@ -193,7 +199,8 @@ def _distributions(trials: Sequence[TrialRecord]) -> dict[str, BaseDistribution]
         if all(_is_number(value) for value in values):
             found[name] = FloatDistribution(min(values), max(values))
         else:
-            found[name] = CategoricalDistribution(list(dict.fromkeys(values)))
+            # As texts: a choice may be a list, which Optuna would have to look up.
+            found[name] = CategoricalDistribution(list(dict.fromkeys(map(str, values))))
     return found
 
 

@@ -83,7 +83,8 @@ def knee(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> Tria
     values = _values(members, objectives) * [1 if up else -1 for up in _maximise(objectives)]
     low, span = values.min(axis=0), np.ptp(values, axis=0)
     scaled = (values - low) / np.where(span > 0, span, 1)
-    return members[int(scaled.sum(axis=1).argmax())]
+    # Rounded, as 0.1 + 0.9 and 0.5 + 0.5 are not the same but for rounding.
+    return members[int(scaled.sum(axis=1).round(9).argmax())]
 
 
 def choose(

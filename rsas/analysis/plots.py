@@ -176,7 +176,9 @@ def importance_figure(frame: pd.DataFrame, title: str = "") -> go.Figure:
             "<extra></extra>",
         )
     figure.update_layout(barmode="group", height=140 + 44 * len(frame))
-    figure.update_xaxes(title_text="share of the variance explained", tickformat=".0%")
+    figure.update_xaxes(
+        title_text="share of the variance explained, of the trials that have it", tickformat=".0%"
+    )
     return themed(figure, title)
 
 

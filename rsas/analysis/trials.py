@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rsas.analysis.pareto import front
-from rsas.errors import InputError
+from rsas.errors import InputError, reason_of
 from rsas.records import Objective, TrialRecord
 
 __all__ = [
@@ -120,7 +120,7 @@ def load_network(sweep: Sweep, trial: str) -> Network | None:
     try:
         state = read_model(Storage(place), name)
     except Exception as error:  # torch raises many kinds
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = reason_of(error)
         raise InputError(f"model of trial {trial!r}: cannot be read ({reason})") from None
     if state is None:  # another trial has taken its place in the front
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -29,7 +30,7 @@ __all__ = [
     "where",
 ]
 
-T = TypeVar("T")
+T = TypeVar("T", int, float)
 
 _WIDTH_OF_FILES = 120  # of what is not printed on a terminal
 
@@ -72,16 +73,21 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 def numbers(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
-    """The numbers in a text such as ``0,1,2``.
+    """The numbers in a text such as ``0,1,2``, each once.
 
     Raises:
         InputError: it is none.
     """
     try:
-        return tuple(kind(part) for part in text.split(","))
+        found = tuple(kind(part) for part in text.split(","))
+        if not all(math.isfinite(number) for number in found):
+            raise ValueError
     except ValueError:
         example = "0,1,2" if kind is int else "0.8,0.9"
         raise InputError(f"{option} {text!r}: expected numbers such as {example}") from None
+    if len(set(found)) < len(found):
+        raise InputError(f"{option} {text!r}: a number is there twice")
+    return found
 
 
 def check_output(option: str, path: Path) -> None:

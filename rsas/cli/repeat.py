@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from rsas.config import TrainConfig
 
 __all__ = ["repeat"]
-
-T = TypeVar("T", int, float)
 
 
 @app.command()
@@ -70,7 +67,7 @@ def repeat(
         levels = _at_each(sparsities, configs, [*(assignments or []), *(others or [])])
     if not test and any(config.val_fraction == 0 for config in configs.values()):
         raise InputError("val_fraction=0: nothing is left to validate on; --test reports test data")
-    chosen = _distinct("--seeds", seeds, int)
+    chosen = numbers("--seeds", seeds, int)
     for option, path in (("--csv", table), ("--plot", plot)):
         if path is not None:
             check_output(option, path)
@@ -137,15 +134,8 @@ def _at_each(
         raise InputError(f"--sparsities {sparsities!r}: not beside sparsity=... in --set or --vs")
     return {
         level: {name: config.replace(sparsity=level) for name, config in configs.items()}
-        for level in _distinct("--sparsities", sparsities, float)
+        for level in numbers("--sparsities", sparsities, float)
     }
-
-
-def _distinct(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
-    found = numbers(option, text, kind)
-    if len(set(found)) < len(found):
-        raise InputError(f"{option} {text!r}: a number is there twice")
-    return found
 
 
 def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -> None:
@@ -172,7 +162,7 @@ def _known(path: Path | None, test: bool) -> dict[str, dict[str, Any]]:
     if path is None or not path.exists():
         return {}
     try:
-        rows = pd.read_csv(path)
+        rows = pd.read_csv(path, dtype={"run": str})  # digits alone are no number
     except (ValueError, UnicodeDecodeError) as error:
         reason = str(error).strip()
         raise InputError(f"--csv {str(path)!r}: cannot be read ({reason})") from None

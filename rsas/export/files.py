@@ -37,6 +37,7 @@ time, in lzma: hence lzma for masks and zlib for values, each where it makes the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import lzma
@@ -52,7 +53,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rsas.errors import InputError
+from rsas.errors import InputError, first_line
 
 __all__ = ["from_bytes", "read_file", "to_safetensors", "to_sparse", "write_file"]
 
@@ -130,7 +131,7 @@ def from_bytes(content: bytes, what: str) -> tuple[dict[str, Tensor], dict[str, 
     except InputError:
         raise
     except Exception as error:  # of safetensors, json, zlib, lzma, numpy: bytes can be anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"{what}: not a safetensors or sparse file of rsas, or damaged ({reason})"
         ) from None
@@ -162,7 +163,8 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not there, or could never be
+            partial.unlink()
 
 
 def _from_safetensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rsas.errors import InputError
+from rsas.errors import InputError, first_line
 from rsas.sparse import prunable
 from rsas.sparse.layers import PRUNABLE
 
@@ -59,7 +59,7 @@ def count(model: nn.Module, input_shape: tuple[int, ...] | None) -> Counts:
         try:
             model(_zeros(model, input_shape))
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"input_shape={input_shape}: the model fails ({reason})") from None
         finally:
             for handle in handles:

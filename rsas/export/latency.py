@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rsas.errors import InputError
+from rsas.errors import InputError, first_line
 from rsas.export import onnx_file
 from rsas.export.flops import Counts, count
 from rsas.export.network import Network
@@ -138,7 +138,7 @@ def _add_sparse(runs: dict[str, tuple[bool, _Run]], model: nn.Module) -> list[st
         try:
             runs[name] = (True, with_products(model, product))
         except (ImportError, RuntimeError) as error:
-            notes.append(f"{name}: not available here ({str(error).splitlines()[0]})")
+            notes.append(f"{name}: not available here ({first_line(error)})")
     if dense:
         notes.append(f"torch CSR, scipy CSR: {', '.join(dense)} computed densely")
     if any(isinstance(module, nn.Conv2d) for module in layers.values()):

@@ -63,7 +63,7 @@ class Network:
                     if found.name in state["masks"]:
                         _switch_off(weight, state["masks"][found.name])
         except (KeyError, TypeError, RuntimeError) as error:
-            raise InputError(f"a final model cannot be read: {_first_line(error)}") from None
+            raise InputError(f"a final model cannot be read: {_two_lines(error)}") from None
         return cls(_plain(model), config, shape, classes, {**about, "epoch": state.get("epoch")})
 
     def metadata(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def rebuild(
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{what}: does not fit its network: {_first_line(error)}") from None
+        raise InputError(f"{what}: does not fit its network: {_two_lines(error)}") from None
     return model.requires_grad_(False).eval()
 
 
@@ -195,6 +195,7 @@ def _width(config: TrainConfig, input_shape: tuple[int, ...], num_classes: int) 
     return small_dense.matching_width(config, target_of(config), input_shape, num_classes)
 
 
-def _first_line(error: Exception) -> str:
+def _two_lines(error: Exception) -> str:
+    """In one; the first one of ``load_state_dict`` says only that there is a second."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

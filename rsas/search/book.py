@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from rsas.config import TrainConfig
-from rsas.errors import Halted, InputError
+from rsas.errors import Halted, InputError, reason_of
 from rsas.records import Objective, State, TrialRecord, trial_id
 from rsas.search.experiment import Experiment
 from rsas.search.frozen import (
@@ -117,7 +117,7 @@ class Book:
             # A journal from which lines are missing raises KeyError, too, and that is damage.
             if isinstance(error, KeyError) and not isinstance(place, Path):
                 raise NotBegun(f"{place}: there is no study {study!r}") from None
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = reason_of(error)
             file = isinstance(place, Path)
             hint = "; 'rsas check NAME --repair' makes a damaged one anew" if file else ""
             raise InputError(

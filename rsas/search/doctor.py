@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import rsas
 from rsas import trainer
 from rsas.data import Arrays
+from rsas.errors import first_line
 from rsas.redact import redact
 from rsas.search.cluster import slots_of
 from rsas.search.experiment import Experiment
@@ -140,7 +141,7 @@ def _look(
         trainer.check(rsas.TrainConfig.from_dict(base | {"device": "cpu"}), arrays)
         found.results["model"] = base["model"]
     except Exception as error:
-        told = str(error).splitlines()[0]
+        told = first_line(error)
         found.faults["model"] = f"{told}; is its code on this node?"
     return found.results, found.faults
 
@@ -151,7 +152,7 @@ def _note_storage(found: Finding, storage: Storage, token: str) -> None:
         there = storage.read(f".rsas-doctor/{token}")
         storage.write(f".rsas-doctor/{token}-{uuid.uuid4().hex}", b"")
     except OSError as error:
-        told = str(error).splitlines()[0]
+        told = first_line(error)
         found.faults["storage"] = f"{told}; mount it there, or give its keys to that node"
         return
     if there != token.encode():

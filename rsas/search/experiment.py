@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rsas.config import TrainConfig, range_of, validate
-from rsas.errors import InputError
+from rsas.config import TrainConfig
+from rsas.errors import InputError, reason_of
+from rsas.fields import range_of, validate
 from rsas.records import Objective
 from rsas.userfile import load_function
 
@@ -228,7 +229,7 @@ def load_experiment(spec: str) -> tuple[Experiment, str]:
     except InputError as error:
         raise InputError(f"experiment {spec!r}: {error}") from error
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = reason_of(error)
         raise InputError(f"experiment {spec!r}: calling {function}() failed ({reason})") from error
     if not isinstance(experiment, Experiment):
         kind = type(experiment).__name__

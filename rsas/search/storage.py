@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rsas.errors import InputError, StorageError
+from rsas.errors import InputError, StorageError, first_line
 from rsas.redact import HIDDEN, redact, without_passwords
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Storage:
             except OSError as error:
                 hopeless = any(reason in str(error) for reason in _HOPELESS)
                 if hopeless or time.monotonic() > deadline:
-                    reason = redact(str(error).splitlines()[0])
+                    reason = first_line(error)
                     raise StorageError(f"cannot {verb} {self.place}/{name} ({reason})") from None
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
@@ -179,7 +179,7 @@ def _open(place: str) -> tuple[fs.FileSystem, str]:
     try:
         found, path = fs.FileSystem.from_uri(place)
     except Exception as error:  # pyarrow raises several kinds
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"storage {place!r}: expected a path or s3://BUCKET/FOLDER ({reason})"
         ) from None

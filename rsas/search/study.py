@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
-from rsas.errors import Halted
+from rsas.errors import Halted, first_line
 from rsas.records import Objective
 from rsas.search.experiment import Experiment
 
@@ -75,7 +75,7 @@ def patiently(action: Callable[[], T]) -> T:
             return action()
         except optuna.exceptions.StorageInternalError as error:
             if time.monotonic() > deadline:
-                reason = str(error.__cause__ or error).splitlines()[0]
+                reason = first_line(error.__cause__ or error)
                 raise Halted(f"the study's database does not answer ({reason})") from None
             time.sleep(1.0)
         except OSError as error:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from rsas import data, tracking, trainer
 from rsas.config import TrainConfig
-from rsas.errors import InputError, StorageError
+from rsas.errors import InputError, StorageError, first_line
 from rsas.redact import without_passwords
 from rsas.search import cluster, doctor
 from rsas.search.book import Book
@@ -323,7 +323,7 @@ def _try_storage(place: str) -> None:
         storage.write(name, b"")
         storage.delete(name)
     except (StorageError, OSError) as error:
-        raise InputError(f"--storage: {str(error).splitlines()[0]}") from None
+        raise InputError(f"--storage: {first_line(error)}") from None
 
 
 def _absolute(place: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rsas.errors import InputError
+from rsas.fields import range_of, validate
 from rsas.sparse import distributions
 from rsas.sparse.distributions import Distribution
 from rsas.sparse.masks import as_int8
@@ -121,13 +122,19 @@ class Target:
             leaves, and cut off at 1, so densities that meet the budget stay as they are.
         include: patterns of the names of layers to prune, such as ``features.*``.
         exclude: patterns of the names of layers that stay dense, among those included.
+
+    Raises:
+        InputError: a field is of the wrong type, out of its range or not among its choices.
     """
 
-    sparsity: float
+    sparsity: float = field(metadata=range_of(0, 1))
     distribution: Distribution = "uniform"
     layer_densities: Mapping[str, float] = field(default_factory=dict)
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        validate(self, ("sparsity", "distribution", "include", "exclude"))
 
     def kept(self, model: nn.Module) -> dict[nn.Parameter, int]:
         """Number of weights that stay on, for each weight tensor that is pruned.

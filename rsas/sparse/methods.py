@@ -6,11 +6,12 @@ the next mask of a layer is (``next_mask``); ``rsas.sparse.sparsifier`` does the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from rsas.fields import range_of, validate
 from rsas.sparse import masks
 from rsas.sparse.layers import Layer, Target
 from rsas.sparse.measure import Learner
@@ -52,7 +53,14 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class PruningMethod:
-    """What every method does unless it says otherwise: a random mask that stays."""
+    """What every method does unless it says otherwise: a random mask that stays.
+
+    Raises:
+        InputError: an option is of the wrong type, out of its range or not among its choices.
+    """
+
+    def __post_init__(self) -> None:
+        validate(self)
 
     @property
     def keeps_latent(self) -> bool:
@@ -98,7 +106,7 @@ class PruningMethod:
         return None
 
     def explores(self, share: float) -> float:
-        """Part of a mask's ones that a redraw with this share chooses anew, in [0, 1]."""
+        """Part of the budget that a redraw with this share chooses anew, in [0, 1]."""
         return 0.0
 
     def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
@@ -130,9 +138,9 @@ class SetPruning(PruningMethod):
             falls to 0 at the stop by half a cosine (Evci et al. 2020, RigL, section 3).
     """
 
-    update_interval: int = 50
-    update_stop: float = 0.75
-    drop_fraction: float = 0.3
+    update_interval: int = field(default=50, metadata=range_of(1, 10**9))
+    update_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
+    drop_fraction: float = field(default=0.3, metadata=range_of(0, 1))
 
     def schedule(self, at: Position) -> float | None:
         """Share of the weights to replace."""
@@ -171,7 +179,7 @@ class RigLPruning(SetPruning):
             (published). What batches do not agree on cancels out.
     """
 
-    grow_steps: int = 1
+    grow_steps: int = field(default=1, metadata=range_of(1, 10**9))
 
     def gathers(self, at: Position) -> bool:
         """Whether the gradient of a step is to be summed up for the next redraw."""
@@ -201,8 +209,8 @@ class GradualPruning(PruningMethod):
         update_stop: part of the training, in (0, 1], after which the final sparsity holds.
     """
 
-    update_interval: int = 50
-    update_stop: float = 0.75
+    update_interval: int = field(default=50, metadata=range_of(1, 10**9))
+    update_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
 
     def first_mask(self, weight: Tensor, keep: int, generator: _Generator) -> Tensor:
         """All ones."""

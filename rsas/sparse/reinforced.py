@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from rsas.fields import range_of
 from rsas.sparse import masks
 from rsas.sparse.distributions import kept_published
 from rsas.sparse.layers import Layer, Target
@@ -75,29 +76,29 @@ class ReinforcedPruning(PruningMethod):
             it was switched off (published), from ``zero``, or by the ``gradient``: from
             -regrow_scale * lr * (sum of its gradients in the last ``exploration_steps`` steps),
             at scale 1 where plain SGD would have taken it from zero in these steps.
-        regrow_scale: of ``regrow="gradient"``, at least 0.
+        regrow_scale: of ``regrow="gradient"``, in [0, 100].
     """
 
-    measure_lr: float = 0.3
+    measure_lr: float = field(default=0.3, metadata=range_of(0, 1, open_low=True))
     measure_update: Literal["ema", "accumulate"] = "ema"
     credit: Literal["global", "per_weight"] = "per_weight"
     attribution: Attribution = "saliency"
-    credit_steps: int = 1
+    credit_steps: int = field(default=1, metadata=range_of(1, 10**9))
     reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
     reward_baseline: Literal["none", "mean"] = "none"
     paired: bool = False
     count_first_loss: bool = False
     budget: Literal["exact", "overshoot"] = "exact"
     exploration: Shape = "cosine"
-    exploration_start: float = 0.6
-    exploration_end: float = 0.0
-    exploration_stop: float = 0.75
+    exploration_start: float = field(default=0.6, metadata=range_of(0, 1))
+    exploration_end: float = field(default=0.0, metadata=range_of(0, 1))
+    exploration_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
     exploration_draw: Literal["uniform", "gradient"] = "gradient"
-    exploration_steps: int = 50
-    update_interval: int = 50
+    exploration_steps: int = field(default=50, metadata=range_of(1, 10**9))
+    update_interval: int = field(default=50, metadata=range_of(1, 10**9))
     update_clock: Literal["training", "epoch"] = "training"
     regrow: Literal["zero", "latent", "gradient"] = "gradient"
-    regrow_scale: float = 2.0
+    regrow_scale: float = field(default=2.0, metadata=range_of(0, 100))
 
     @classmethod
     def reference(cls) -> Self:
@@ -149,16 +150,18 @@ class ReinforcedPruning(PruningMethod):
         """What measure values are learned by."""
         sign = 1.0 if self.reward == "loss_increase" else -1.0
         baseline = self.reward_baseline == "mean"
+        # Accumulated, V is proportional to the rate, but for the rounding, which must not decide.
+        rate = 1.0 if self.measure_update == "accumulate" else self.measure_lr
         if self.credit == "per_weight":
             return PerWeightCredit(
-                rate=self.measure_lr,
+                rate=rate,
                 update=self.measure_update,
                 sign=-sign,  # both attributions are of a falling loss
                 attribution=self.attribution,
                 baseline=baseline,
             )
         return GlobalCredit(
-            rate=self.measure_lr,
+            rate=rate,
             update=self.measure_update,
             sign=sign,
             paired=self.paired,
@@ -207,7 +210,7 @@ class ReinforcedPruning(PruningMethod):
         return interpolate(self.exploration, start, end, progress)
 
     def explores(self, share: float) -> float:
-        """What is not exploited."""
+        """What is not exploited; ``overshoot`` draws a whole budget beside it."""
         return 1 - share
 
     def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from rsas.errors import InputError
 from rsas.sparse.layers import Layer, Target, prunable
 from rsas.sparse.masks import as_int8
 from rsas.sparse.measure import Learner
@@ -23,20 +24,21 @@ class Sparsifier:
 
     The weights themselves are kept masked, in place, so the forward and backward passes are
     those of the plain model, and gradients are dense. Call ``observe`` between the backward pass
-    and the optimizer's step, and ``step`` after it. With ``method`` None the model stays dense
+    and the optimizer's step, with gradients that are not scaled any more (``scaler.unscale_``,
+    where there is a GradScaler), and ``step`` after it. With ``method`` None the model stays dense
     and both do nothing.
 
     Args:
         model: moved to its device already; initial masks are put on at once. It may be wrapped
             by ``torch.compile``.
-        optimizer: of the model; its state is zeroed for weights that come back on.
+        optimizer: of all weights that are pruned; its state is zeroed for those that come back on.
         method: the pruning method, or None.
         target: the sparsity, and of which layers.
         generator: source of all draws, on the device of the model. Its seed must not be that of
             the initialisation, or masks and weights are made of the same random numbers.
 
     Raises:
-        InputError: the target does not fit the model.
+        InputError: the target does not fit the model, or the optimizer lacks a weight.
     """
 
     def __init__(
@@ -57,8 +59,13 @@ class Sparsifier:
         self._explored: list[float] = []  # by the redraws of this epoch
         if method is None:
             return
+        moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for weight, planned in target.kept(model).items():
             found = self._prunable[weight]
+            if id(weight) not in moved:
+                raise InputError(
+                    f"layer {found.name!r}: its weight is not the optimizer's; name it in exclude"
+                )
             layer = Layer(
                 name=found.name,
                 modules=found.modules,
@@ -135,7 +142,7 @@ class Sparsifier:
         return float(new / on) if on else 0.0
 
     def exploration(self) -> float:
-        """Part of the masks that the redraws of the last epoch chose anew, in [0, 1].
+        """Part of the budget that the redraws of the last epoch chose anew, in [0, 1].
 
         Their mean; 0 where there was none.
         """
@@ -171,8 +178,10 @@ class Sparsifier:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state_dict()``, on any device; the model's weights are loaded apart.
 
+        The state has to be of a sparsifier with the same method and target, which are not in it.
+
         Raises:
-            ValueError: it is of another model, method or target.
+            ValueError: it has other layers, or holds other things for them.
         """
         if state["layers"].keys() != {layer.name for layer in self._layers}:
             raise ValueError(f"a state of the layers {', '.join(state['layers'])}, not of these")

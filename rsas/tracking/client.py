@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsas.errors import InputError
+from rsas.errors import InputError, first_line, reason_of
 
 # Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -39,7 +39,7 @@ def connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(" failed with ")[0]
+        reason = reason_of(error).partition(" failed with ")[0]
         raise InputError(
             f"tracking server {uri!r} does not answer ({reason[:200]}); start it, or unset "
             "MLFLOW_TRACKING_URI to use a file in the workspace"
@@ -63,7 +63,7 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
     except MlflowException as error:
-        raise InputError(f"MLflow experiment {name!r}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"MLflow experiment {name!r}: {first_line(error)}") from None
 
 
 def search_runs(client: MlflowClient, condition: str) -> list[Run]:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rsas.errors import InputError
+from rsas.errors import InputError, first_line
 from rsas.tracking.client import connect
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def register(uri: str, name: str, models: Mapping[str, str]) -> dict[str, str]:
                 client.set_registered_model_alias(name, alias, known[source])
                 found[alias] = known[source]
     except MlflowException as error:
-        raise InputError(f"registered model {name!r}: {str(error).splitlines()[0]}") from None
+        raise InputError(f"registered model {name!r}: {first_line(error)}") from None
     return found
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rsas.errors import InputError
+from rsas.errors import InputError, first_line
 from rsas.records import Mirror, MirroredRun, State, TrialRecord
 from rsas.tracking.client import connect, search_runs
 
@@ -146,7 +146,7 @@ def _answering(uri: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # of mlflow's, and of those it uses
-        reason = f"{str(error) or type(error).__name__}".splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"tracking server {uri!r} stopped answering ({reason[:200]})") from None
 
 

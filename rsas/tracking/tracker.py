@@ -17,6 +17,7 @@ from typing import Any
 
 from rsas.analysis.pareto import front, hypervolume
 from rsas.analysis.trials import Sweep
+from rsas.errors import first_line, reason_of
 from rsas.records import Objective, TrialRecord, front_mark, status_of
 from rsas.redact import redact
 from rsas.tracking.client import connect, experiment_id, search_runs
@@ -195,7 +196,7 @@ class Tracker:
             self._told = True
             # What a database's driver says: SQLAlchemy's error begins with other things.
             error = getattr(error.__cause__, "orig", error)
-            reason = redact(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            reason = first_line(error)
             self._say(
                 f"the tracking server stopped answering ({reason[:200]}); the sweep goes on, and "
                 "logs what is missing when it is back or when the sweep is resumed"
@@ -419,7 +420,7 @@ class Tracker:
                 return
             uri = log_model(self._uri, run.run_id, *found)
         except Exception as error:  # of torch.export, or of the user's own model
-            reason = redact(f"{type(error).__name__}: {error}".splitlines()[0])[:200]
+            reason = reason_of(error)[:200]
             self._say(f"{trial.trial_id}: its network is not in MLflow ({reason})")
             return
         self._client.set_tag(run.run_id, "rsas.model", uri)

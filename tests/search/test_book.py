@@ -16,6 +16,7 @@ import pytest
 
 from rsas import InputError, TrainConfig
 from rsas.errors import Halted
+from rsas.pruning import acting_key
 from rsas.records import Objective
 from rsas.search import book as book_module
 from rsas.search import study
@@ -55,7 +56,7 @@ def step(book):
     """Run a trial; returns its configuration."""
     number = book.begin()
     config = book.config(number)
-    book.note_key(number, config.key())
+    book.note_key(number, acting_key(config))
     book.complete(number, {**result(config), "epoch": 10.0}, device_seconds=3.0)
     return config
 
@@ -280,7 +281,8 @@ def test_known_trials_teach_the_sampler_and_are_no_trials(open_book, tmp_path, m
     # As if these results were its own, of which there are enough to learn from.
     own = Book(tmp_path / "own", experiment())
     assert book.config(number) == own.config(own.begin())
-    assert book.note_key(number, other.config(0).key()) is None  # that one's files are not here
+    # The files of that one are not here.
+    assert book.note_key(number, acting_key(other.config(0))) is None
     book.fail(number, "not of interest")
     book.enqueue([{}, {"sparsity": 0.6, "measure_lr": 0.5}])
     assert book.config(book.begin()).sparsity == 0.6  # the second trial of the sweep

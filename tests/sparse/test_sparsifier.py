@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rsas.errors import InputError
 from rsas.sparse import (
     GradualPruning,
     NoisePruning,
@@ -31,7 +32,9 @@ METHODS = {
     "rigl, summed": RigLPruning(update_interval=3, drop_fraction=0.9, grow_steps=2),
     "gmp": GradualPruning(update_interval=2),
     "noise": NoisePruning(update_interval=2),
-    "zero": ReinforcedPruning(update_interval=2, credit="global", exploration_draw="uniform"),
+    "zero": ReinforcedPruning(
+        update_interval=2, credit="global", exploration_draw="uniform", regrow="zero"
+    ),
     "latent": ReinforcedPruning(update_interval=2, credit="global", regrow="latent"),
     "loss_change": ReinforcedPruning(
         update_interval=3, credit="per_weight", attribution="loss_change", credit_steps=2
@@ -453,8 +456,15 @@ class NoRead(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         aten = torch.ops.aten
-        reading = (aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal)
+        reading = (
+            *(aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal),
+            *(aten._unique2, aten.repeat_interleave),
+        )
         assert func.overloadpacket not in reading, f"{func} reads a tensor"
+        # On an accelerator an index of booleans is looked through for its ones; here it is not.
+        indexing = (aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_)
+        if func.overloadpacket in indexing:
+            assert not any(i is not None and i.dtype == torch.bool for i in args[1]), func
         return func(*args, **(kwargs or {}))
 
 
@@ -469,10 +479,39 @@ def test_no_step_waits_for_the_device(method, monkeypatch):
     for name in ("tolist", "numpy", "cpu"):
         monkeypatch.setattr(torch.Tensor, name, read)
     with NoRead():
+        for reading in (lambda x: x[x > 0], lambda x: x.unique(), lambda x: x.max().item()):
+            with pytest.raises(AssertionError):
+                reading(torch.ones(9))
         with pytest.raises(AssertionError, match="reads a tensor"):
             masks.top(torch.ones(9), 3)  # the code for the CPU does read
         monkeypatch.setattr(masks, "_on_host", lambda values: False)
         train(model, METHODS[method])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ReinforcedPruning(credit="globl"), "credit='globl': expected one of global"),
+        (lambda: NoisePruning(regrow="grad"), "regrow='grad': expected one of zero"),
+        (lambda: RigLPruning(drop_fraction=2), r"drop_fraction=2: expected a number in \[0, 1\]"),
+        (lambda: GradualPruning(update_interval=0), "update_interval=0: expected an integer"),
+        (lambda: Target(sparsity=90), r"sparsity=90: expected a number in \[0, 1\]"),
+        (lambda: Target(sparsity=0.9, distribution="ERK"), "distribution='ERK': expected one of"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_weight_that_the_optimizer_lacks_is_named():
+    model, target = network(), Target(sparsity=0.5)
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(InputError, match="layer '4': its weight is not the optimizer's"):
+        Sparsifier(model, optimizer, StaticPruning(), target, generator=generator)
+    target = Target(sparsity=0.5, exclude=("4",))
+    assert Sparsifier(model, optimizer, StaticPruning(), target, generator=generator).masks()
 
 
 @pytest.mark.parametrize("method", METHODS)
