@@ -1,9 +1,9 @@
 # `make sweep` and `make test` set up everything they need; git, make and Python are enough.
 
 PYTHON ?= python3
-NAME ?=
-KILLS ?=
-SEED ?=
+NAME =
+KILLS =
+SEED =
 BIN := .venv/bin
 
 .PHONY: setup sweep test chaos bench lint format ui clean

@@ -45,7 +45,7 @@ def _(errors, compare, grouping, load_sweep, mo, page, picker, split_by):
             _read = [each for sweep in _read for each in split_by(sweep, "method")]
         sweeps = [sweep for sweep in _read if sweep.front]  # others have nothing to compare
         found = compare(*sweeps)
-    except errors.InputError as _error:
+    except (errors.InputError, errors.StorageError) as _error:
         mo.stop(True, page.told(str(_error)))
     return found, sweeps
 

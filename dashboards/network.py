@@ -49,7 +49,7 @@ def _(mo, page, sweep_names):
 def _(errors, load_sweep, mo, page, panels, picker):
     try:
         sweep = load_sweep(picker.value)
-    except errors.InputError as _error:
+    except (errors.InputError, errors.StorageError) as _error:
         mo.stop(True, page.told(str(_error)))
     mo.stop(not sweep.front, page.told("No trial of this sweep is complete yet."))
     get_trial, set_trial = mo.state(panels.first_choice(sweep))
@@ -113,7 +113,7 @@ def _(load_history, networks, page, sweep, trial):
 def _(errors, load_network, mo, page, sweep, trial):
     try:
         network = load_network(sweep, trial)
-    except errors.InputError as _error:
+    except (errors.InputError, errors.StorageError) as _error:
         mo.stop(True, page.told(str(_error)))
     mo.stop(
         network is None,

@@ -50,7 +50,7 @@ def _(errors, clock, get_sweep, load_sweep, memory, mo, page, picker, set_chosen
     _shown = get_sweep()
     try:
         _now = load_sweep(picker.value, runs=False)
-    except errors.InputError as _error:
+    except (errors.InputError, errors.StorageError) as _error:
         mo.stop(True, page.told(str(_error)))
     if _shown is None or _shown.name != _now.name:
         memory.clear()

@@ -13,6 +13,7 @@ from rsas.errors import InputError
 
 __all__ = [
     "METRICS",
+    "SWEEP_STATUS",
     "Mirror",
     "MirroredRun",
     "Objective",
@@ -25,6 +26,14 @@ __all__ = [
     "trial_id",
     "values_by_seed",
 ]
+
+SWEEP_STATUS = {
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+"""State of a sweep -> MLflow's status of its parent run."""
 
 METRICS = (
     "epoch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def layerwise(first: str, second: str, *others: str) -> Space:
     def space(trial: optuna.Trial) -> dict[str, Any]:
         densities = {first: 1.0}
         for pattern in (second, *others):
-            axis = "density_" + pattern.replace("*", "all")
+            axis = "density_" + re.sub(r"[^\w.]", "_", pattern.replace("*", "all"))
             densities[pattern] = trial.suggest_float(axis, 0.01, 100.0, log=True)
         return {
             "sparsity": trial.suggest_float("sparsity", 0.5, 0.99),

@@ -40,7 +40,7 @@ def _options(trial: optuna.Trial, method: str) -> dict[str, Any]:
         fields["update_interval"] = trial.suggest_int("update_interval", 10, 1000, log=True)
         fields["update_stop"] = trial.suggest_float("update_stop", 0.3, 1.0)
     if method in ("reinforced", "noise"):
-        fields["exploration_start"] = trial.suggest_float("exploration_start", 0.05, 0.5)
+        fields["exploration_start"] = trial.suggest_float("exploration_start", 0.05, 1.0)
         fields["exploration_stop"] = trial.suggest_float("exploration_stop", 0.3, 1.0)
     if method == "rigl":
         fields["grow_steps"] = trial.suggest_int("grow_steps", 1, 100, log=True)

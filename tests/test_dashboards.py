@@ -89,7 +89,7 @@ def made(workspace):
         sweep = make(workspace, name, sparsities, asked=len(sparsities) + 1)
         for _ in sparsities:
             sweep.train()
-        tracker_of(sweep.folder, sweep.book, say=print).close(finished=False)
+        tracker_of(sweep.folder, sweep.book, say=print).close("interrupted")
     return sweep
 
 

@@ -38,6 +38,35 @@ def test_every_axis_acts_wherever_it_is_asked_for(name, seed, experiment):
     assert idle_axes(space) == []
 
 
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_space_holds_the_defaults(name, method, experiment):
+    """What people compare with has to be among what is searched."""
+
+    class Defaults:
+        def suggest_float(self, field, low, high, **_):
+            return self.within(field, low, high)
+
+        suggest_int = suggest_float
+
+        def suggest_categorical(self, field, choices):
+            chosen = method if field == "method" else getattr(TrainConfig(), field)
+            assert chosen in choices, f"{field}={chosen} is not among {choices}"
+            return chosen
+
+        def within(self, field, low, high):
+            value = 1.0 if field.startswith("density_") else getattr(TrainConfig(), field)
+            assert low <= value <= high, f"{field}={value} is not in [{low}, {high}]"
+            return value
+
+    assert SPACES[name](Defaults())["sparsity"] == TrainConfig().sparsity
+
+
+def test_layer_patterns_of_any_form_give_an_axis(experiment):
+    space = layerwise.layerwise("fc1", "fc[2-9]*")
+    assert "layer_densities" in check_space(dataclasses.replace(experiment, space=space))
+
+
 def test_the_methods_are_all_that_a_sweep_can_compare():
     every = set(get_args(get_type_hints(TrainConfig)["method"]))
     assert every - set(methods.METHODS) == {"dense"}  # a point of its own, without an axis

@@ -96,8 +96,8 @@ class Sweep:
         number = int(record.trial_id[1:])
         self.trials = [*self.trials[:number], record, *self.trials[number + 1 :]]
 
-    def close(self, *, finished=True):
-        return self.tracker.close(finished=finished)
+    def close(self, state="finished"):
+        return self.tracker.close(state)
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_a_resumed_sweep_goes_on_in_the_same_runs(store, sweep, request):
     sweep.put(trial(1, epochs=1))
     sweep.tracker.begin(trial(1))
     sweep.tracker.rows("t0001", trial(1).rows[:1])
-    assert sweep.close(finished=False)
+    assert sweep.close("interrupted")
     parent, children, _ = mirrored(store, request.node.name)
     assert (parent.info.status, children["t0001"].info.status) == ("KILLED", "KILLED")
     assert "rsas.state" not in children["t0001"].data.tags
@@ -293,7 +293,7 @@ def test_rows_of_a_process_that_died_before_it_told_are_logged(store, sweep, req
 def test_an_outage_to_the_end_is_made_up_for_by_the_next_launch(store, sweep, request, outage):
     sweep.track()
     sweep.run(0)
-    assert sweep.close(finished=False)
+    assert sweep.close("interrupted")
     sweep.track()
     sweep.run(1)
     wait_for(lambda: points(store, request.node.name) == 2)
@@ -425,10 +425,10 @@ def test_what_was_cut_off_is_completed(store, sweep, request):
     """A parameter, and a picture, that a process did not come to log any more."""
     sweep.trials = [trial(0, epochs=0, params={"sparsity": POINTS[0][1]})]
     sweep.track()
-    assert sweep.close(finished=False)
+    assert sweep.close("interrupted")
     sweep.trials = [trial(0, "complete")]
     sweep.track()
-    assert sweep.close(finished=False)
+    assert sweep.close("interrupted")
     sweep.trials = [trial(0, "complete"), trial(1, "complete")]
     sweep.track()
     assert sweep.close()
@@ -511,10 +511,13 @@ def test_a_repeated_trial_has_the_rows_of_the_other(store, sweep, request, resum
 def test_a_finished_sweep_may_have_trials_that_a_limit_cut_off(store, sweep, request):
     sweep.trials = [trial(0, "complete"), trial(1, epochs=1)]
     sweep.track()
-    assert sweep.close(finished=True)
+    assert sweep.close("finished")
     parent, children, _ = mirrored(store, request.node.name)
     assert parent.info.status == "FINISHED"
     assert (children["t0000"].info.status, children["t0001"].info.status) == ("FINISHED", "KILLED")
+    sweep.track()
+    assert sweep.close("failed")
+    assert mirrored(store, request.node.name)[0].info.status == "FAILED"
 
 
 def test_secrets_are_nowhere_in_mlflow(store, sweep, monkeypatch):
@@ -552,7 +555,7 @@ def test_what_mlflow_has_of_a_sweep_is_read(store, sweep, request):
     sweep.track()
     for number in range(3):
         sweep.run(number)
-    assert sweep.close(finished=False)
+    assert sweep.close("interrupted")
     uri = f"sqlite:///{store}/mlflow.db"
     assert read_mirror(uri, "no such sweep").parents == []
     found = read_mirror(uri, request.node.name[::-1])

@@ -202,8 +202,10 @@ def attainment(
         percentile, and a column an objective; a row a corner of a surface.
 
     Raises:
-        InputError: a set has no complete trial.
+        InputError: a set has no complete trial, or there is one objective alone.
     """
+    if len(objectives) < 2:
+        raise InputError("attainment: a surface needs two objectives or more")
     fronts = [front(each, objectives) for each in sets]
     if not fronts or not all(fronts):
         raise InputError("attainment: each set needs a complete trial")

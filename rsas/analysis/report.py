@@ -170,7 +170,7 @@ def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
         parts.figure(front_figure(sweep.trials, sweep.objectives), height=540)
     parts.text(_trade_off(sweep))
     parts.table(_front_table(sweep))
-    if len(split_seeds(sweep.trials, sweep.objectives)) > 1:
+    if len(sweep.objectives) > 1 and len(split_seeds(sweep.trials, sweep.objectives)) > 1:
         parts.heading("Over seeds", level=3)
         parts.text("What the best of the seeds reaches, half of them, and all of them.")
         parts.figure(attainment_figure(sweep))

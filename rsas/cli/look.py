@@ -29,7 +29,7 @@ from rsas.cli.options import (
     NamesArgument,
     WorkspaceOption,
 )
-from rsas.errors import InputError
+from rsas.errors import InputError, StorageError
 from rsas.records import clock
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def status(
     for sweep_name in [name] if name else place.names():
         try:
             found.append(place.open(sweep_name).status())
-        except InputError as error:
+        except (InputError, StorageError) as error:
             if name:
                 raise
             print(f"rsas: {error}", file=sys.stderr)  # the others are told all the same

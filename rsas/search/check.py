@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rsas.records import Mirror, MirroredRun, Objective, TrialRecord, front_mark, status_of
+from rsas.records import (
+    SWEEP_STATUS,
+    Mirror,
+    MirroredRun,
+    Objective,
+    TrialRecord,
+    front_mark,
+    status_of,
+)
 from rsas.redact import redact
 from rsas.search.checkpoints import TrialFolder, read_model
 from rsas.search.folder import Status, SweepFolder
@@ -65,8 +73,7 @@ def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterato
         return
     for run_id in mirror.parents[1:]:
         yield Fault("twin", "mlflow", "", f"parent run {run_id} is a second one", run_id)
-    expected = {"running": "RUNNING", "interrupted": "KILLED"}.get(status.state, "FINISHED")
-    if mirror.status != expected:
+    if mirror.status != SWEEP_STATUS[status.state]:
         told = f"the parent run is {mirror.status}, and the sweep {status.state}"
         yield Fault("mismatch", "mlflow", "", told)
     members = {trial.trial_id for trial in status.front}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -126,7 +127,10 @@ def connected(
     try:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by us
         slots = Slots(resources)
-        if slots() < 1 and not any_size:
+        # A cluster may grow; this machine does not, however many trials are to run at once.
+        here = dataclasses.replace(resources, max_concurrent=None)
+        fit = slots() if address else Slots(here)()
+        if fit < 1 and not any_size:
             total = ray.cluster_resources()
             raise InputError(
                 f"resources: a trial needs {resources.cpus:g} CPUs and {resources.gpus:g} GPUs on "

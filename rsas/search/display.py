@@ -50,7 +50,7 @@ class SweepDisplay:
         self._trials = list(trials)
         self._running: dict[int, dict[str, float]] = {}
         self._epochs_trained = 0
-        self._epochs_spared = 0.0
+        self._epochs_spared = self._spared()
         self._began: float | None = None
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True
@@ -82,10 +82,8 @@ class SweepDisplay:
     def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
         """A trial ended; ``trials`` are all of the sweep now."""
         self._running.pop(number, None)
-        self._epochs_spared = sum(
-            self._epochs - trial.epochs for trial in trials if trial.state == "pruned"
-        )
         self._trials = list(trials)
+        self._epochs_spared = self._spared()
         if self._console.is_terminal:
             return
         trial = next(t for t in trials if t.trial_id == trial_id(number))
@@ -97,6 +95,11 @@ class SweepDisplay:
         self._console.print(
             f"{trial.trial_id} {trial.state}: {told} ({self._summary()})", markup=False
         )
+
+    def _spared(self) -> float:
+        """Epochs that a scheduler has saved so far."""
+        pruned = [trial for trial in self._trials if trial.state == "pruned"]
+        return sum(self._epochs - trial.epochs for trial in pruned)
 
     def _done(self) -> int:
         return sum(trial.state in ("complete", "pruned") for trial in self._trials)
@@ -172,7 +175,8 @@ def front_table(
         ]
         shared = [text for text in named[0] if all(text in row for row in named[1:])]
         if len(members) > 1 and shared:
-            table.caption, table.caption_justify = f"all with {', '.join(shared)}", "left"
+            told = f"all with {', '.join(shared)}"
+            table.caption, table.caption_justify = Text(told), "left"
             named = [[text for text in row if text not in shared] for row in named]
         table.add_column("parameters")
         rows = [[", ".join(row)] for row in named]
@@ -184,7 +188,7 @@ def front_table(
             trial.trial_id,
             *[f"{trial.objectives[objective.name]:.4f}" for objective in objectives],
             Text("█" * round(_BAR * share), style="green"),
-            *row,
+            *map(Text, row),  # a choice such as layer[a-b]* is no markup
         )
     return table
 

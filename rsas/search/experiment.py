@@ -57,7 +57,7 @@ class Resources:
 
     Attributes:
         cpus: CPU cores; a trial computes with as many threads, at least one.
-        gpus: GPUs; 0.25 lets four trials share one.
+        gpus: GPUs, up to 1 any share of one: 0.25 lets four trials share it.
         max_concurrent: trials at once; by default as many as fit the cluster as it is.
     """
 
@@ -67,6 +67,8 @@ class Resources:
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.gpus > 1 and not self.gpus.is_integer():
+            raise InputError(f"gpus={self.gpus:g}: expected a share of one GPU, or whole ones")
 
     @property
     def devices(self) -> float:

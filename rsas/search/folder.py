@@ -229,7 +229,7 @@ class SweepFolder:
             state = "running"
         elif states.count("complete") + states.count("pruned") >= self.budget.trials or spent:
             state = "finished"
-        elif states.count("failed") >= self.budget.failures and "running" not in states:
+        elif self._gave_up(trials, launches) and "running" not in states:
             state = "failed"
         return Status(
             name=self.name,
@@ -240,6 +240,12 @@ class SweepFolder:
             launches=launches,
             spent=spent,
         )
+
+    def _gave_up(self, trials: Sequence[TrialRecord], launches: Sequence[Launch]) -> bool:
+        """Whether too many trials failed since it was last gone on with."""
+        since = launches[-1].began if launches else 0.0
+        failed = [t for t in trials if t.state == "failed" and (t.finished or 0.0) >= since]
+        return len(failed) >= self.budget.failures
 
     def _spent(self, trials: Sequence[TrialRecord], launches: Sequence[Launch]) -> str:
         """The limit of time that is reached, if one is."""

@@ -33,7 +33,11 @@ def origin(source: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": dict(
-            sorted((each.name.lower(), each.version) for each in metadata.distributions())
+            sorted(
+                (each.name.lower(), each.version)
+                for each in metadata.distributions()
+                if each.name  # of what a broken installation left there is none
+            )
         ),
     }
 

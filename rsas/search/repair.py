@@ -70,7 +70,7 @@ def repair(folder: SweepFolder) -> list[str]:
         keeper.record(int(trial.trial_id[1:]))
     keeper.close(status.trials)
     tracker = tracker_of(folder, book, say=said.append)
-    tracker.close(finished=status.state != "interrupted")
+    tracker.close(status.state)
     return lines + said
 
 

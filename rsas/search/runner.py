@@ -104,7 +104,7 @@ def run(
         listener.note_launch()
         status = _last_status(folder)
         keeper.close(status.trials if status else ())
-        if not tracker.close(finished=status is not None and status.state != "interrupted"):
+        if not tracker.close(status.state if status else "interrupted"):
             console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
     if searcher.halted:
         raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")

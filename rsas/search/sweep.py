@@ -94,7 +94,9 @@ def launch(
     if known is not None:
         _check_known(workspace.open(known), experiment)
     for line in idle_axes(experiment):
-        console.print(f"note: the space of {experiment.name!r}: {line}", style="yellow")
+        console.print(
+            f"note: the space of {experiment.name!r}: {line}", style="yellow", markup=False
+        )
     folder_of_data = (data_dir or data.default_data_dir()).expanduser().absolute()
     identity = uuid.uuid4().hex
     record: dict[str, Any] = {
@@ -129,7 +131,8 @@ def launch(
         _cluster(address, experiment, source, console) as slots,
     ):
         folder = workspace.create(name, record)
-        console.print(f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}")
+        told = f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}"
+        console.print(told, markup=False)
         with folder.locked():
             return run(folder, experiment, arrays, slots, console, registry)
 
@@ -256,7 +259,7 @@ def _ready(
         # Nothing to run; a kill or an outage may have left files and MLflow behind.
         book = folder.book(experiment)
         Keeper(folder.storage, book, folder.objectives, console.print).close(status.trials)
-        tracker_of(folder, book, say=console.print).close(finished=True)
+        tracker_of(folder, book, say=console.print).close(status.state)
         yield status
         return
     check_space(experiment)

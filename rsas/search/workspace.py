@@ -14,6 +14,7 @@ from typing import Any
 from rsas.errors import InputError
 from rsas.search.experiment import check_name
 from rsas.search.folder import SCHEMA, SweepFolder, to_json
+from rsas.search.storage import Storage
 
 __all__ = ["Workspace"]
 
@@ -70,7 +71,7 @@ class Workspace:
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.path))
         try:
             partial.chmod(0o755)
-            (partial / "sweep.json").write_bytes(to_json({"schema": SCHEMA, **record}))
+            Storage(str(partial)).write("sweep.json", to_json({"schema": SCHEMA, **record}))
             partial.rename(self.path / name)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)

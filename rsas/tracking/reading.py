@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rsas.errors import InputError, first_line
-from rsas.records import Mirror, MirroredRun, State, TrialRecord
+from rsas.records import SWEEP_STATUS, Mirror, MirroredRun, State, TrialRecord
 from rsas.tracking.client import connect, search_runs
 
 if TYPE_CHECKING:  # seconds to import
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # seconds to import
 
 __all__ = ["LoggedSweep", "read_history", "read_mirror", "read_models", "read_runs", "read_sweep"]
 
-_SWEEP_STATES = {"RUNNING": "running", "FINISHED": "finished", "FAILED": "failed"}
+_SWEEP_STATES = {status: state for state, status in SWEEP_STATUS.items()}
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from rsas.analysis.pareto import front, hypervolume
 from rsas.analysis.trials import Sweep
 from rsas.errors import first_line, reason_of
-from rsas.records import Objective, TrialRecord, front_mark, status_of
+from rsas.records import SWEEP_STATUS, Objective, TrialRecord, front_mark, status_of
 from rsas.redact import redact
 from rsas.tracking.client import connect, experiment_id, search_runs
 from rsas.tracking.models import log_model
@@ -128,12 +128,12 @@ class Tracker:
         self._queue.put(lambda: self._end_run(trial))
         self._queue.put(lambda: self._log_front(trials))
 
-    def close(self, *, finished: bool) -> bool:
+    def close(self, state: str) -> bool:
         """Log what is left and end the parent run.
 
         Args:
-            finished: False for a sweep that was interrupted: its running trials are marked
-                KILLED until it is resumed.
+            state: of the sweep: ``finished``, ``failed`` or ``interrupted``; the running trials of
+                an interrupted one are marked KILLED until it is resumed.
 
         Returns:
             Whether MLflow has everything.
@@ -148,12 +148,12 @@ class Tracker:
             members = front(complete, self._objectives)
             if self._drawn < len(complete):  # dominated trials came after the last redraw
                 self._log_front_files(complete, _mark(members))
-            if finished and members:
+            if state != "interrupted" and members:
                 self._log_end(trials, members)
             for trial in trials:
                 if trial.state == "running" and trial.trial_id in self._runs:
                     self._client.set_terminated(self._runs[trial.trial_id].run_id, "KILLED")
-            self._client.set_terminated(self._parent, "FINISHED" if finished else "KILLED")
+            self._client.set_terminated(self._parent, SWEEP_STATUS[state])
         except Exception as error:
             self._lost(error)
             return False

@@ -80,7 +80,7 @@ def fill(folder, name="made", experiment=EXPERIMENT, trials=12):
         config = book.config(int(member.trial_id[1:]))
         network = Trainer(config, data.load("digits")).final_state()  # not trained
         write_model(sweep.models, member.trial_id, network)
-    tracker_of(sweep, book, say=print).close(finished=True)
+    tracker_of(sweep, book, say=print).close("finished")
     return sweep
 
 

@@ -202,6 +202,8 @@ def test_attainment_of_objectives_to_be_small():
     assert both.to_dict("records") == [{"percentile": 100.0, "val_loss": 2.0, "sparsity": 0.5}]
     with pytest.raises(InputError, match="complete trial"):
         attainment([[]], MIXED)
+    with pytest.raises(InputError, match="two objectives or more"):
+        attainment(sets, MIXED[:1])
 
 
 def test_seeds_are_split_in_their_order():
@@ -243,6 +245,8 @@ def test_knee_of_small_flat_and_hollow_fronts_is_their_first():
     assert knee(trials_of([(0.5, 0.5)]), BOTH).trial_id == "t0000"
     assert knee(trials_of([(0.5, 0.9), (0.6, 0.2)]), BOTH).trial_id == "t0001"
     assert knee(trials_of([(0.5, 0.5), (0.5, 0.5)]), BOTH).trial_id == "t0000"
+    # On the chord, but for the rounding of the middle one.
+    assert knee(trials_of([(0.9, 0.7), (0.8, 0.8), (0.7, 0.9)]), BOTH).trial_id == "t0000"
     hollow = [(1.0, 0.0), (0.25, 0.25), (0.0, 1.0)]
     assert knee(trials_of(hollow), BOTH).trial_id == "t0000"
 

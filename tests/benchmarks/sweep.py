@@ -74,7 +74,7 @@ def filled(folder, name, trials):
         made.train(sweep, number, rows)
         book.complete(number, rows[-1], 0.3)
         TrialFolder(sweep.trials / trial_id(number)).set_record(book.to_dict(number))
-    tracker_of(sweep, book, say=print).close(finished=False)
+    tracker_of(sweep, book, say=print).close("interrupted")
     return experiment, sweep, book
 
 
@@ -113,7 +113,7 @@ def driver_cost(folder, trials=100, results=1000):
     run.end(number)
     end = 1000 * (time.perf_counter() - before)
     keeper.close(book.trials(experiment.objectives))
-    tracker.close(finished=True)
+    tracker.close("finished")
     return statistics.median(costs), sorted(costs)[int(0.95 * results)], end
 
 

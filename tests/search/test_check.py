@@ -43,7 +43,7 @@ def sweep(tmp_path, store, request):
     keeper = Keeper(folder.storage, book, folder.objectives, print)
     keeper.close(book.trials(folder.objectives))
     tracker = repair.tracker_of(folder, book, say=print)
-    assert tracker.close(finished=True)
+    assert tracker.close("finished")
     return folder
 
 
@@ -270,7 +270,7 @@ def test_a_stopped_trial_gets_its_history_back(sweep):
     keeper = Keeper(sweep.storage, book, sweep.objectives, print)
     keeper.record(number)
     keeper.close(book.trials(sweep.objectives))
-    assert repair.tracker_of(sweep, book, say=print).close(finished=True)
+    assert repair.tracker_of(sweep, book, say=print).close("finished")
     assert repair.check(sweep) == []
     trial = TrialFolder(sweep.trials / trial_id(number))
     before = trial.history().rows

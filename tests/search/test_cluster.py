@@ -10,6 +10,13 @@ from rsas.search.cluster import slots_of
 from rsas.search.experiment import Resources
 
 
+def test_parts_of_several_gpus_are_refused():
+    """Ray has no such trials."""
+    assert Resources(gpus=2).gpus == 2.0
+    with pytest.raises(InputError, match="gpus=1.5: expected a share of one GPU, or whole ones"):
+        Resources(gpus=1.5)
+
+
 @pytest.mark.parametrize(
     ("cpus", "gpus", "node", "count"),
     [
@@ -84,6 +91,21 @@ def test_a_busy_head_is_asked_twice_for_a_client(client_refused):
     with cluster.connected("ray://head:1", Resources(cpus=1), "study.py:experiment") as slots:
         assert slots() == 2
     assert asked == ["ray://head:1"] * 2
+
+
+def test_what_does_not_fit_this_machine_never_will(client_refused, monkeypatch):
+    """However many trials are asked for at once; a cluster may yet grow."""
+    asked = client_refused(times=0)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    resources = Resources(cpus=64, max_concurrent=1)
+    with (
+        pytest.raises(InputError, match="a trial needs 64 CPUs .* this machine has 2 and 0 in all"),
+        cluster.connected(None, resources, "study.py:experiment"),
+    ):
+        pass
+    with cluster.connected("auto", resources, "study.py:experiment") as slots:
+        assert slots() == 1
+    assert asked == ["local", "auto"]
 
 
 def test_why_a_head_refuses_a_client_is_told_in_one_line(client_refused):

@@ -71,6 +71,7 @@ def test_time_left_knows_that_trials_are_stopped_early(monkeypatch):
     monkeypatch.setattr("rsas.search.display.time.monotonic", lambda: next(now))
     trials = [trial(0, 0.9, 0.5), trial(1, state="pruned", epochs=4.0)]
     live, _ = display(terminal=True)
+    assert display(trials=trials, terminal=True)[0]._epochs_spared == 6  # at once, in a resume
     live.begin(1)
     live.rows(1, [{"epoch": float(epoch)} for epoch in range(1, 5)])
     live.end(1, trials)
@@ -119,6 +120,15 @@ def test_front_table_tells_asked_from_measured_sparsity():
     assert "sparsity asked" in text
     assert "│ t0000 │       0.5500 │   0.5000 │ █████      │           0.51 │" in text
     assert "██████████" in text
+
+
+def test_choices_are_shown_as_they_are():
+    """Brackets are no markup."""
+    member = dataclasses.replace(trial(0, 0.55, 0.5), params={"exclude": "layer[a-b]*[/x]"})
+    assert "layer[a-b]*[/x]" in shown(front_table([member], OBJECTIVES, "a front"))
+    many = {f"option_number_{i}": "[/x]" for i in range(12)}
+    members = [dataclasses.replace(trial(i, 0.5, 0.5), params=many) for i in range(2)]
+    assert "option_number_11 [/x]" in shown(front_table(members, OBJECTIVES, "a front"))
 
 
 def test_many_parameters_share_a_column():

@@ -29,6 +29,13 @@ def test_the_commit_of_the_experiments_repository(tmp_path):
     assert origin(source)["dirty"]
 
 
+def test_what_a_broken_installation_left_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "left-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    packages = origin(f"{tmp_path}/study.py:experiment")["packages"]
+    assert "torch" in packages and all(packages)
+
+
 def test_without_a_repository(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     found = origin(f"{tmp_path}/study.py:experiment")

@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -373,9 +374,14 @@ def test_state_follows_the_lock_and_the_book(workspace, folder):
     assert status.hypervolume == pytest.approx(0.4 * 0.5)
     book.fail(book.begin(), "out of memory")
     assert folder.status().state == "failed"
+    book.note_launch(0, Launch(began=time.time()))
+    assert folder.status().state == "interrupted"  # gone on with: these failures do not count
+    for _ in range(2):
+        book.fail(book.begin(), "out of memory")
+    assert folder.status().state == "failed"
     book.begin()
     assert folder.status().state == "interrupted"  # resumed since, and interrupted
-    book.complete(3, {"val_accuracy": 0.5, "sparsity": 0.6})
+    book.complete(5, {"val_accuracy": 0.5, "sparsity": 0.6})
     assert folder.status().state == "finished"
 
 
