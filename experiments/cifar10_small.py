@@ -4,6 +4,8 @@ The data set is a file of 10,000 images to train and 2,000 to test, ``cifar10_10
 or in the folder of the data sets.
 """
 
+from itertools import pairwise
+
 from torch import nn
 
 from rsas.config import TrainConfig
@@ -11,17 +13,18 @@ from rsas.search.experiment import Budget, Experiment, Objective
 from search_spaces.paper import paper
 
 
-def convnet(num_classes: int) -> nn.Module:
+def convnet(num_classes: int, width_multiplier: float = 1.0) -> nn.Module:
     """Three convolutions of 3x3 with BatchNorm, each halving the picture, and a linear layer."""
+    widths = [3, *(max(1, round(width * width_multiplier)) for width in (32, 64, 128))]
     layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 32), (32, 64), (64, 128)):
+    for inputs, outputs in pairwise(widths):
         layers += [
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
             nn.ReLU(),
             nn.MaxPool2d(2),
         ]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4 * 4, num_classes))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 4 * 4, num_classes))
 
 
 def experiment() -> Experiment:
