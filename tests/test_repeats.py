@@ -210,11 +210,37 @@ def test_the_picture_over_sparsities_has_means_and_intervals():
     assert [round(at) for at in figure.data[1].x] == [0, 1]
 
 
+def test_a_configuration_may_have_a_label(cli, tmp_path):
+    densities = 'a map: distribution=map layer_densities={"*":1.0}'
+    code, out, _ = cli(
+        "repeat",
+        QUICKSTART,
+        *FAST,
+        "0",
+        "--vs",
+        "drops nothing: method=set drop_fraction=0.0",
+        "--vs",
+        densities,
+        "--csv",
+        tmp_path / "runs.csv",
+    )
+    assert code == 0
+    rows = pd.read_csv(tmp_path / "runs.csv").set_index("configuration")
+    assert list(rows.index) == ["reinforced", "method=static", "drops nothing", "a map"]
+    assert rows.loc["drops nothing", "val_accuracy"] == rows.loc["method=static", "val_accuracy"]
+    assert "drops nothing" in out and "drop_fraction" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--vs", "metod=rigl"], "did you mean 'method'?"),
-        (["--vs", "method=rigl", "--vs", "method=rigl"], "--vs 'method=rigl': is there twice"),
+        (
+            ["--vs", "method=rigl", "--vs", "method=rigl"],
+            "'method=rigl': 'method=rigl' is there twice",
+        ),
+        (["--vs", "a: lr=1", "--vs", "a: lr=2"], "--vs 'a: lr=2': 'a' is there twice"),
+        (["--vs", "reinforced: lr=1"], "'reinforced' is there twice"),
         (["--vs", "sparsity=0.999 model=nothing:net"], "cannot import 'nothing'"),
         (["--seeds", "0,0"], "--seeds '0,0': a number is there twice"),
         (["--sparsities", "0.8,0.80"], "--sparsities '0.8,0.80': a number is there twice"),

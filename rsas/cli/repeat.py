@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["repeat"]
 
+_LABELLED = re.compile(r"(?:([^=:]+): )?(.*)", re.DOTALL)  # values may have colons, too
+
 
 @app.command()
 def repeat(
@@ -31,8 +34,8 @@ def repeat(
         list[str] | None,
         typer.Option(
             "--vs",
-            metavar="'NAME=VALUE ...'",
-            help="Another configuration to train, as it differs from the first.",
+            metavar="'[LABEL: ]NAME=VALUE ...'",
+            help="Another configuration to train, as it differs from the first, and its label.",
         ),
     ] = None,
     seeds: Annotated[
@@ -120,9 +123,11 @@ def repeat(
 def _configurations(base: TrainConfig, others: list[str]) -> dict[str, TrainConfig]:
     configs: dict[str, TrainConfig] = {base.method: base}
     for text in others:
-        if text in configs:
-            raise InputError(f"--vs {text!r}: is there twice")
-        configs[text] = base.override(text.split())
+        label, changes = _LABELLED.fullmatch(text).groups()  # type: ignore[union-attr]
+        label = label or changes
+        if label in configs:
+            raise InputError(f"--vs {text!r}: {label!r} is there twice")
+        configs[label] = base.override(changes.split())
     return configs
 
 

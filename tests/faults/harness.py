@@ -67,15 +67,21 @@ from torch import nn
 
 class Counted(nn.Sequential):
     def train(self, mode=True):
-        if mode and "CHAOS_COUNT" in os.environ:  # an epoch begins
+        self.fresh = mode
+        return super().train(mode)
+
+    def forward(self, x):
+        # An epoch begins; two images are rsas's own, which sees whether the model can be trained.
+        if self.fresh and len(x) > 2 and "CHAOS_COUNT" in os.environ:
             with open(os.environ["CHAOS_COUNT"], "a") as file:
                 file.write(f"{os.getpid()}\\n")
             time.sleep(float(os.environ.get("CHAOS_SECONDS", 0)))
-        return super().train(mode)
+            self.fresh = False
+        return super().forward(x)
 
 def net():
     return Counted(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 10))
-""".replace("\\n", "\\n")
+"""
 
 
 class Place:

@@ -89,6 +89,22 @@ def test_twelve_trials_extended_to_twenty_and_killed_twice(tmp_path, expected):
     assert place.begun() - 20 * EPOCHS <= 2 * INTERVAL
 
 
+def test_killed_with_two_trials_at_once_of_which_some_are_stopped_early(tmp_path):
+    place = Place(tmp_path, "by_halving", options=["--concurrency", "2"], seconds=0.05)
+    sweep = place.sweep("h", 10)
+    place.wait_for_epochs(sweep, 4 * EPOCHS)
+    kill_driver(place, sweep, None)
+    place.run("resume", "h")
+    status = place.open("h").status()
+    assert status.state == "finished"
+    assert status.counts["complete"] + status.counts["pruned"] == len(status.trials) == 10
+    assert status.counts["pruned"] > 0
+    assert 0 <= place.begun() - sum(trial.epochs for trial in status.trials) <= 2 * INTERVAL
+    _, _, children = children_by_trial(place)
+    assert children == {trial.trial_id: 1 for trial in status.trials}
+    assert place.faults("h") == []
+
+
 @pytest.mark.parametrize("kind", ["worker -9", "driver TERM", "journal spoilt"])
 def test_disturbed_at_a_random_moment(kind, tmp_path, expected):
     rng = seeded(time.time_ns() % 10**6)
