@@ -8,6 +8,7 @@ from mlflow.tracking import MlflowClient
 
 from rsas.records import trial_id
 from rsas.search import repair
+from rsas.search.check import Fault
 from rsas.search.checkpoints import TrialFolder, write_model
 from rsas.search.experiment import load_experiment
 from rsas.search.keeper import Keeper
@@ -297,3 +298,18 @@ def test_damaged_checkpoints_of_a_trial_that_is_to_go_on(sweep):
     assert repair.check(sweep) == []
     assert trial.checkpoints() == ["checkpoint-000001.pt"]
     assert path.with_suffix(".damaged").exists()
+
+
+def test_what_a_running_sweep_is_about_to_write_is_no_fault(sweep, command_line, monkeypatch):
+    late, lasting = (Fault("gap", "mlflow", f"t000{n}", "it has no run") for n in (1, 2))
+    looks = [[late, lasting], [lasting], [late]]
+    monkeypatch.setattr("rsas.cli.look._A_WHILE", 0.01)
+    monkeypatch.setattr(repair, "check", lambda _: looks.pop(0))
+    asked = ("check", sweep.name, "--workspace", sweep.workspace, "--json")
+    for is_running, told in ((True, ["t0002"]), (False, ["t0001"])):
+        monkeypatch.setattr(
+            "rsas.search.folder.SweepFolder._is_locked", lambda _, at=is_running: at
+        )
+        code, out, _ = command_line(*asked)
+        assert (code, [fault["trial_id"] for fault in json.loads(out)["faults"]]) == (1, told)
+    assert looks == []
