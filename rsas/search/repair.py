@@ -75,8 +75,13 @@ def repair(folder: SweepFolder) -> list[str]:
 
 
 def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
-    """Make the book anew where its file is damaged; returns lines that say so."""
+    """Make the book anew where its file is damaged; returns lines that say so.
+
+    Raises:
+        InputError: it is in a database, and not there; a new one would run all trials again.
+    """
     if folder.record.get("study_storage"):
+        _check_database(folder)
         return []  # a database keeps itself
     records = folder.kept_records()
     if not folder.journal.exists() and not records:
@@ -139,6 +144,19 @@ def _check_book(folder: SweepFolder) -> list[Fault]:
     except InputError as error:
         return [Fault("damaged", "book", "", str(error))]
     return []
+
+
+def _check_database(folder: SweepFolder) -> None:
+    """See that a database which is to have the book of trials is not another one, or a new one."""
+    book = folder.book_begun()
+    if book is not None and book.trials(folder.objectives):
+        return
+    if records := folder.kept_records():
+        raise InputError(
+            f"sweep {folder.name!r}: the database {folder.record['study_storage']} has no study of "
+            f"this sweep, yet {len(records)} of its trials are kept in {folder.trials.place}; "
+            "bring that database back (a relative path begins where the sweep was begun)"
+        )
 
 
 def _surplus(runs: list[tracking.MirroredRun]) -> list[tracking.MirroredRun]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import sys
 import threading
@@ -88,6 +89,7 @@ def launch(
     workspace.check_writable()
     workspace.check_free(name)
     experiment = dataclasses.replace(experiment, base=_anchored(experiment.base))
+    tracking_uri, study_storage = map(_anchored_uri, (tracking_uri, study_storage))
     for field in check_space(experiment).keys() & set(assigned):
         raise InputError(f"--set {field}: the space of {experiment.name!r} searches this field")
     check_points(experiment, enqueued)
@@ -342,3 +344,9 @@ def _anchored(config: TrainConfig) -> TrainConfig:
     if place.endswith(".py"):
         config = config.replace(model=f"{Path(place).absolute()}:{function}")
     return config
+
+
+def _anchored_uri(uri: str | None) -> str | None:
+    """The URI with an absolute path where it is a SQLite file's, for a resume given elsewhere."""
+    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(.*)", uri or "")
+    return f"{found[1]}{Path(found[2]).absolute()}{found[3]}" if found else uri

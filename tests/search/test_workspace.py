@@ -1,5 +1,6 @@
 """Folders of sweeps: names, records, locks, and what became of a sweep."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -15,7 +17,7 @@ from rich.console import Console
 from rsas import InputError, TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective, TrialRecord
-from rsas.search import repair, runner
+from rsas.search import repair, runner, sweep
 from rsas.search.book import Book, Launch
 from rsas.search.checkpoints import TrialFolder
 from rsas.search.experiment import Budget, Experiment, Resources, load_experiment
@@ -408,6 +410,57 @@ def test_a_database_without_the_study_is_a_sweep_that_has_not_begun(tmp_path):
     status = Workspace(tmp_path / "runs").open("first").status()
     assert (status.state, status.trials) == ("interrupted", [])
     assert repair.check(folder)[0].what == "there is no parent run of this sweep"
+
+
+def test_a_database_that_has_lost_the_study_is_no_sweep_that_has_not_begun(tmp_path):
+    """Else a resume at another database, or a new one, would run all trials again."""
+    experiment, source = load_experiment("experiments/digits_quickstart.py")
+    url = f"sqlite:///{tmp_path / 'book.db'}"
+    folder, book = made.make(tmp_path / "runs", "first", experiment, source, study_storage=url)
+    book.note_record(folder.record)
+    TrialFolder(folder.trials / "t0000").set_record(book.to_dict(book.begin()))
+    assert repair.mend_book(folder, experiment) == []
+    book.delete()
+    for begin_anew in (lambda: None, lambda: folder.book(experiment)):
+        begin_anew()
+        message = "the database .*book.db has no study of this sweep, yet 1 of its trials are kept"
+        with pytest.raises(InputError, match=message):
+            repair.mend_book(folder, experiment)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("sqlite:///study.db", "sqlite:///{here}/study.db"),
+        ("sqlite+pysqlite:///a/b.db?timeout=5", "sqlite+pysqlite:///{here}/a/b.db?timeout=5"),
+        ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        (None, None),
+    ],
+)
+def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeypatch):
+    experiment, source = load_experiment("experiments/digits_quickstart.py")
+    connected = []
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "RSAS_STUDY_STORAGE"):
+        monkeypatch.setenv(name, "")  # launch sets them, which ends with the test
+    monkeypatch.setattr(sweep.tracking, "connect", connected.append)
+    monkeypatch.setattr(sweep, "Book", lambda url, *_, **__: connected.append(url) or Mock())
+    monkeypatch.setattr(sweep, "_cluster", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(sweep, "run", lambda folder, *_: folder)
+    folder = sweep.launch(
+        experiment,
+        source,
+        name="first",
+        workspace=Workspace(tmp_path / "runs"),
+        console=Console(file=io.StringIO()),
+        tracking_uri=given,
+        study_storage=given,
+    )
+    expected = kept and kept.format(here=tmp_path)
+    assert folder.record["tracking_uri"] == folder.record["study_storage"] == expected
+    assert connected == ([expected] * 2 if kept else [])
 
 
 def test_a_journal_without_its_beginning_is_damaged_and_no_new_one(tmp_path):
