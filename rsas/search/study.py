@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -36,10 +37,27 @@ _SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 T = TypeVar("T")
 
 
+class _Journal(JournalFileBackend):
+    """A file of whole lines, also where the disk was full for a moment.
+
+    Half a line would be glued to the next one that this process writes, and make the whole file
+    unreadable. Whoever writes is alone, so all beyond the size of before is that line's.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self._file_path, size)
+            raise
+
+
 def open_storage(place: Path | str) -> BaseStorage:
     """A journal file, or a database by its URL."""
     if isinstance(place, Path):
-        return JournalStorage(JournalFileBackend(str(place)))
+        return JournalStorage(_Journal(str(place)))
     # A connection that a restarted server has dropped is noticed and made anew.
     options: dict[str, Any] = {"pool_pre_ping": True}
     if place.startswith("postgresql"):

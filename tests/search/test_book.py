@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import random
+import resource
 import shutil
 import threading
 import time
@@ -354,6 +355,22 @@ def test_a_book_that_cannot_be_written_halts_the_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(study.JournalFileBackend, "append_logs", full)
     with pytest.raises(Halted, match="^the book cannot be written .No space left on device.$"):
         book.begin()
+
+
+def test_a_disk_that_is_full_for_a_moment_leaves_no_half_line(tmp_path):
+    path = tmp_path / "book"
+    book = Book(path, experiment())
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+    try:
+        with pytest.raises(Halted, match="^the book cannot be written .File too large.$"):
+            book.enqueue([{"sparsity": 0.6}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    book.enqueue([{"sparsity": 0.7}])
+    assert Book(path).queue() == book.queue() == [{"sparsity": 0.7}]
 
 
 def test_a_database_that_is_away_is_asked_again_for_a_while(tmp_path, monkeypatch):
