@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ from rsas.redact import redact
 from rsas.search.checkpoints import TrialFolder, read_model
 from rsas.search.folder import Status, SweepFolder
 
-__all__ = ["Fault", "check_mirror", "check_storage"]
+__all__ = ["Fault", "aside", "check_mirror", "check_storage"]
 
 Kind = Literal["ghost", "twin", "gap", "mismatch", "damaged"]
 
@@ -37,13 +38,21 @@ class Fault:
     content: bool = False  # of what is logged, not of a state: the run has to be made again
 
 
+def aside(name: str, taken: Collection[str]) -> str:
+    """A name that is not taken for a folder that the book does not know."""
+    number = 0
+    while (found := f"{name}.ghost{number or ''}") in taken:
+        number += 1
+    return found
+
+
 def check_storage(folder: SweepFolder, status: Status) -> Iterator[Fault]:
     """What the trials' files lack, or have beyond what the book knows."""
     known = {trial.trial_id: trial for trial in status.trials}
     members = {trial.trial_id for trial in status.front}
     there = set(folder.trials.names())
     for name in sorted(there - known.keys()):
-        if not name.endswith(".ghost"):
+        if not _GHOST.fullmatch(name):
             yield Fault("ghost", "storage", name, "the book does not know this trial's folder")
     records = folder.kept_records()
     for name, trial in known.items():
@@ -163,3 +172,4 @@ _STUDY_STATES = {
     "pruned": "PRUNED",
     "failed": "FAIL",
 }
+_GHOST = re.compile(r".*\.ghost\d*")  # as ``aside`` names them

@@ -11,7 +11,7 @@ from rsas import tracking
 from rsas.errors import InputError, StorageError
 from rsas.records import TrialRecord
 from rsas.search.book import Book
-from rsas.search.check import Fault, check_mirror, check_storage
+from rsas.search.check import Fault, aside, check_mirror, check_storage
 from rsas.search.checkpoints import TrialFolder
 from rsas.search.experiment import Experiment, load_experiment
 from rsas.search.folder import SweepFolder
@@ -52,18 +52,21 @@ def repair(folder: SweepFolder) -> list[str]:
     uri = folder.tracking_uri()
     faults = list(check_storage(folder, status))
     mirror = tracking.read_mirror(uri, folder.record["id"])
-    for run_id in {f.run_id for f in check_mirror(mirror, folder, status) if f.content} | {
-        run.run_id for run in _surplus(mirror.runs)
-    }:
+    surplus = {run.run_id for run in _surplus(mirror.runs)}
+    wrong = surplus | {f.run_id for f in check_mirror(mirror, folder, status) if f.content}
+    runs = {run.trial_id: run.run_id for run in mirror.runs if run.run_id not in surplus}
+    for fault in faults:
+        try:
+            line = _mend(fault, folder, uri, runs.get(fault.trial_id))
+        except StorageError as error:  # all else is mended
+            line = str(error)
+        lines += [line] if line else []
+    for run_id in wrong:
         tracking.delete_run(uri, run_id)
         lines.append(f"MLflow's run {run_id} is marked as deleted")
     for run_id in mirror.parents[1:]:
         tracking.delete_run(uri, run_id)
         lines.append(f"MLflow's second parent run {run_id} is marked as deleted")
-    runs = {run.trial_id: run.run_id for run in mirror.runs}
-    for fault in faults:
-        line = _mend(fault, folder, uri, runs.get(fault.trial_id))
-        lines += [line] if line else []
     said: list[str] = []
     keeper = Keeper(folder.storage, book, folder.objectives, said.append)
     for trial in status.trials:
@@ -169,11 +172,16 @@ def _surplus(runs: list[tracking.MirroredRun]) -> list[tracking.MirroredRun]:
 
 
 def _mend(fault: Fault, folder: SweepFolder, uri: str, run_id: str | None) -> str:
-    """Mend something on the storage; returns what was done, or that it cannot be."""
+    """Mend something on the storage; returns what was done, or that it cannot be.
+
+    Raises:
+        StorageError: the storage cannot be written.
+    """
     name = fault.trial_id
     if fault.kind == "ghost" and fault.what.startswith("the book"):
-        folder.trials.move(name, f"{name}.ghost")
-        return f"{name}: its folder is kept aside as {name}.ghost"
+        to = aside(name, folder.trials.names())
+        folder.trials.move(name, to)
+        return f"{name}: its folder is kept aside as {to}"
     if fault.kind == "damaged" and "checkpoint" in fault.what:
         import torch
 
@@ -184,11 +192,8 @@ def _mend(fault: Fault, folder: SweepFolder, uri: str, run_id: str | None) -> st
         if not rows:
             return f"{name}: {fault.what}, and MLflow does not have it either; it is lost"
         trial = TrialFolder(folder.trials / name)
-        try:
-            trial.begin()
-            trial.append(rows)
-        except StorageError as error:
-            return str(error)
+        trial.begin()
+        trial.append(rows)
         return f"{name}: its history is made again from MLflow"
     if "final model" in fault.what:
         return f"{name}: {fault.what}; it can be had again by training its configuration"

@@ -32,6 +32,7 @@ _HOPELESS = (  # no use to try again
     "ACCESS_DENIED",
 )
 _READERS = 16
+_OBJECT_STORES = ("s3", "gcs")  # to pyarrow, which cannot move folders there
 
 T = TypeVar("T")
 
@@ -89,7 +90,10 @@ class Storage:
         self._patiently("write", name, lambda: self._write(f"{self._path}/{name}", content))
 
     def move(self, name: str, to: str) -> None:
-        """Give a file another name; nothing if it is gone."""
+        """Give a file or a folder another name; nothing if it is gone.
+
+        A folder of an object store goes file by file.
+        """
         self._patiently("move", name, lambda: self._move(name, to))
 
     def delete(self, name: str) -> None:
@@ -135,11 +139,26 @@ class Storage:
             return None
 
     def _move(self, name: str, to: str) -> None:
+        source, target = f"{self._path}/{name}", f"{self._path}/{to}"
         try:
-            self._fs.move(f"{self._path}/{name}", f"{self._path}/{to}")
+            if self._fs.type_name in _OBJECT_STORES:
+                self._move_objects(source, target)
+            else:
+                self._fs.move(source, target)
         except OSError:
             if self.exists(name):
                 raise
+
+    def _move_objects(self, source: str, target: str) -> None:
+        from pyarrow.fs import FileSelector, FileType
+
+        if self._fs.get_file_info(source).type is not FileType.Directory:
+            self._fs.move(source, target)
+            return
+        for info in self._fs.get_file_info(FileSelector(source, recursive=True)):
+            if info.is_file:
+                self._fs.move(info.path, target + info.path.removeprefix(source))
+        self._delete(source)  # what may mark the folder itself
 
     def _delete(self, path: str) -> None:
         from pyarrow.fs import FileType

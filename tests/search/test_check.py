@@ -6,12 +6,14 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from rsas.errors import StorageError
 from rsas.records import trial_id
 from rsas.search import repair
 from rsas.search.check import Fault
 from rsas.search.checkpoints import TrialFolder, write_model
 from rsas.search.experiment import load_experiment
 from rsas.search.keeper import Keeper
+from rsas.search.storage import Storage
 from tests import made
 from tests.faults.harness import Place
 
@@ -163,6 +165,13 @@ def ghost_folder(sweep):
     return ("ghost", "storage", "t0077")
 
 
+def second_ghost_folder(sweep):
+    """One of the same name was put aside before."""
+    for name in ("t0077", "t0077.ghost", "t0077.ghost1"):
+        TrialFolder(sweep.trials / name).set_error(name)
+    return ("ghost", "storage", "t0077")
+
+
 def ghost_model(sweep):
     write_model(sweep.models, "t0003", {})
     return ("ghost", "storage", "t0003")
@@ -228,6 +237,7 @@ def no_journal(sweep):
         other_front,
         no_parent,
         ghost_folder,
+        second_ghost_folder,
         ghost_model,
         no_record,
         older_record,
@@ -313,3 +323,18 @@ def test_what_a_running_sweep_is_about_to_write_is_no_fault(sweep, command_line,
         code, out, _ = command_line(*asked)
         assert (code, [fault["trial_id"] for fault in json.loads(out)["faults"]]) == (1, told)
     assert looks == []
+
+
+def test_a_storage_that_fails_keeps_nothing_else_from_being_mended(sweep, monkeypatch):
+    ghost_folder(sweep)
+    lost_history(sweep)
+    twin(sweep)
+
+    def fail(self, name, to):
+        raise StorageError(f"cannot move {name}")
+
+    with monkeypatch.context() as patch, sweep.locked():
+        patch.setattr(Storage, "move", fail)
+        lines = repair.repair(sweep)
+    assert "cannot move t0077" in lines
+    assert told(repair.check(sweep)) == {("ghost", "storage", "t0077")}

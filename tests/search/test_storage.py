@@ -103,6 +103,16 @@ def test_files_are_moved(storage):
     assert storage.read("t1/old") == b"1"
 
 
+def test_folders_are_moved(storage):
+    for name in ("t1/a", "t1/deep/er", "t10/a"):
+        storage.write(name, name.encode())
+    storage.move("t1", "t1.ghost")
+    storage.move("t1", "t2")  # gone already
+    assert storage.names() == ["t1.ghost", "t10"] and not storage.exists("t1")
+    assert storage.read("t1.ghost/a") == b"t1/a"
+    assert storage.read("t1.ghost/deep/er") == b"t1/deep/er"
+
+
 def test_a_move_that_fails_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_PATIENCE", 0.0)
     Storage(tmp_path).write("a", b"1")
