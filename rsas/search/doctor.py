@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
 import time
@@ -59,7 +60,7 @@ def examine(
     place = None if storage is None else Storage(storage)
     if place is not None:
         try:
-            place.write(f".rsas-doctor/{token}", token.encode())
+            place.write(f"{_folder(token)}/driver", token.encode())
             mine.results["storage"] = "written"
         except OSError as error:
             mine.faults["storage"] = f"{error}; give a folder or bucket you may write"
@@ -97,9 +98,15 @@ def examine(
             f"no node has room for a trial of {need.cpus:g} CPUs and {need.gpus:g} GPUs; ask for "
             "less with --cpus and --gpus, or add nodes"
         )
-    if place is not None:
-        place.delete(".rsas-doctor")
+    if place is not None and "storage" in mine.results:
+        with contextlib.suppress(OSError):  # what was found is worth more
+            place.delete(_folder(token))
     return findings
+
+
+def _folder(token: str) -> str:
+    """Of one examination on the storage: another one may be under way there."""
+    return f".rsas-doctor-{token}"
 
 
 def _ask(
@@ -149,8 +156,8 @@ def _look(
 def _note_storage(found: Finding, storage: Storage, token: str) -> None:
     began = time.perf_counter()
     try:
-        there = storage.read(f".rsas-doctor/{token}")
-        storage.write(f".rsas-doctor/{token}-{uuid.uuid4().hex}", b"")
+        there = storage.read(f"{_folder(token)}/driver")
+        storage.write(f"{_folder(token)}/{uuid.uuid4().hex}", b"")
     except OSError as error:
         told = first_line(error)
         found.faults["storage"] = f"{told}; mount it there, or give its keys to that node"
