@@ -77,9 +77,10 @@ class TrialFolder:
         author = {"pid": os.getpid(), "host": socket.gethostname()}
         node = os.environ.get("RAY_NODE_ID")  # set by workers
         author |= {"node": node} if node else {}
-        self._lines += [json.dumps({**row, **author}) + "\n" for row in rows]
+        lines = [*self._lines, *(json.dumps({**row, **author}) + "\n" for row in rows)]
         # Written anew each time: object stores cannot append, and no line is ever half there.
-        self._storage.write(_history(self._attempt), "".join(self._lines).encode())
+        self._storage.write(_history(self._attempt), "".join(lines).encode())
+        self._lines = lines  # only now: who could not write them gives them again
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Write a checkpoint; a reader sees the whole file or none.
