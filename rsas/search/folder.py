@@ -312,14 +312,21 @@ class SweepFolder:
         The operating system drops the lock when the process ends, however it ends.
 
         Raises:
-            InputError: another process runs it.
+            InputError: another process runs it, or its file system has no locks.
         """
         try:
             file = (self.path / "lock").open("a+")
         except OSError as error:
             raise InputError(f"sweep {self.name!r}: cannot write there ({error})") from None
         with file:
-            if not _lock(file):
+            try:
+                is_mine = _lock(file)
+            except OSError as error:
+                raise InputError(
+                    f"sweep {self.name!r}: {self.path} cannot be locked "
+                    f"({error.strerror or error}); a workspace needs a file system with locks"
+                ) from None
+            if not is_mine:
                 file.seek(0)
                 raise InputError(
                     f"sweep {self.name!r} is being run by process {file.read() or '?'}; "
@@ -371,7 +378,7 @@ def _lock(file: IO[str]) -> bool:
     for _ in range(5):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             time.sleep(0.1)
         else:
             return True

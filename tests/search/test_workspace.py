@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -385,6 +388,17 @@ def test_state_follows_the_lock_and_the_book(workspace, folder):
     assert folder.status().state == "interrupted"  # resumed since, and interrupted
     book.complete(5, {"val_accuracy": 0.5, "sparsity": 0.6})
     assert folder.status().state == "finished"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_as_such(code, folder, monkeypatch):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    message = rf"^sweep 'first': .*first cannot be locked \({os.strerror(code)}\); a workspace"
+    with pytest.raises(InputError, match=message), folder.locked():
+        pass
 
 
 def test_a_folder_that_is_somebody_elses_is_no_sweep(tmp_path, monkeypatch):
