@@ -30,7 +30,7 @@ from rsas.tracking import (
     read_runs,
     register,
 )
-from rsas.tracking.pages import run_name
+from rsas.tracking.pages import redacted, run_name
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 POINTS = [(0.9, 0.5), (0.8, 0.4), (0.7, 0.9), (0.95, 0.6)]  # the last one beats the first
@@ -537,6 +537,21 @@ def test_secrets_are_nowhere_in_mlflow(store, sweep, monkeypatch):
     for secret in hidden:
         found = {path.name for path in written if secret.encode() in path.read_bytes()}
         assert found == set()
+
+
+def test_secrets_in_a_record_are_its_strings(monkeypatch):
+    monkeypatch.setenv("DB_PASSWORD", "100000")
+    monkeypatch.setenv("OTHER_PASSWORD", 'so "to" say')
+    record = {
+        "budget": {"trials": 100000, "hours": None},
+        "place": 'at so "to" say',
+        "base": {"exclude": ("100000", 0.5), "100000": True},
+    }
+    assert redacted(record) == {
+        "budget": {"trials": 100000, "hours": None},
+        "place": "at ***",
+        "base": {"exclude": ["***", 0.5], "100000": True},
+    }
 
 
 def test_a_trial_without_new_rows_logs_nothing(sweep, monkeypatch):

@@ -150,21 +150,21 @@ def report_page(sweep: Sweep) -> str:
 
 
 def redacted(value: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values without the secrets in them."""
-    found: dict[str, Any] = json.loads(redact(json.dumps(value)))
-    return found
+    """JSON values without the secrets in them; names and numbers are none."""
+    return {name: _hidden(each) for name, each in value.items()}
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return redacted(value)
+    if isinstance(value, (list, tuple)):
+        return [_hidden(each) for each in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """For pictures and tables, which would write a secret in many ways."""
-
-    def hidden(value: Any) -> Any:
-        return redact(value) if isinstance(value, str) else value
-
-    return [
-        dataclasses.replace(trial, params={k: hidden(v) for k, v in trial.params.items()})
-        for trial in trials
-    ]
+    return [dataclasses.replace(trial, params=redacted(trial.params)) for trial in trials]
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:
