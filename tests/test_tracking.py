@@ -592,6 +592,21 @@ def test_what_mlflow_has_of_a_sweep_is_read(store, sweep, request):
     assert [run.trial_id for run in left] == ["t0000", "t0002"]
 
 
+def test_steps_are_in_order_where_the_clock_was_set_back(store, sweep, request):
+    sweep.track()
+    sweep.run(0)
+    assert sweep.close()
+    uri = f"sqlite:///{store}/mlflow.db"
+    parent, children, _ = mirrored(store, request.node.name)
+    for run, metric in ((children["t0000"], "epoch"), (parent, "hypervolume")):
+        for step in (8, 9):
+            client = MlflowClient(uri)
+            client.log_metric(run.info.run_id, metric, step, timestamp=step, step=step)
+    found = read_mirror(uri, request.node.name[::-1])
+    assert found.runs[0].epochs == [1, 2, 3, 8, 9]
+    assert found.points == [1, 8, 9]
+
+
 def test_a_server_that_does_not_answer_is_one_clear_line():
     with pytest.raises(InputError, match="tracking server 'http://127.0.0.1:9' does not") as caught:
         connect("http://127.0.0.1:9")

@@ -112,7 +112,7 @@ def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
             pareto=run.data.tags.get("rsas.pareto", ""),
             params=run.data.params,
             metrics=run.data.metrics,
-            epochs=[point.step for point in client.get_metric_history(run.info.run_id, "epoch")],
+            epochs=_steps(client, run.info.run_id, "epoch"),
         )
         for each in parents
         for run in search_runs(client, f"tags.`mlflow.parentRunId` = '{each.info.run_id}'")
@@ -122,9 +122,14 @@ def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
         parents=[run.info.run_id for run in parents],
         status=parents[0].info.status,
         front=parents[0].data.tags.get("rsas.front", ""),
-        points=[point.step for point in client.get_metric_history(parent, "hypervolume")],
+        points=_steps(client, parent, "hypervolume"),
         runs=runs,
     )
+
+
+def _steps(client: MlflowClient, run: str, metric: str) -> list[int]:
+    """The steps of a metric, in order: MLflow has them by time, and a clock may be set back."""
+    return sorted(point.step for point in client.get_metric_history(run, metric))
 
 
 def read_models(uri: str, runs: Mapping[str, str]) -> dict[str, str]:
