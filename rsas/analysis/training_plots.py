@@ -155,7 +155,11 @@ def tradeoff_figure(
             y=own["mean"],
             name="<br>".join(textwrap.wrap(name, 40)),
             mode="lines+markers",
-            line={"color": color, "width": 2, "dash": _DASHES[number // len(COLORS) % 3]},
+            line={
+                "color": color,
+                "width": 2 if number else 4,  # the first one is what the others are compared with
+                "dash": _DASHES[number // len(COLORS) % len(_DASHES)],
+            },
             error_y={
                 "type": "data",
                 "symmetric": False,
@@ -166,6 +170,7 @@ def tradeoff_figure(
         )
     figure.update_xaxes(
         title_text=label_of("sparsity"),
+        zeroline=False,
         tickvals=list(range(len(levels))),
         ticktext=[f"{level:g}" for level in levels],
     )
