@@ -23,6 +23,7 @@ ALLOWED = {
     "rsas.models": {"rsas.config", "rsas.errors", "rsas.userfile"},
     "rsas.small_dense": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
     "rsas.pruning": {"rsas.config", "rsas.sparse"},
+    "rsas.assembly": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning"},
     "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse"},
     "rsas.replicates": {"rsas", "rsas.config", "rsas.trainer"},
     "rsas.repeats": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.trainer"},

@@ -146,7 +146,7 @@ def _at_each(
 def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -> None:
     """See that all of them can be trained before the first one is."""
     from rsas import data
-    from rsas.trainer import check
+    from rsas.assembly import check
 
     for name, config in configs.items():
         try:

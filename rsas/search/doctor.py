@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import rsas
-from rsas import trainer
+from rsas import assembly
 from rsas.data import Arrays
 from rsas.errors import first_line
 from rsas.redact import redact
@@ -145,7 +145,7 @@ def _look(
     elif gpus:
         found.faults["GPU"] = "torch sees none; install torch for CUDA, and the driver, there"
     try:
-        trainer.check(rsas.TrainConfig.from_dict(base | {"device": "cpu"}), arrays)
+        assembly.check(rsas.TrainConfig.from_dict(base | {"device": "cpu"}), arrays)
         found.results["model"] = base["model"]
     except Exception as error:
         told = first_line(error)

@@ -18,7 +18,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from rsas import data, tracking, trainer
+from rsas import assembly, data, tracking
 from rsas.config import TrainConfig
 from rsas.errors import InputError, StorageError, first_line
 from rsas.redact import without_passwords
@@ -118,7 +118,7 @@ def launch(
     }
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, folder_of_data)
-        trainer.check(experiment.base, arrays)
+        assembly.check(experiment.base, arrays)
         record["experiment"]["data"] = data.describe(experiment.base.dataset, arrays)
         if tracking_uri is not None:
             os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
@@ -267,7 +267,7 @@ def _ready(
     check_space(experiment)
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, record["data_dir"])
-        trainer.check(experiment.base, arrays)
+        assembly.check(experiment.base, arrays)
         if record["tracking_uri"] is not None:
             known_uri(record["tracking_uri"], "MLFLOW_TRACKING_URI")
     address = address or record.get("address")
