@@ -1,6 +1,7 @@
 """Training one network."""
 
 import copy
+import dataclasses
 import json
 import math
 import subprocess
@@ -520,6 +521,47 @@ def test_images_of_bytes(images):
     moved = rsas.train(config.replace(augment="flip_crop"))
     assert moved.history["train_loss"].notna().all()
     assert moved.history["train_loss"].iloc[0] != rsas.train(config).history["train_loss"].iloc[0]
+
+
+AUXILIARY = """
+from torch import nn
+
+class Net(nn.Linear):
+    def forward(self, x):
+        y = super().forward(x.flatten(1))
+        return (y, y) if self.training else y
+
+def net():
+    return Net(64, 10)
+"""
+
+
+def test_a_model_that_fails_in_train_mode_alone_is_told_before(tmp_path, digits):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    (tmp_path / "auxiliary.py").write_text(AUXILIARY)
+    noisy = SMALL.replace(model=f"{tmp_path / 'noisy.py'}:net")
+    with pytest.raises(InputError, match="does not fit.*more than 1 value per channel"):
+        Trainer(noisy.replace(batch_size=1), digits)
+    with pytest.raises(InputError, match="does not fit.*'tuple' object has no attribute 'shape'"):
+        Trainer(SMALL.replace(model=f"{tmp_path / 'auxiliary.py'}:net"), digits)
+    # To look leaves no trace: statistics are those of a model that has seen nothing.
+    norm = Trainer(noisy, digits).model[2]
+    assert (norm.num_batches_tracked, norm.running_mean.any()) == (0, False)
+
+
+def test_the_last_batch_of_one_image(digits):
+    """Left out, as BatchNorm has no statistics of it; not so where all batches are of one."""
+    few = dataclasses.replace(digits, x_train=digits.x_train[:21], y_train=digits.y_train[:21])
+    for size, seen in ((10, 20), (1, 21), (7, 21)):
+        trainer = Trainer(SMALL.replace(batch_size=size, val_fraction=0.0), few)
+        images = []
+        trainer.model.register_forward_pre_hook(lambda _, x, to=images: to.append(len(x[0])))
+        trainer.run_epoch()
+        assert sum(images) == seen
+
+
+def test_a_run_without_an_epoch_has_an_empty_history(digits):
+    assert Trainer(SMALL, digits).finish().history.empty
 
 
 def test_model_that_does_not_fit_the_data(tmp_path, digits):
