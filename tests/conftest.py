@@ -21,6 +21,9 @@ settings.register_profile("rsas", deadline=None, derandomize=True)
 settings.load_profile("rsas")
 
 
+torch.set_num_threads(1)  # for fixtures that are made before the first test
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Golden figures were made with one thread, and trials are tested beside each other."""
