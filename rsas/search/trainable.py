@@ -153,7 +153,9 @@ class TrialTrainable(tune.Trainable):
                     break
         finally:
             if written < len(self._rows):
+                self._trainer = None  # or cleanup() could save it ahead of the history
                 self._folder.append(self._rows[written:])
+                self._trainer = trainer
         if trainer.epoch < epochs:
             return False
         write_model(self._models, self._trial, trainer.final_state())

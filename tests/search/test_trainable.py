@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import pytest
 import torch
@@ -187,6 +188,18 @@ def test_no_checkpoint_is_ahead_of_the_history(tmp_path, monkeypatch):
         ("checkpoint-000004.pt", [1, 2, 3, 4]),
         ("checkpoint-000005.pt", [1, 2, 3, 4, 5]),
     ]
+
+
+def test_epochs_that_the_history_lacks_are_not_saved_at_the_end(tmp_path, monkeypatch):
+    """The storage was away, and came back before the actor ended."""
+    one = trainable(tmp_path, checkpoint_every=100)
+    one.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "_write", lambda *_: os.stat("/nowhere/at/all"))
+        patch.setattr("rsas.search.storage._PATIENCE", 0.0)
+        assert HALTED in one.step()
+    one.cleanup()
+    assert (trained(tmp_path), checkpoints(tmp_path)) == ([1], [])
 
 
 def test_the_model_of_a_finished_trial_is_kept(tmp_path, whole):
