@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import subprocess
 from importlib import metadata
@@ -32,14 +33,19 @@ def origin(source: str) -> dict[str, Any]:
         "dirty": bool(commit and _git(folder, "status", "--porcelain")),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": dict(
-            sorted(
-                (each.name.lower(), each.version)
-                for each in metadata.distributions()
-                if each.name  # of what a broken installation left there is none
-            )
-        ),
+        "packages": _packages(),
     }
+
+
+def _packages() -> dict[str, str]:
+    """Name -> version, of all but what a broken installation has left."""
+    found = {}
+    for each in metadata.distributions():
+        # None, or an error where importlib_metadata has put itself in the standard one's place.
+        with contextlib.suppress(FileNotFoundError):
+            if each.name:
+                found[each.name.lower()] = each.version
+    return dict(sorted(found.items()))
 
 
 def _git(folder: Path, *command: str) -> str:

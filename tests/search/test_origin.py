@@ -1,8 +1,10 @@
 """Where a sweep comes from, against git itself."""
 
+import importlib
 import platform
 import subprocess
 
+import pytest
 import torch
 
 from rsas.search.origin import origin
@@ -29,7 +31,9 @@ def test_the_commit_of_the_experiments_repository(tmp_path):
     assert origin(source)["dirty"]
 
 
-def test_what_a_broken_installation_left_is_no_package(tmp_path, monkeypatch):
+@pytest.mark.parametrize("finder", ["importlib.metadata", "importlib_metadata"])
+def test_what_a_broken_installation_left_is_no_package(finder, tmp_path, monkeypatch):
+    importlib.import_module(finder)  # the latter adds a finder of its own
     (tmp_path / "left-1.0.dist-info").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     packages = origin(f"{tmp_path}/study.py:experiment")["packages"]
