@@ -50,7 +50,6 @@ class SweepDisplay:
         self._trials = list(trials)
         self._running: dict[int, dict[str, float]] = {}
         self._epochs_trained = 0
-        self._epochs_spared = self._spared()
         self._began: float | None = None
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True
@@ -83,7 +82,6 @@ class SweepDisplay:
         """A trial ended; ``trials`` are all of the sweep now."""
         self._running.pop(number, None)
         self._trials = list(trials)
-        self._epochs_spared = self._spared()
         if self._console.is_terminal:
             return
         trial = next(t for t in trials if t.trial_id == trial_id(number))
@@ -124,7 +122,7 @@ class SweepDisplay:
             return None
         under_way = sum(row.get("epoch", 0) for row in list(self._running.values()))
         begun = len(self._trials) or 1
-        each = self._epochs - self._epochs_spared / begun  # as a scheduler has it so far
+        each = self._epochs - self._spared() / begun  # as a scheduler has it so far
         lacking = (self._asked - self._done()) * each - under_way
         return max(lacking, 0) * (time.monotonic() - self._began) / self._epochs_trained
 

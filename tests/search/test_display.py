@@ -71,7 +71,7 @@ def test_time_left_knows_that_trials_are_stopped_early(monkeypatch):
     monkeypatch.setattr("rsas.search.display.time.monotonic", lambda: next(now))
     trials = [trial(0, 0.9, 0.5), trial(1, state="pruned", epochs=4.0)]
     live, _ = display(terminal=True)
-    assert display(trials=trials, terminal=True)[0]._epochs_spared == 6  # at once, in a resume
+    assert display(trials=trials, terminal=True)[0]._spared() == 6  # at once, in a resume
     live.begin(1)
     live.rows(1, [{"epoch": float(epoch)} for epoch in range(1, 5)])
     live.end(1, trials)
