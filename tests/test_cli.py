@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from rsas.errors import StorageError
 from rsas.search.checkpoints import TrialFolder, write_model
 from rsas.search.experiment import Budget, load_experiment
 from tests.analysis.conftest import EXPERIMENT, fill
@@ -304,3 +306,15 @@ def test_a_finished_sweep_is_tidied_by_a_resume(rsas, tmp_path):
     assert not trial.checkpoints()
     code, out, _ = rsas("check", "killed")
     assert code == 0, out
+
+
+def test_a_storage_that_is_away_hides_no_other_sweep(rsas, monkeypatch):
+    def status(folder):
+        raise StorageError(f"the storage of {folder.name} is away")
+
+    monkeypatch.setattr("rsas.search.workspace.Workspace.names", lambda _: ["lost"])
+    lost = SimpleNamespace(status=lambda: status(SimpleNamespace(name="lost")))
+    monkeypatch.setattr("rsas.search.workspace.Workspace.open", lambda *_: lost)
+    code, _, err = rsas("status")
+    assert (code, err) == (0, "rsas: the storage of lost is away\n")
+    assert rsas("status", "lost")[0] == 2

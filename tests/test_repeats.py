@@ -10,6 +10,7 @@ from scipy import stats
 import rsas
 from rsas import InputError, TrainConfig, repeats
 from rsas.analysis.training_plots import repeats_figure, tradeoff_figure
+from rsas.cli.repeat import _known
 from rsas.repeats import COLUMNS, comparison, mean_interval, runs_of, train_all
 
 BASE = TrainConfig(hidden=(20,), epochs=2, batch_size=100, update_interval=5)
@@ -231,6 +232,12 @@ def test_a_configuration_may_have_a_label(cli, tmp_path):
     assert "drops nothing" in out and "drop_fraction" not in out
 
 
+def test_keys_of_digits_are_texts(tmp_path):
+    row = dict.fromkeys(COLUMNS, 0.5) | {"configuration": "a", "run": "0123456789012345"}
+    pd.DataFrame([row]).to_csv(tmp_path / "runs.csv", index=False)
+    assert list(_known(tmp_path / "runs.csv", test=True)) == ["0123456789012345"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -245,6 +252,7 @@ def test_a_configuration_may_have_a_label(cli, tmp_path):
         (["--seeds", "0,0"], "--seeds '0,0': a number is there twice"),
         (["--sparsities", "0.8,0.80"], "--sparsities '0.8,0.80': a number is there twice"),
         (["--sparsities", "0.8,1.2"], "sparsity=1.2"),
+        (["--sparsities", "0.8,nan"], "--sparsities '0.8,nan': expected numbers such as 0.8,0.9"),
         (["--sparsities", "0.8", "--vs", "method=gmp sparsity=0.9"], "not beside sparsity="),
         (["--seeds", "a"], "--seeds 'a': expected numbers such as 0,1,2"),
         (["--jobs", "0"], "--jobs 0: expected an integer from 1 on"),

@@ -114,3 +114,12 @@ def test_few_trials_of_which_one_alone_differs():
     found = importance(trials, OBJECTIVES)  # many a tree has drawn only what is alike
     assert found["val_accuracy"].sum() == pytest.approx(1.0)
     assert found["val_accuracy_high"].max() == 1.0
+
+
+def test_choices_may_be_lists():
+    def by_list(x, y, rng):
+        return {"hidden": [10, 20] if x > 0.5 else [10], "y": y}, (float(x > 0.5) + 0.1 * y, y)
+
+    found = importance(trials_of(by_list, count=64), OBJECTIVES)
+    # Variances 1/4 and 1/1200.
+    assert found.loc["hidden", "val_accuracy"] == pytest.approx(300 / 301, abs=0.02)
