@@ -17,6 +17,7 @@ def make(workspace, name, experiment, source, **record):
             "data_dir": str(workspace),
             "tracking_uri": None,
             "python_path": [],
+            "enqueued": [],
             **record,
         },
     )

@@ -28,6 +28,7 @@ from rsas.cli.options import (
     JsonOption,
     NameArgument,
     NamesArgument,
+    TakeOverOption,
     WorkspaceOption,
 )
 from rsas.errors import InputError, StorageError
@@ -100,6 +101,7 @@ def status(
 def check(
     name: NameArgument,
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
+    take_over: TakeOverOption = False,
     workspace: WorkspaceOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
@@ -114,7 +116,7 @@ def check(
 
         done: list[str] = []
         if repair:
-            with folder.locked():
+            with folder.locked(take_over=take_over):
                 done = repairs.repair(folder)
         faults = repairs.check(folder)
         if faults and folder.status().state == "running":

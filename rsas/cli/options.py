@@ -23,6 +23,7 @@ __all__ = [
     "NamesArgument",
     "SetOption",
     "StorageOption",
+    "TakeOverOption",
     "TrackingOption",
     "TrialsOption",
     "WorkspaceOption",
@@ -83,6 +84,13 @@ StorageOption = Annotated[
     typer.Option(
         metavar="DIR|s3://...",
         help="Where trials keep their files, reached by all nodes; by default the workspace.",
+    ),
+]
+
+TakeOverOption = Annotated[
+    bool,
+    typer.Option(
+        "--take-over", help="Also where another process runs it, which then may write no more."
     ),
 ]
 

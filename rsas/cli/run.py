@@ -35,6 +35,7 @@ from rsas.cli.options import (
     NameArgument,
     SetOption,
     StorageOption,
+    TakeOverOption,
     TrackingOption,
     TrialsOption,
     WorkspaceOption,
@@ -210,6 +211,7 @@ def resume(
     workspace: WorkspaceOption = RUNS,
     address: AddressOption = None,
     metrics_port: MetricsOption = None,
+    take_over: TakeOverOption = False,
 ) -> None:
     """Go on with a sweep that was interrupted."""
     place = open_workspace(workspace)
@@ -219,7 +221,12 @@ def resume(
         with console.status("loading libraries"):
             from rsas.search.sweep import resume as resume_sweep
         found = resume_sweep(
-            name, workspace=place, console=console, address=address, metrics_port=metrics_port
+            name,
+            workspace=place,
+            console=console,
+            address=address,
+            metrics_port=metrics_port,
+            take_over=take_over,
         )
         _conclude(found, place, console)
 
@@ -233,6 +240,7 @@ def extend(
     workspace: WorkspaceOption = RUNS,
     address: AddressOption = None,
     metrics_port: MetricsOption = None,
+    take_over: TakeOverOption = False,
 ) -> None:
     """Give a sweep more trials, or more time, in all, and go on with it."""
     budget = given(trials=trials, hours=hours, device_hours=device_hours)
@@ -251,6 +259,7 @@ def extend(
             console=console,
             address=address,
             metrics_port=metrics_port,
+            take_over=take_over,
         )
         _conclude(found, place, console)
 

@@ -35,14 +35,8 @@ from rsas.search.frozen import (
     to_dict,
     to_record,
 )
-from rsas.search.study import (
-    PATIENCE,
-    cut_torn_line,
-    direction,
-    open_storage,
-    patiently,
-    sampler,
-)
+from rsas.search.lease import Lease
+from rsas.search.study import PATIENCE, direction, open_storage, patiently, sampler
 
 __all__ = ["Book", "Launch", "NotBegun", "Rung"]
 
@@ -82,9 +76,10 @@ class Book:
 
     Args:
         place: the journal file, or the URL of a database (``postgresql+psycopg://...``).
-        experiment: what is searched; with None the book can only be read. Whoever writes is
-            alone (``SweepFolder.locked``).
+        experiment: what is searched; with None the book can only be read.
         study: name of the study, where a database has several.
+        lease: of this process (``SweepFolder.locked``): writes fail with ``LeaseLost`` when
+            another process has it. None compares none.
 
     Raises:
         NotBegun: it is to be read, and not there.
@@ -92,36 +87,36 @@ class Book:
     """
 
     def __init__(
-        self, place: Path | str, experiment: Experiment | None = None, *, study: str = "sweep"
+        self,
+        place: Path | str,
+        experiment: Experiment | None = None,
+        *,
+        study: str = "sweep",
+        lease: Lease | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._experiment = experiment
-        if experiment is not None and isinstance(place, Path):
-            cut_torn_line(place)
         try:
-            storage = open_storage(place)
-            if experiment is None:
+            storage = open_storage(place, study, lease)
+            try:
                 self._study = optuna.load_study(study_name=study, storage=storage)
-            else:
+            except KeyError:
+                if experiment is None:
+                    raise NotBegun(f"{place}: there is no study {study!r}") from None
                 self._study = optuna.create_study(
                     study_name=study,
                     storage=storage,
                     directions=[direction(objective) for objective in experiment.objectives],
-                    load_if_exists=True,
                 )
+            if experiment is not None:
                 self._name_objectives(experiment.objectives)
             self._frozen()
-        except InputError:
+        except (InputError, Halted):
             raise
         except Exception as error:  # Optuna, SQLAlchemy and drivers have kinds of their own
-            # A journal from which lines are missing raises KeyError, too, and that is damage.
-            if isinstance(error, KeyError) and not isinstance(place, Path):
-                raise NotBegun(f"{place}: there is no study {study!r}") from None
-            reason = reason_of(error)
-            file = isinstance(place, Path)
-            hint = "; 'rsas check NAME --repair' makes a damaged one anew" if file else ""
+            hint = "; 'rsas check NAME --repair' mends it" if isinstance(place, Path) else ""
             raise InputError(
-                f"{place}: the book of the sweep cannot be read ({reason}){hint}"
+                f"{place}: the book of the sweep cannot be read ({reason_of(error)}){hint}"
             ) from error
 
     @property
@@ -326,10 +321,11 @@ class Book:
         optuna.delete_study(study_name=self._study.study_name, storage=self._study._storage)
 
     def to_dict(self, number: int) -> dict[str, Any]:
-        """All the book has of a trial, as JSON types; ``rebuild`` takes it back."""
+        """Return all the book has of a trial, as JSON types; ``rebuild`` takes it back."""
         frozen = self._frozen()
         known = [trial.number for trial in frozen if KNOWN in trial.user_attrs]
-        return {**to_dict(frozen[number]), "known": known}
+        sweep = (self.record() or {}).get("id", "")
+        return {**to_dict(frozen[number]), "known": known, "sweep": sweep}
 
     def _name_objectives(self, objectives: Sequence[Objective]) -> None:
         """For Optuna's own tools; rsas does not read the names."""

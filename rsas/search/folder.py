@@ -1,8 +1,8 @@
-"""The folder of one sweep: its record, its lock, its status. No ray.
+"""The folder of one sweep: its record, its lease, its status. No ray.
 
 WORKSPACE/NAME/sweep.json          the resolved experiment and where it came from
+WORKSPACE/NAME/sweep.json.copy     the same, for where that file is damaged or gone
 WORKSPACE/NAME/study.journal       the book (rsas.search.book), unless it is in a database
-WORKSPACE/NAME/lock                held by the process that runs the sweep
 
 Here, or in STORAGE/NAME-ID where a storage is given that all nodes reach:
 
@@ -14,35 +14,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
-import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rsas.analysis.pareto import front, hypervolume
-from rsas.errors import InputError
-from rsas.records import Objective, TrialRecord
+from rsas.errors import Halted, InputError, reason_of
+from rsas.records import Objective, TrialRecord, trial_id
 from rsas.redact import is_redacted, without_passwords
 from rsas.search.checkpoints import History, TrialFolder, read_model
-from rsas.search.experiment import Budget, Experiment, Resources
+from rsas.search.experiment import Budget, Experiment
+from rsas.search.lease import Lease, LeaseStore, acquire, is_alive
+from rsas.search.record import OtherVersion, experiment_in, to_json
 from rsas.search.storage import Storage
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from rsas.search.book import Book, Launch
 
-__all__ = ["Status", "SweepFolder", "hours_of", "known_uri"]
+__all__ = ["FILES", "Status", "SweepFolder", "hours_of", "known_uri"]
 
-SCHEMA = 1
-_RECORD_KEYS = {
-    *("number", "state", "params", "distributions", "values"),
-    *("user_attrs", "system_attrs", "started", "finished"),
-}
+FILES = ("sweep.json", "sweep.json.copy", "study.journal")
+"""Each of them makes a folder that of a sweep."""
+_COPY = FILES[1]
+_MEND = "correct the file, or delete it, and a copy is used"
+_SILENCE = 600.0  # seconds after which a driver that this machine cannot see counts as dead
 
 SweepState = Literal["running", "finished", "interrupted", "failed"]
 
@@ -101,6 +101,7 @@ class SweepFolder:
         record: what ``sweep.json`` holds: the resolved experiment and where things are.
         journal: the book's file, where it is no database.
         storage: where trials keep their files.
+        lease: of this process, while it is ``locked``.
 
     Raises:
         InputError: its record cannot be read.
@@ -110,18 +111,9 @@ class SweepFolder:
         self.path, self.workspace = path, path.parent
         self.name = path.name
         self.journal = path / "study.journal"
-        try:
-            self.record = self._read()
-            if self.record["schema"] != SCHEMA:
-                raise InputError(f"sweep {self.name!r}: made by another version of rsas")
-            self._take(self.record)
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"sweep {self.name!r}: {path / 'sweep.json'} cannot be read "
-                f"({type(error).__name__}: {error}), nor can the copy in its book"
-            ) from None
+        self.lease: Lease | None = None
+        self.record: dict[str, Any] = {}
+        self._take(self._read())
 
     def set_budget(self, budget: Budget) -> None:
         """Ask for more, or less, from now on.
@@ -131,7 +123,7 @@ class SweepFolder:
         """
         self.record["experiment"]["budget"] = dataclasses.asdict(budget)
         self._write()
-        self._take(self.record)
+        self._take(experiment_in(self.record))
 
     def tracking_uri(self) -> str:
         """Of the tracking server, with its password; or of the workspace's own file.
@@ -172,29 +164,48 @@ class SweepFolder:
         )
 
     def kept_records(self) -> dict[int, dict[str, Any]]:
-        """What trials' own folders have of the book, by number; damaged ones left out."""
-        names = [name for name in self.trials.names() if re.fullmatch(r"t\d+", name)]
+        """Return what trials' own folders have of the book, by number.
+
+        Left out are records that are damaged, of another sweep, or of another trial than that of
+        their folder: somebody may have copied a folder.
+        """
+        from rsas.search.frozen import is_valid
+
+        names = self.trials.names()
         contents = self.trials.read_all([f"{name}/trial.json" for name in names])
         found = {}
         for name, content in zip(names, contents, strict=True):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 record = json.loads(content or b"")
-                if isinstance(record, dict) and record.keys() >= _RECORD_KEYS:
-                    found[int(name[1:])] = record
+                if (
+                    is_valid(record, len(self.objectives))
+                    and record["sweep"] == self.record["id"]
+                    and trial_id(record["number"]) == name
+                ):
+                    found[record["number"]] = record
         return found
 
     def book(self, experiment: Experiment | None = None) -> Book:
-        """The sweep's book; with an experiment, to be written.
+        """Open the book of the sweep; with an experiment, to write it.
 
         Raises:
-            InputError: it cannot be read, or the password of its database is not known.
+            InputError: it cannot be read, has other objectives than the record, or the password of
+                its database is not known.
         """
         from rsas.search.book import Book
 
-        url = self.record.get("study_storage")
+        url = self._study_url()
+        lease = None if experiment is None else self.lease
         if url is None:
-            return Book(self.journal, experiment)
-        return Book(known_uri(url, "RSAS_STUDY_STORAGE"), experiment, study=self.record["id"])
+            book = Book(self.journal, experiment, lease=lease)
+        else:
+            book = Book(url, experiment, study=self.record["id"], lease=lease)
+        if len(book.study.directions) != len(self.objectives):
+            raise InputError(
+                f"sweep {self.name!r}: sweep.json has {len(self.objectives)} objectives, and its "
+                f"study {len(book.study.directions)}; {_MEND}"
+            )
+        return book
 
     def book_begun(self) -> Book | None:
         """The book, to be read; None where the process was killed before it had begun one.
@@ -204,10 +215,6 @@ class SweepFolder:
         """
         from rsas.search.book import NotBegun
 
-        if self.record.get("study_storage") is None and (
-            not self.journal.exists() or self.journal.stat().st_size == 0
-        ):
-            return None
         try:
             return self.book()
         except NotBegun:
@@ -217,7 +224,7 @@ class SweepFolder:
         """What the book says, and whether somebody runs the sweep.
 
         Args:
-            mine: this process holds the lock, and asks what the sweep would be without it.
+            mine: this process has the lease, and asks what the sweep would be without it.
         """
         book = self.book_begun()
         trials = book.trials(self.objectives) if book else []
@@ -225,7 +232,7 @@ class SweepFolder:
         states = [trial.state for trial in trials]
         spent = self._spent(trials, launches)
         state: SweepState = "interrupted"
-        if not mine and self._is_locked():
+        if not mine and self._is_running(launches):
             state = "running"
         elif states.count("complete") + states.count("pruned") >= self.budget.trials or spent:
             state = "finished"
@@ -265,39 +272,65 @@ class SweepFolder:
             return f"{self.budget.device_hours:g} device-hours"
         return ""
 
-    def _take(self, record: dict[str, Any]) -> None:
-        experiment = record["experiment"]
-        self.objectives = tuple(Objective(**values) for values in experiment["objectives"])
-        self.budget = Budget(**experiment["budget"])
-        self.devices = Resources(**experiment["resources"]).devices
-        place = record.get("storage")
-        self.storage = Storage(place or self.path)
+    def _take(self, experiment: Experiment) -> None:
+        self.objectives = experiment.objectives
+        self.budget = experiment.budget
+        self.devices = experiment.resources.devices
+        self.storage = Storage(self.record.get("storage") or self.path)
         self.trials, self.models = self.storage / "trials", self.storage / "models"
 
-    def _read(self) -> dict[str, Any]:
-        """The record; a damaged one is made again from the copy in the book."""
+    def _read(self) -> Experiment:
+        """Read the record; one that cannot be used is kept aside, and made again from a copy.
+
+        Raises:
+            InputError: neither can be used.
+        """
         file = self.path / "sweep.json"
         try:
-            found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-            if found["schema"] == SCHEMA:
-                self._take(found)
-            return found
-        except (OSError, ValueError, KeyError, TypeError):
-            if not self.journal.exists():
-                raise
-        from rsas.search.book import Book
-
-        copy = Book(self.journal).record()
+            self.record = json.loads(file.read_text("utf-8"))
+            return experiment_in(self.record)
+        except OtherVersion as error:
+            raise InputError(f"sweep {self.name!r}: {error}") from None
+        except (OSError, ValueError, RecursionError) as error:  # an InputError is a ValueError
+            reason = reason_of(error)
+        copy = self._copy()
         if copy is None:
-            raise ValueError("damaged")
+            raise InputError(
+                f"sweep {self.name!r}: {file} cannot be used ({reason}), nor can a copy of it"
+            )
+        self.record = copy
         if file.exists():
             file.replace(file.with_name("sweep.json.damaged"))
-        self.record = copy
         self._write()
         logging.getLogger("rsas").warning(
-            "%s was damaged, kept aside as .damaged, and is made again from the book", file
+            "%s cannot be used (%s); a copy of it takes its place, and what was there is in "
+            "sweep.json.damaged",
+            file,
+            reason,
         )
-        return copy
+        return experiment_in(copy)
+
+    def _copy(self) -> dict[str, Any] | None:
+        """Return the copy of the record in the journal, or else the one beside sweep.json."""
+        from rsas.search.book import Book
+
+        copies: tuple[Callable[[], Any], ...] = (
+            lambda: Book(self.journal).record(),
+            lambda: json.loads((self.path / _COPY).read_text("utf-8")),
+        )
+        for read in copies:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                found: dict[str, Any] = read()
+                experiment_in(found)
+                return found
+        return None
+
+    def note_copies(self, book: Book) -> None:
+        """Keep copies of the record, from which a damaged one is made again."""
+        if book.record() != self.record:
+            book.note_record(self.record)
+        with contextlib.suppress(OSError):
+            Storage(self.path).write(_COPY, to_json(self.record))
 
     def _write(self) -> None:
         try:
@@ -306,46 +339,54 @@ class SweepFolder:
             raise InputError(f"sweep {self.name!r}: {error}") from None
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be the one process that runs the sweep.
+    def locked(self, *, take_over: bool = False) -> Iterator[None]:
+        """Be the one process that runs the sweep (``rsas.search.lease``).
 
-        The operating system drops the lock when the process ends, however it ends.
+        Args:
+            take_over: also where another process has the lease and may be alive.
 
         Raises:
-            InputError: another process runs it, or its file system has no locks.
+            InputError: another process runs it, or its study cannot be written.
         """
         try:
-            file = (self.path / "lock").open("a+")
+            self.lease = acquire(self._leases(), self.name, take_over=take_over)
         except OSError as error:
-            raise InputError(f"sweep {self.name!r}: cannot write there ({error})") from None
-        with file:
-            try:
-                is_mine = _lock(file)
-            except OSError as error:
-                raise InputError(
-                    f"sweep {self.name!r}: {self.path} cannot be locked "
-                    f"({error.strerror or error}); a workspace needs a file system with locks"
-                ) from None
-            if not is_mine:
-                file.seek(0)
-                raise InputError(
-                    f"sweep {self.name!r} is being run by process {file.read() or '?'}; "
-                    f"'rsas status {self.name}' follows it"
-                )
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
-
-    def _is_locked(self) -> bool:
+            raise InputError(
+                f"sweep {self.name!r}: its study cannot be written ({error.strerror or error})"
+            ) from None
         try:
-            with (self.path / "lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # never locked, or not ours to look at
+            yield
+        finally:
+            mine, self.lease = self.lease, None
+            released = dataclasses.replace(mine, is_released=True)
+            # Where this fails, the process is dead soon, and the next one can see that.
+            with contextlib.suppress(Halted, OSError):
+                self._leases().put(released, over=mine)
+
+    def is_mine(self) -> bool:
+        """Tell whether this process still has the lease that it was ``locked`` with."""
+        held = self._leases().lease()
+        return held is not None and held == self.lease
+
+    def _is_running(self, launches: Sequence[Launch]) -> bool:
+        held = self._leases().lease()
+        if held is None or held.is_released:
             return False
-        return False
+        alive = is_alive(held.owner)
+        if alive is None:
+            return bool(launches) and time.time() - launches[-1].last < _SILENCE
+        return alive
+
+    def _study_url(self) -> str | None:
+        url = self.record.get("study_storage")
+        return None if url is None else known_uri(url, "RSAS_STUDY_STORAGE")
+
+    def _leases(self) -> LeaseStore:
+        from rsas.search.database import DatabaseLeases
+        from rsas.search.journal import Journal
+
+        url = self._study_url()
+        return Journal(self.journal) if url is None else DatabaseLeases(url, self.record["id"])
 
 
 def hours_of(launches: Sequence[Launch]) -> float:
@@ -367,19 +408,3 @@ def known_uri(recorded: str, variable: str) -> str:
             f"{recorded}: passwords are not kept; set {variable} to this URI with its password"
         )
     return given
-
-
-def to_json(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2) + "\n").encode()
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock a file for this process alone; 'rsas status' may hold it for a moment."""
-    for _ in range(5):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.1)
-        else:
-            return True
-    return False

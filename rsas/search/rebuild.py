@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +12,19 @@ from rsas.records import trial_id
 from rsas.search.book import Book, Launch
 from rsas.search.experiment import Experiment
 from rsas.search.frozen import KNOWN, REASON, from_dict
+from rsas.search.journal import Journal, whole_lines
+from rsas.search.lease import Lease
 
 __all__ = ["is_behind", "rebuild"]
 
 
 def rebuild(
-    journal: Path, records: Mapping[int, Mapping[str, Any]], experiment: Experiment
+    journal: Path,
+    records: Mapping[int, Mapping[str, Any]],
+    experiment: Experiment,
+    *,
+    record: dict[str, Any] | None = None,
+    lease: Lease | None = None,
 ) -> list[str]:
     """Make a damaged journal anew, of its whole part and of the trials' own records.
 
@@ -28,16 +34,21 @@ def rebuild(
         journal: the file.
         records: ``Book.to_dict`` of the trials, by number, as kept in their folders.
         experiment: what is searched.
+        record: of the sweep, where the journal has lost it.
+        lease: of this process, which the new file is to have from the beginning.
 
     Returns:
         Lines that say what was done and what is lost.
     """
-    whole, launches, queue, record = _whole_part(journal)
+    whole, launches, queue, noted = _whole_part(journal)
+    record = noted or record
     aside = _aside(journal)
     each = [*whole.values(), *records.values()]
     known = {number for trial in each for number in trial.get("known", [])}
     partial = journal.with_name(f".{journal.name}.partial")
     partial.unlink(missing_ok=True)
+    if lease is not None:
+        Journal(partial).put(lease, over=None)
     made = Book(partial, experiment)
     lines, lost = [f"{journal} is damaged, kept aside as {aside.name}"], []
     for number in range(max([*whole, *records], default=-1) + 1):
@@ -57,9 +68,10 @@ def rebuild(
         made.study.add_trial(from_dict(found, len(experiment.objectives)))
     for index, launch in enumerate(launches):
         made.note_launch(index, launch)
-    made.enqueue(queue)
     if record is not None:
         made.note_record(record)
+        queue = queue or record.get("enqueued", [])
+    made.enqueue(queue)
     count = len(made.study.trials)
     if journal.exists():  # and stays until there is a whole one
         shutil.copy2(journal, aside)
@@ -91,19 +103,9 @@ def _whole_part(
     journal: Path,
 ) -> tuple[dict[int, dict[str, Any]], list[Launch], list[dict[str, Any]], dict[str, Any] | None]:
     """What the lines before the first damaged one tell."""
-    content = journal.read_bytes() if journal.exists() else b""
-    good = []
-    for line in content.splitlines(keepends=True):
-        try:
-            json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n"):
-            break
-        good.append(line)
     partial = journal.with_name(f".{journal.name}.whole")
     try:
-        partial.write_bytes(b"".join(good))
+        partial.write_bytes(b"".join(whole_lines(journal)))
         book = Book(partial)
         trials = {trial.number: book.to_dict(trial.number) for trial in book.study.trials}
         return trials, book.launches(), book.queue(), book.record()

@@ -87,14 +87,12 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
         _check_database(folder)
         return []  # a database keeps itself
     records = folder.kept_records()
-    if not folder.journal.exists() and not records:
-        return []  # killed before it had begun
     try:
         if not is_behind(folder.book(experiment), records):
             return []
     except InputError:
         pass
-    return rebuild(folder.journal, records, experiment)
+    return rebuild(folder.journal, records, experiment, record=folder.record, lease=folder.lease)
 
 
 def experiment_of(folder: SweepFolder) -> Experiment:

@@ -103,14 +103,23 @@ def run(
         sys.setswitchinterval(interval)
         listener.note_launch()
         status = _last_status(folder)
-        keeper.close(status.trials if status else ())
-        if not tracker.close(status.state if status else "interrupted"):
-            console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
+        if not _is_lost(folder):
+            keeper.close(status.trials if status else ())
+            if not tracker.close(status.state if status else "interrupted"):
+                console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
     if searcher.halted:
         raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")
     if status is None:
         raise Halted(f"sweep {folder.name!r}: its book or storage cannot be read any more")
     return status
+
+
+def _is_lost(folder: SweepFolder) -> bool:
+    """Tell whether another process has taken the sweep over, and logs what happens."""
+    try:
+        return not folder.is_mine()
+    except (InputError, OSError):  # the study is away, and with it all who could take it over
+        return False
 
 
 def _last_status(folder: SweepFolder) -> Status | None:
@@ -195,15 +204,14 @@ def _prepare(book: Book, folder: SweepFolder, console: Console) -> None:
     """What a sweep knows before its first trial; done once, also where a kill came between."""
     record = folder.record
     if book.record() is not None:
-        if book.record() != record:  # extended
-            book.note_record(record)
+        folder.note_copies(book)  # it may have been extended
         return
     if record.get("known") is not None:
         other = Workspace(folder.workspace).open(record["known"])
         count = book.add_known(other.book(), other.name)
         console.print(f"the sampler knows {count} trials of {other.name}")
-    book.enqueue(record.get("enqueued", []))
-    book.note_record(record)
+    book.enqueue(record["enqueued"])
+    folder.note_copies(book)
 
 
 def _halving(experiment: Experiment) -> Halving | None:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import optuna
-import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
 from rsas.errors import Halted, first_line
 from rsas.records import Objective
+from rsas.search.database import open_database
 from rsas.search.experiment import Experiment
+from rsas.search.journal import Journal
+from rsas.search.lease import Lease
 
-__all__ = ["PATIENCE", "cut_torn_line", "direction", "open_storage", "patiently", "sampler"]
+__all__ = ["PATIENCE", "direction", "open_storage", "patiently", "sampler"]
 
 PATIENCE = 60.0
 """Seconds for which a database that is away is asked again."""
-
-_DATABASE_SCHEMA = "rsas_study"  # not "rsas": a schema of the role's name would hide MLflow's
 
 _SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
@@ -37,52 +34,17 @@ _SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 T = TypeVar("T")
 
 
-class _Journal(JournalFileBackend):
-    """A file of whole lines, also where the disk was full for a moment.
+def open_storage(place: Path | str, study: str, lease: Lease | None) -> BaseStorage:
+    """Open a journal file, or a database by its URL.
 
-    Half a line would be glued to the next one that this process writes, and make the whole file
-    unreadable. Whoever writes is alone, so all beyond the size of before is that line's.
+    Args:
+        place: of the study.
+        study: its name.
+        lease: of this process, which each write compares; None to read, and in tests.
     """
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        size = os.path.getsize(self._file_path)
-        try:
-            super().append_logs(logs)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.truncate(self._file_path, size)
-            raise
-
-
-def open_storage(place: Path | str) -> BaseStorage:
-    """A journal file, or a database by its URL."""
     if isinstance(place, Path):
-        return JournalStorage(_Journal(str(place)))
-    # A connection that a restarted server has dropped is noticed and made anew.
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if place.startswith("postgresql"):
-        # Optuna and MLflow both have a table alembic_version: in one database they need a
-        # schema each (mlflow #3374).
-        engine = sqlalchemy.create_engine(place)
-        with engine.begin() as connection:
-            connection.execute(sqlalchemy.text(f"CREATE SCHEMA IF NOT EXISTS {_DATABASE_SCHEMA}"))
-        engine.dispose()
-        options["connect_args"] = {"options": f"-csearch_path={_DATABASE_SCHEMA}"}
-    return optuna.storages.RDBStorage(place, engine_kwargs=options)
-
-
-def cut_torn_line(path: Path) -> None:
-    """Remove what a process that was killed while it wrote may have left.
-
-    A line that was cut off would be glued to the next one and make the whole file unreadable;
-    what it was to say did not happen. A lock would hold Optuna up for 30 seconds.
-    """
-    Path(f"{path}.lock").unlink(missing_ok=True)
-    if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
+        return JournalStorage(Journal(place, lease))
+    return open_database(place, study, lease)
 
 
 def patiently(action: Callable[[], T]) -> T:

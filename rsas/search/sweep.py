@@ -146,6 +146,7 @@ def resume(
     console: Console,
     address: str | None = None,
     metrics_port: int | None = None,
+    take_over: bool = False,
 ) -> Status:
     """Run what a sweep still lacks; nothing when it is finished.
 
@@ -155,6 +156,7 @@ def resume(
         console: where progress is shown.
         address: of the Ray cluster; by default the one it was begun on.
         metrics_port: as of ``launch``.
+        take_over: also where another process runs it, which then may write no more.
 
     Raises:
         InputError: there is no such sweep, another process runs it, or its code, its data or
@@ -162,7 +164,10 @@ def resume(
         Halted: the sweep had to stop again.
     """
     folder = workspace.open(name)
-    with serving(metrics_port, console.print) as registry, folder.locked():
+    with (
+        serving(metrics_port, console.print) as registry,
+        folder.locked(take_over=take_over),
+    ):
         return _resume(folder, console, address, registry)
 
 
@@ -174,6 +179,7 @@ def extend(
     console: Console,
     address: str | None = None,
     metrics_port: int | None = None,
+    take_over: bool = False,
 ) -> Status:
     """Give a sweep more of something, and run what it then lacks.
 
@@ -185,13 +191,17 @@ def extend(
         console: where progress is shown.
         address: of the Ray cluster; by default the one it was begun on.
         metrics_port: as of ``launch``.
+        take_over: as of ``resume``.
 
     Raises:
         InputError: as ``resume`` does, or it is not more than the sweep has.
         Halted: the sweep had to stop again.
     """
     folder = workspace.open(name)
-    with serving(metrics_port, console.print) as registry, folder.locked():
+    with (
+        serving(metrics_port, console.print) as registry,
+        folder.locked(take_over=take_over),
+    ):
         before = folder.budget
         for field, value in budget.items():
             had = getattr(before, field)

@@ -13,7 +13,8 @@ from typing import Any
 
 from rsas.errors import InputError
 from rsas.search.experiment import check_name
-from rsas.search.folder import SCHEMA, SweepFolder, to_json
+from rsas.search.folder import FILES, SweepFolder
+from rsas.search.record import SCHEMA, to_json
 from rsas.search.storage import Storage
 
 __all__ = ["Workspace"]
@@ -88,9 +89,16 @@ class Workspace:
         """
         names = self.names()
         if name not in names:
+            remains = ""
+            if (self.path / name / "trials").is_dir():
+                remains = (
+                    "; its folder has files of trials, but neither sweep.json nor its copies: "
+                    f"'rsas report {name} --tracking-uri URI' shows what MLflow has of it, "
+                    f"sqlite:///{self.path / 'mlflow.db'} unless it had a server"
+                )
             raise InputError(
                 f"no sweep {name!r} in workspace {str(self.path)!r}; there is: "
-                f"{', '.join(names) or 'none'}"
+                f"{', '.join(names) or 'none'}{remains}"
             )
         return SweepFolder(self.path / name)
 
@@ -107,7 +115,7 @@ class Workspace:
                 record
                 for folder in self.path.iterdir()
                 if not folder.name.startswith(".")
-                for record in (folder / "sweep.json", folder / "study.journal")
+                for record in (folder / name for name in FILES)
                 if _is_file(record)
             ]
             records.sort(key=lambda path: path.stat().st_mtime)

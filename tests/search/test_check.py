@@ -1,5 +1,6 @@
 """Books that do not agree: each fault is found by name, and mended."""
 
+import contextlib
 import json
 
 import pytest
@@ -316,11 +317,9 @@ def test_what_a_running_sweep_is_about_to_write_is_no_fault(sweep, command_line,
     monkeypatch.setattr("rsas.cli.look._A_WHILE", 0.01)
     monkeypatch.setattr(repair, "check", lambda _: looks.pop(0))
     asked = ("check", sweep.name, "--workspace", sweep.workspace, "--json")
-    for is_running, told in ((True, ["t0002"]), (False, ["t0001"])):
-        monkeypatch.setattr(
-            "rsas.search.folder.SweepFolder._is_locked", lambda _, at=is_running: at
-        )
-        code, out, _ = command_line(*asked)
+    for runner, told in ((sweep.locked(), ["t0002"]), (contextlib.nullcontext(), ["t0001"])):
+        with runner:
+            code, out, _ = command_line(*asked)
         assert (code, [fault["trial_id"] for fault in json.loads(out)["faults"]]) == (1, told)
     assert looks == []
 

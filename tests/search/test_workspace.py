@@ -2,11 +2,8 @@
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import io
 import json
-import os
 import subprocess
 import sys
 import time
@@ -53,7 +50,10 @@ def folder(workspace):
 
 def make(workspace, experiment, **record):
     record |= {"experiment": experiment.to_dict(), "tracking_uri": "sqlite:///x", "source": "f.py"}
-    return workspace.create("first", record)
+    return workspace.create("first", OTHERS | record)
+
+
+OTHERS = {"id": "x", "data_dir": "data", "python_path": [], "enqueued": []}
 
 
 def test_a_sweep_is_found_by_its_name(workspace, folder):
@@ -127,7 +127,7 @@ def test_a_budget_is_changed_for_good(workspace, folder):
         assert each.status().asked == 5
         assert Experiment.from_dict(each.record["experiment"], paper).budget == more
     first = {name: value for name, value in folder.record.items() if name != "experiment"}
-    assert first == {"schema": 1, "tracking_uri": "sqlite:///x", "source": "f.py"}
+    assert first == {"schema": 1, "tracking_uri": "sqlite:///x", "source": "f.py"} | OTHERS
 
 
 def test_trials_keep_their_files_in_the_storage(workspace, tmp_path):
@@ -169,6 +169,7 @@ def test_trials_keep_their_files_in_the_workspace(workspace, folder):
 )
 def test_damaged_records_of_trials_are_left_out(folder, name, content):
     book = Book(folder.journal, experiment())
+    book.note_record(folder.record)
     kept = json.loads(json.dumps(book.to_dict(book.begin())))
     TrialFolder(folder.trials / "t0000").set_record(kept)
     (folder.path / "trials" / name).mkdir()
@@ -198,9 +199,10 @@ def test_a_book_in_a_database_is_named_by_the_sweep_and_needs_its_password(works
     folder = make(workspace, experiment(), study_storage=url, id="1234")
     with pytest.raises(InputError, match="set RSAS_STUDY_STORAGE to this URI"):
         folder.book()
-    opened = []
+    opened, book = [], Mock(study=Mock(directions=[1, 2]))
     monkeypatch.setattr(
-        "rsas.search.book.Book", lambda *place, study: opened.append((place, study))
+        "rsas.search.book.Book",
+        lambda *place, study, lease: opened.append((place, study)) or book,
     )
     monkeypatch.setenv("RSAS_STUDY_STORAGE", url.replace("***", "pass-word"))
     folder.book()
@@ -390,17 +392,6 @@ def test_state_follows_the_lock_and_the_book(workspace, folder):
     assert folder.status().state == "finished"
 
 
-@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
-def test_a_file_system_without_locks_is_told_as_such(code, folder, monkeypatch):
-    def flock(*_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    message = rf"^sweep 'first': .*first cannot be locked \({os.strerror(code)}\); a workspace"
-    with pytest.raises(InputError, match=message), folder.locked():
-        pass
-
-
 def test_a_folder_that_is_somebody_elses_is_no_sweep(tmp_path, monkeypatch):
     """As ``lost+found`` on a volume that is mounted as a workspace."""
     (tmp_path / "lost+found").mkdir()
@@ -463,6 +454,7 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
     monkeypatch.setattr(sweep, "Book", lambda url, *_, **__: connected.append(url) or Mock())
     monkeypatch.setattr(sweep, "_cluster", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(sweep, "run", lambda folder, *_: folder)
+    monkeypatch.setattr(SweepFolder, "locked", lambda _: contextlib.nullcontext())
     folder = sweep.launch(
         experiment,
         source,
