@@ -18,6 +18,7 @@ def make(workspace, name, experiment, source, **record):
             "tracking_uri": None,
             "python_path": [],
             "enqueued": [],
+            **dict.fromkeys(("storage", "study_storage", "address", "known")),
             **record,
         },
     )

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import socket
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -166,8 +167,18 @@ class TrialFolder:
 
     @staticmethod
     def record_bytes(record: dict[str, Any]) -> bytes:
-        """As ``set_record`` writes it."""
-        return (json.dumps(record, indent=1) + "\n").encode()
+        """Return what ``set_record`` writes, with a checksum, which makes changes visible."""
+        return (json.dumps({**record, "crc": _checksum(record)}, indent=1) + "\n").encode()
+
+    @staticmethod
+    def record_in(content: bytes | None) -> dict[str, Any] | None:
+        """Return the record in the content of a file; None where it is missing or changed."""
+        try:
+            record: dict[str, Any] = json.loads(content or b"")
+            checksum = record.pop("crc")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return None
+        return record if checksum == _checksum(record) else None
 
     def _names(self) -> list[str]:
         return self._storage.names()
@@ -195,6 +206,10 @@ def read_model(models: Storage, trial: str) -> dict[str, Any] | None:
 
     content = models.read(f"{trial}/model.pt")
     return None if content is None else _from_bytes(content, torch.device("cpu"))
+
+
+def _checksum(record: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(record).encode())
 
 
 def _history(attempt: int) -> str:

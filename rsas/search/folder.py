@@ -166,24 +166,18 @@ class SweepFolder:
     def kept_records(self) -> dict[int, dict[str, Any]]:
         """Return what trials' own folders have of the book, by number.
 
-        Left out are records that are damaged, of another sweep, or of another trial than that of
-        their folder: somebody may have copied a folder.
+        Left out are records that are damaged or edited, of another sweep, or of another trial than
+        that of their folder: somebody may have copied a folder.
         """
-        from rsas.search.frozen import is_valid
-
         names = self.trials.names()
         contents = self.trials.read_all([f"{name}/trial.json" for name in names])
-        found = {}
-        for name, content in zip(names, contents, strict=True):
-            with contextlib.suppress(ValueError, RecursionError):
-                record = json.loads(content or b"")
-                if (
-                    is_valid(record, len(self.objectives))
-                    and record["sweep"] == self.record["id"]
-                    and trial_id(record["number"]) == name
-                ):
-                    found[record["number"]] = record
-        return found
+        return {
+            record["number"]: record
+            for name, record in zip(names, map(TrialFolder.record_in, contents), strict=True)
+            if record is not None
+            and record["sweep"] == self.record["id"]
+            and trial_id(record["number"]) == name
+        }
 
     def book(self, experiment: Experiment | None = None) -> Book:
         """Open the book of the sweep; with an experiment, to write it.

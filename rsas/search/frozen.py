@@ -23,7 +23,6 @@ __all__ = [
     "SAME_AS",
     "STATES",
     "from_dict",
-    "is_valid",
     "to_dict",
     "to_record",
 ]
@@ -103,28 +102,6 @@ def from_dict(values: Mapping[str, Any], objectives: int) -> FrozenTrial:
     if state.is_finished():
         trial.datetime_complete = datetime.datetime.fromtimestamp(finished) if finished else now
     return trial
-
-
-def is_valid(values: Any, objectives: int) -> bool:
-    """Tell whether a value read from a file is a ``to_dict`` of a trial, with its sweep."""
-    if not isinstance(values, dict) or not values.keys() >= _KEYS:
-        return False
-    number, sweep = values["number"], values["sweep"]
-    if type(number) is not int or number < 0 or not isinstance(sweep, str):
-        return False
-    if not all(isinstance(each, int) for each in values.get("known", [])):
-        return False
-    try:
-        trial = from_dict(values, objectives)
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError):
-        return False
-    return trial.state is not TrialState.COMPLETE or len(trial.values) == objectives
-
-
-_KEYS = {
-    *("number", "sweep", "state", "params", "distributions", "values"),
-    *("user_attrs", "system_attrs", "started", "finished"),
-}
 
 
 def _timestamp(moment: datetime.datetime | None) -> float | None:

@@ -184,9 +184,8 @@ def no_record(sweep):
 
 
 def older_record(sweep):
-    path = sweep.path / "trials" / "t0002" / "trial.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"state": "RUNNING"}))
+    record = sweep.kept_records()[2] | {"state": "RUNNING"}
+    TrialFolder(sweep.trials / "t0002").set_record(record)
     return ("mismatch", "storage", "t0002")
 
 

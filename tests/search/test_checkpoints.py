@@ -156,7 +156,7 @@ def test_an_ended_trial_keeps_all_but_its_checkpoints(path):
     folder.clear()
     assert names(path) == ["error.txt", "history-0001.jsonl", "trial.json"]
     assert (path / "error.txt").read_text("utf-8") == "Traceback: é"
-    record = json.loads((path / "trial.json").read_text())
+    record = folder.record_in((path / "trial.json").read_bytes())
     assert record == {"state": "COMPLETE", "values": [0.5, float("inf")]}
 
 

@@ -1,0 +1,211 @@
+"""Files of a sweep that somebody copied, edited or deleted: nothing good is lost for them."""
+
+import json
+import shutil
+
+import pytest
+
+from rsas import InputError
+from rsas.records import trial_id
+from rsas.search import repair
+from rsas.search.check import check_storage
+from rsas.search.checkpoints import TrialFolder
+from rsas.search.experiment import load_experiment
+from rsas.search.keeper import Keeper
+from rsas.search.workspace import Workspace
+from tests import made
+from tests.faults.harness import Place, results
+
+POINTS = [(0.9, 0.5), (0.8, 0.7), (0.6, 0.9), (0.7, 0.6)]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep of four complete trials and one that runs, with all that a driver keeps of them."""
+    experiment, source = load_experiment(Place(tmp_path).source)
+    folder, book = made.make(tmp_path / "runs", "first", experiment, source)
+    for accuracy, sparsity in POINTS:
+        number = book.begin()
+        rows = made.rows(3, accuracy, sparsity)
+        made.train(folder, number, rows)
+        book.complete(number, rows[-1])
+    made.train(folder, book.begin(), made.rows(2, 0.5, 0.5))
+    folder.note_copies(book)
+    trials = book.trials(folder.objectives)
+    keeper = Keeper(folder.storage, book, folder.objectives, print)
+    for trial in trials:
+        keeper.record(int(trial.trial_id[1:]))
+    keeper.close(trials)
+    return folder
+
+
+def mend(sweep):
+    """As ``rsas resume`` and ``rsas check --repair`` begin."""
+    with sweep.locked():
+        return repair.mend_book(sweep, repair.experiment_of(sweep))
+
+
+def trials_of(sweep):
+    return results(Workspace(sweep.workspace).open("first").status().trials)
+
+
+# Folders and records of trials.
+
+
+@pytest.mark.parametrize("name", ["t0007", "t0300000", "t1", "t00001"])
+def test_a_copied_folder_of_a_trial_rewrites_no_study(sweep, name):
+    before, trials = sweep.journal.read_bytes(), trials_of(sweep)
+    shutil.copytree(sweep.path / "trials" / "t0001", sweep.path / "trials" / name)
+    assert mend(sweep) == []
+    assert sweep.journal.read_bytes().startswith(before)
+    assert trials_of(sweep) == trials
+    found = [(fault.kind, fault.trial_id) for fault in check_storage(sweep, sweep.status())]
+    assert ("ghost", name) in found
+
+
+def test_a_trial_of_another_sweep_rewrites_no_study(sweep):
+    number = len(POINTS) + 1
+    record = sweep.kept_records()[1] | {"number": number, "sweep": "another"}
+    TrialFolder(sweep.trials / trial_id(number)).set_record(record)
+    before = sweep.journal.read_bytes()
+    assert mend(sweep) == []
+    assert sweep.journal.read_bytes().startswith(before)
+    TrialFolder(sweep.trials / trial_id(number)).set_record(record | {"sweep": "id-first"})
+    assert any("made anew of 6 trials" in line for line in mend(sweep))  # of this one it does
+
+
+WRONG = [None, 5, -1, 2.5, "x", "", [], [[1]], {}, {"a": 1}, True, "9" * 400, 10**400]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("number", "sweep", "state", "params", "distributions", "values"),
+        *("user_attrs", "system_attrs", "started", "finished", "known", "crc"),
+    ],
+)
+@pytest.mark.parametrize("trial", [1, 4], ids=["complete", "running"])
+def test_a_record_of_a_trial_that_was_edited_counts_as_damaged(sweep, field, trial):
+    file = sweep.path / "trials" / trial_id(trial) / "trial.json"
+    before, record = sweep.journal.read_bytes(), json.loads(file.read_text())
+    deep = "[" * 100_000 + "]" * 100_000
+    wrong = [record | {field: value} for value in WRONG if value != record[field]]
+    for text in (*map(json.dumps, wrong), deep):
+        file.write_text(text)
+        found = [(fault.what, fault.trial_id) for fault in check_storage(sweep, sweep.status())]
+        assert ("trial.json is missing or damaged", trial_id(trial)) in found
+        assert mend(sweep) == []
+        assert sweep.journal.read_bytes().startswith(before)
+
+
+def test_a_journal_that_was_appended_to_itself_is_as_it_was(sweep):
+    before, content = trials_of(sweep), sweep.journal.read_bytes()
+    sweep.journal.write_bytes(content + content)
+    assert mend(sweep) == []
+    assert trials_of(sweep) == before
+    assert sweep.status().counts["running"] == 1
+
+
+# The record of the sweep.
+
+
+GONE = object()
+EDITS = [  # (in the experiment, field, value, message)
+    *((False, name, GONE, f"{name}=None: expected") for name in ("id", "source", "data_dir")),
+    *((False, name, GONE, f"{name}=None: expected a list") for name in ("python_path", "enqueued")),
+    (False, "experiment", GONE, "experiment=None: expected an object"),
+    *(
+        (False, name, 5, f"{name}=5: expected a text or null")
+        for name in ("tracking_uri", "storage", "study_storage", "address", "known")
+    ),
+    (False, "python_path", [5], "python_path=[5]: expected a list of texts"),
+    *(
+        (True, name, GONE, f"experiment: '{name}' is missing")
+        for name in ("name", "base", "objectives", "budget", "resources")
+    ),
+    (True, "objectives", [], "experiment: objectives=[]: expected at least one"),
+    (True, "objectives", [{"name": "x"}], "experiment: "),
+    (True, "base", {"epochs": "many"}, "experiment: "),
+    (True, "budget", {"trials": 0}, "experiment: trials=0"),
+    (True, "resources", {"cpus": None}, "experiment: cpus=None"),
+    (True, "sampler", "annealing", "experiment: sampler='annealing'"),
+    (True, "seeds", 5, "experiment: "),
+    (True, "name", "../x", "experiment: name '../x'"),
+]
+
+
+@pytest.mark.parametrize(("inside", "field", "value", "message"), EDITS)
+def test_a_record_that_cannot_be_used_gives_way_to_its_copy(
+    sweep, inside, field, value, message, caplog
+):
+    file, before = sweep.path / "sweep.json", trials_of(sweep)
+    record = json.loads(file.read_text())
+    good = json.dumps(record)
+    part = record["experiment"] if inside else record
+    part.pop(field)
+    if value is not GONE:
+        part[field] = value
+    file.write_text(json.dumps(record))
+    again = Workspace(sweep.workspace).open("first")
+    assert json.dumps(again.record) == good
+    assert json.loads(file.read_text()) == json.loads(good)
+    assert json.loads((sweep.path / "sweep.json.damaged").read_text()) == record
+    assert results(again.status().trials) == before
+    (line,) = caplog.messages
+    assert message in line and "\n" not in line and "sweep.json.damaged" in line
+
+    for copy in ("study.journal", "sweep.json.copy"):
+        (sweep.path / copy).unlink()
+    file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="cannot be used .*nor can a copy of it$"):
+        Workspace(sweep.workspace).open("first")
+
+
+def test_a_record_that_is_deeper_than_json_can_be_gives_way_to_its_copy(sweep):
+    before = trials_of(sweep)
+    (sweep.path / "sweep.json").write_text("[" * 100_000 + "]" * 100_000)
+    assert trials_of(sweep) == before
+
+
+def test_a_record_with_another_number_of_objectives_is_refused(sweep):
+    file = sweep.path / "sweep.json"
+    record = json.loads(file.read_text())
+    del record["experiment"]["objectives"][1]
+    file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="sweep.json has 1 objectives, and its study 2; correct"):
+        Workspace(sweep.workspace).open("first").status()
+    file.unlink()
+    assert len(trials_of(sweep)) == 5
+
+
+def test_a_record_of_another_version_is_left_as_it_is(sweep):
+    file = sweep.path / "sweep.json"
+    record = json.loads(file.read_text()) | {"schema": 2}
+    file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="sweep 'first': made by another version of rsas"):
+        Workspace(sweep.workspace).open("first")
+    assert json.loads(file.read_text()) == record
+
+
+# Files that are gone.
+
+
+def test_study_and_record_that_were_deleted_are_made_again(sweep):
+    before = trials_of(sweep)
+    for name in ("study.journal", "sweep.json"):
+        (sweep.path / name).unlink()
+    workspace = Workspace(sweep.workspace)
+    assert workspace.names() == ["first"]
+    again = workspace.open("first")
+    assert json.loads((sweep.path / "sweep.json").read_text()) == sweep.record
+    assert any("made anew of 5 trials' records" in line for line in mend(again))
+    assert trials_of(sweep) == before
+    assert mend(again) == []
+
+
+def test_a_sweep_of_which_only_trials_remain_is_named_with_what_can_read_it(sweep):
+    for name in ("study.journal", "sweep.json", "sweep.json.copy"):
+        (sweep.path / name).unlink()
+    message = r"its folder has files of trials, .*'rsas report first --tracking-uri URI' shows"
+    with pytest.raises(InputError, match=message):
+        Workspace(sweep.workspace).open("first")
