@@ -78,8 +78,8 @@ class Book:
         place: the journal file, or the URL of a database (``postgresql+psycopg://...``).
         experiment: what is searched; with None the book can only be read.
         study: name of the study, where a database has several.
-        lease: of this process (``SweepFolder.locked``): writes fail with ``LeaseLost`` when
-            another process has it. None compares none.
+        lease: of this process (``SweepFolder.locked``): reads and writes fail with ``LeaseLost``
+            where another process has it. With None, none is compared.
 
     Raises:
         NotBegun: it is to be read, and not there.
@@ -169,6 +169,15 @@ class Book:
         """Values of parameters with which the first trials are run; see ``enqueue``."""
         found: list[dict[str, Any]] = self._study.user_attrs.get(_QUEUE, [])
         return found
+
+    def check_lease(self) -> None:
+        """See that this process may still write, by a read of what is small.
+
+        Raises:
+            LeaseLost: another process has taken the sweep over.
+            Halted: the book cannot be read.
+        """
+        patiently(lambda: self._study.user_attrs)
 
     def record(self) -> dict[str, Any] | None:
         """The sweep's own record, which ``note_record`` kept."""

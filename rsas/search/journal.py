@@ -49,7 +49,8 @@ class Journal(BaseJournalBackend):
 
     Args:
         path: of the file.
-        lease: of this process; with None, writes compare no lease.
+        lease: of this process: reads and writes fail with ``LeaseLost`` where another process has
+            it. With None, none is compared.
     """
 
     def __init__(self, path: Path, lease: Lease | None = None) -> None:
@@ -88,7 +89,7 @@ class Journal(BaseJournalBackend):
             OSError: the file cannot be written; nothing of the lines is left there.
         """
         with self._exclusive():
-            if self._mine is not None and self._lease != self._mine:
+            if self._mine is not None and self._lease != self._mine:  # released, or never noted
                 raise self._mine.lost_to(self._lease)
             self._append(logs)
 
@@ -172,6 +173,9 @@ class Journal(BaseJournalBackend):
                 self._number += 1
                 self._unread.append(log)
                 self._lease = _lease_of(log) or self._lease
+        mine, now = self._mine, self._lease
+        if mine is not None and now is not None and now.epoch > mine.epoch:
+            raise mine.lost_to(now)
 
 
 def whole_lines(path: Path) -> list[bytes]:

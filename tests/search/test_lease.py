@@ -155,7 +155,7 @@ def test_a_driver_that_was_replaced_writes_nothing_more(sweep):
                 lambda: book.note_record({"id": "mine"}),
                 lambda: book.enqueue([{"sparsity": 0.5}]),
             )
-            for write in writes:
+            for write in (*writes, book.check_lease, lambda: book.trials(folder.objectives)):
                 with pytest.raises(LeaseLost, match="has taken the sweep over; this process ends"):
                     write()
             theirs = other.book(experiment)
