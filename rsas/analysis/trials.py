@@ -158,8 +158,9 @@ def load_trials(
         the front; the objectives, and ``seedN/OBJECTIVE`` where it was trained with several
         seeds; ``params.NAME``; epochs after which it was complete or stopped; fidelity, their
         share of a whole training, in [0, 1]; device_seconds of training; duration, seconds from
-        begin to end; run_id in MLflow; checkpoint, where its final model is, which only members
-        of the front keep; reason of a failure; and same_as, the trial it repeats.
+        begin to end by the wall clock, NaN where that was set back between; run_id in MLflow;
+        checkpoint, where its final model is, which only members of the front keep; reason of a
+        failure; and same_as, the trial it repeats.
     """
     if isinstance(sweep, str):
         sweep = load_sweep(sweep, workspace=workspace, tracking_uri=tracking_uri)
@@ -222,12 +223,19 @@ def trials_frame(trials: Sequence[TrialRecord]) -> pd.DataFrame:
             **{f"params.{name}": value for name, value in trial.params.items()},
             "epochs": trial.epochs,
             "device_seconds": trial.device_seconds,
-            "duration": np.nan if trial.finished is None else trial.finished - trial.started,
+            "duration": _duration(trial),
         }
         for trial in trials
     ]
     always = ["trial_id", "state", "epochs", "device_seconds", "duration"]
     return pd.DataFrame(rows, columns=None if rows else always)
+
+
+def _duration(trial: TrialRecord) -> float:
+    """Return the seconds from begin to end; NaN where there are none to be known."""
+    if trial.finished is None or trial.finished < trial.started:
+        return np.nan
+    return trial.finished - trial.started
 
 
 def _place(workspace: str | os.PathLike[str] | None) -> Path:

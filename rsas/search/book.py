@@ -62,9 +62,11 @@ class Launch:
 
     began: float  # seconds since 1970
     first: float | None = None  # when the first epoch began
-    last: float = 0.0  # when it last told of an epoch
-    slot_seconds: float = 0.0  # from first to last, times the trials that could run at once
+    last: float = 0.0  # when it last noted how far it was
+    slot_seconds: float = 0.0  # up to the last epoch, times the trials that could run at once
     trained: float = 0.0  # seconds of training, of all slots together
+    cut_off: float = 0.0  # device-seconds of epochs that did not end after a limit was reached
+    failures: int = 0  # trials that had failed before it
 
 
 class NotBegun(InputError):

@@ -20,6 +20,7 @@ __all__ = ["SweepDisplay", "front_table"]
 _PARAM_COLUMNS = 4  # more do not fit beside objectives and bar
 _FRONT_ROWS = 12  # of the front while the sweep runs
 _BAR = 10
+_SILENT = 60.0  # seconds without a report that are worth a word
 
 
 class SweepDisplay:
@@ -49,6 +50,7 @@ class SweepDisplay:
         self._objectives = objectives
         self._trials = list(trials)
         self._running: dict[int, dict[str, float]] = {}
+        self._reported: dict[int, float] = {}  # when, by trial
         self._epochs_trained = 0
         self._began: float | None = None
         self._live = Live(
@@ -65,12 +67,15 @@ class SweepDisplay:
 
     def begin(self, number: int) -> None:
         """A trial was handed out."""
+        now = time.monotonic()
         if self._began is None:
-            self._began = time.monotonic()
+            self._began = now
+        self._reported[number] = now
         self._running[number] = {}
 
     def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
         """A trial trained epochs."""
+        self._reported[number] = time.monotonic()
         self._running[number] = rows[-1]
         self._epochs_trained += len(rows)
 
@@ -135,6 +140,9 @@ class SweepDisplay:
         for number, row in running:
             told = f"epoch {row['epoch']:.0f}/{self._epochs}" if row else "starting"
             values = "".join(f", {o.name} {row[o.name]:.4f}" for o in self._objectives if row)
+            silent = time.monotonic() - self._reported[number]
+            if silent > _SILENT:
+                values += f", no report for {clock(silent)}"
             lines.add_row(Text(f"  {trial_id(number)} {told}{values}", style="dim"))
         members = front(self._trials, self._objectives)
         if members:

@@ -40,12 +40,15 @@ class Budget:
             its CPUs where it has no GPU; None for no limit.
         hours: hours that the sweep has run, its interruptions not counted; None for no limit.
         failures: failed trials after which the sweep gives up.
+        overtime: seconds in which trials may end their epoch after a limit of time; twice the
+            slowest epoch so far where that is longer. Processes that do not are ended.
     """
 
     trials: int = field(default=64, metadata=range_of(1, 10**6))
     device_hours: float | None = field(default=None, metadata=range_of(0, 1e9, open_low=True))
     hours: float | None = field(default=None, metadata=range_of(0, 1e9, open_low=True))
     failures: int = field(default=8, metadata=range_of(1, 10**6))
+    overtime: float = field(default=60.0, metadata=range_of(0, 1e9))
 
     def __post_init__(self) -> None:
         validate(self)

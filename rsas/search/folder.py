@@ -86,7 +86,7 @@ class Status:
     def slot_share(self) -> float | None:
         """Share of the time of all slots that was spent in training, after start-up, in [0, 1].
 
-        From the first epoch of each launch to its last note; None before there is one.
+        From the first epoch of each launch to its last one; None before there is one.
         """
         time = sum(each.slot_seconds for each in self.launches)
         trained = sum(each.trained for each in self.launches)
@@ -244,9 +244,8 @@ class SweepFolder:
 
     def _gave_up(self, trials: Sequence[TrialRecord], launches: Sequence[Launch]) -> bool:
         """Whether too many trials failed since it was last gone on with."""
-        since = launches[-1].began if launches else 0.0
-        failed = [t for t in trials if t.state == "failed" and (t.finished or 0.0) >= since]
-        return len(failed) >= self.budget.failures
+        before = launches[-1].failures if launches else 0
+        return sum(t.state == "failed" for t in trials) - before >= self.budget.failures
 
     def _spent(self, trials: Sequence[TrialRecord], launches: Sequence[Launch]) -> str:
         """The limit of time that is reached, if one is."""
@@ -261,7 +260,7 @@ class SweepFolder:
             )
             if self.budget.device_hours is not None
             else 0.0
-        )
+        ) + sum(each.cut_off for each in launches)
         if self.budget.device_hours is not None and used >= 3600 * self.budget.device_hours:
             return f"{self.budget.device_hours:g} device-hours"
         return ""

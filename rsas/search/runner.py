@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,22 +18,22 @@ from rsas import data, tracking
 from rsas.errors import Halted, InputError, StorageError
 from rsas.records import trial_id
 from rsas.search import cluster
-from rsas.search.book import Book, Launch
+from rsas.search.book import Book
 from rsas.search.display import SweepDisplay
 from rsas.search.experiment import Experiment
 from rsas.search.folder import Status, SweepFolder, hours_of
 from rsas.search.keeper import Keeper
+from rsas.search.launches import LaunchLog
 from rsas.search.metrics import SweepMetrics
 from rsas.search.repair import tracker_of
 from rsas.search.scheduler import Halving
-from rsas.search.searcher import BookSearcher, RungScheduler
+from rsas.search.searcher import BookSearcher, LimitStopper, RungScheduler, StartCallback
 from rsas.search.trainable import TrialTrainable
 from rsas.search.workspace import Workspace
 
 __all__ = ["run"]
 
 _SWITCH_SECONDS = 0.0005
-_NOTE_SECONDS = 60.0  # of a launch's time that a kill may lose
 
 
 def run(
@@ -80,7 +77,8 @@ def run(
         slots=slots,
     )
     registry.register(metrics)
-    listener = _Run(folder, book, experiment, display, tracker, keeper, metrics, slots)
+    launch = LaunchLog(book, slots)
+    listener = _Run(folder, book, experiment, display, tracker, keeper, metrics, launch)
     searcher = BookSearcher(
         book,
         experiment,
@@ -101,7 +99,7 @@ def run(
             _tune(listener, arrays, searcher, scratch)
     finally:
         sys.setswitchinterval(interval)
-        listener.note_launch()
+        launch.note()
         status = _last_status(folder)
         if not _is_lost(folder):
             keeper.close(status.trials if status else ())
@@ -142,17 +140,13 @@ class _Run:
         tracker: tracking.Tracker,
         keeper: Keeper,
         metrics: SweepMetrics,
-        slots: cluster.Slots,
+        launch: LaunchLog,
     ) -> None:
         self.folder, self.experiment = folder, experiment
-        self._book, self._slots = book, slots
+        self._book, self._launch = book, launch
         self._display, self._tracker, self._keeper = display, tracker, keeper
         self._metrics = metrics
-        self._index = len(book.launches())
-        now = time.time()
-        self._launch, self._noted = Launch(began=now, last=now), now
         self.halving = _halving(experiment)
-        self.note_launch()
 
     def begin(self, number: int) -> None:
         self._display.begin(number)
@@ -161,19 +155,7 @@ class _Run:
         self._keeper.record(number)
 
     def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
-        now, trained = time.time(), sum(row["seconds"] for row in rows)
-        launch = self._launch
-        first = launch.first or now - trained  # the epochs that are told of now began then
-        slot_seconds = launch.slot_seconds + self._slots() * (now - max(launch.last, first))
-        self._launch = dataclasses.replace(
-            launch,
-            first=first,
-            last=now,
-            slot_seconds=slot_seconds if launch.first else self._slots() * (now - first),
-            trained=launch.trained + trained,
-        )
-        if now > self._noted + _NOTE_SECONDS:
-            self.note_launch()
+        self._launch.add_training(sum(row["seconds"] for row in rows))
         self._display.rows(number, rows)
         self._metrics.rows(rows)
         self._tracker.rows(trial_id(number), rows)
@@ -182,7 +164,7 @@ class _Run:
         self._keeper.record(number)
 
     def end(self, number: int) -> None:
-        self.note_launch()
+        self._launch.note()
         now = self._book.trials(self.experiment.objectives)
         trial = self._book.trial(number, self.experiment.objectives)
         self._display.end(number, now)
@@ -193,11 +175,12 @@ class _Run:
     def note(self, number: int, line: str) -> None:
         self._display.note(f"{trial_id(number)}: {line}")
 
-    def note_launch(self) -> None:
-        """Keep how far this launch has come."""
-        self._noted = self._launch.last
-        with contextlib.suppress(Halted):  # told by whoever cannot go on for it
-            self._book.note_launch(self._index, self._launch)
+    def cut_off(self, number: int, device_seconds: float, line: str) -> None:
+        self._launch.add_cut_off(device_seconds)
+        self.note(number, line)
+
+    def tick(self) -> None:
+        self._launch.note_sometimes()
 
 
 def _prepare(book: Book, folder: SweepFolder, console: Console) -> None:
@@ -253,6 +236,8 @@ def _tune(run: _Run, arrays: data.Arrays, searcher: BookSearcher, scratch: str) 
         resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
         search_alg=searcher,
         scheduler=RungScheduler(searcher),
+        stop=LimitStopper(searcher),
+        callbacks=[StartCallback(searcher)],
         num_samples=-1,  # until the searcher says that the book is full
         reuse_actors=True,
         max_failures=experiment.retries,

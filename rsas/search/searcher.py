@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ray.tune import Callback, Stopper
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -21,7 +22,7 @@ from rsas.search.experiment import Experiment
 from rsas.search.scheduler import Halving
 from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS
 
-__all__ = ["BookSearcher", "Listener", "RungScheduler"]
+__all__ = ["BookSearcher", "LimitStopper", "Listener", "RungScheduler", "StartCallback"]
 
 
 class Listener(Protocol):
@@ -42,12 +43,19 @@ class Listener(Protocol):
     def note(self, number: int, line: str) -> None:
         """Something happened to a trial that the user should know."""
 
+    def cut_off(self, number: int, device_seconds: float, line: str) -> None:
+        """A trial does not answer; its process is ended, and with it an epoch of these seconds."""
+
+    def tick(self) -> None:
+        """Time passes: called at each step of Tune's loop."""
+
 
 @dataclass
 class _Running:
     number: int
     epochs: int  # of a whole training
     seconds: float  # trained so far, in earlier launches, too
+    since: float | None = None  # when it began or last reported, by the searcher's clock
     stopped: bool = False  # by the scheduler
     told: tuple[Any, ...] = ()  # the result that was told last
 
@@ -87,12 +95,18 @@ class BookSearcher(Searcher):
         self._listener, self._history, self._clock = listener, history, clock
         self._ended = book.ended()
         self._failed_before = self._ended["failed"]
-        self._device_seconds = book.device_seconds()  # of trials that ended
+        # Of trials that ended, and of epochs that were cut off.
+        self._device_seconds = book.device_seconds() + sum(
+            launch.cut_off for launch in book.launches()
+        )
         self._orphans = deque(book.unfinished())
         self._running: dict[str, _Running] = {}  # by Tune's id of the trial
         self._deadline = None
         if self._budget.hours is not None:
             self._deadline = clock() + 3600 * (self._budget.hours - hours)
+        self._limit_since: float | None = None  # when a limit was reached
+        self._slowest = 0.0  # seconds of an epoch, in this launch
+        self._is_cut_off = False
         self._judged: dict[tuple[int, int], bool] = {}  # (number, rung) -> whether it is stopped
         for rung in book.rungs():
             self._judged[rung.number, rung.rung] = rung.stops
@@ -126,13 +140,47 @@ class BookSearcher(Searcher):
     def judge(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether Tune is to stop a trial; asked at each of its results but the last."""
         run = self._running[trial_id]
-        if self.halted or self._is_time_up():
+        if self.halted or self._limit(besides=run):
             return True
         try:
             run.stopped = self._is_beaten(run.number, result.get(ROWS, []))
         except (Halted, OSError) as error:
             self.halted = self.halted or str(error)
         return run.stopped or bool(self.halted)
+
+    def on_trial_start(self, trial_id: str) -> None:
+        """Tune has a process for a trial; its time counts from now on."""
+        self._running[trial_id].since = self._clock()
+
+    def watch(self) -> bool:
+        """Look after trials that do not answer; called at each step of Tune's loop.
+
+        Returns:
+            Whether Tune is to end what runs: a limit is reached, or the sweep halted, and the
+            budget's overtime has passed since.
+        """
+        self._listener.tick()
+        now, limit = self._clock(), self._limit()
+        if not self._running or not (self.halted or limit):
+            self._limit_since = None
+            return False
+        if self._limit_since is None:
+            self._limit_since = now
+        waited = now - self._limit_since
+        if waited < max(self._budget.overtime, 2 * self._slowest):
+            return False
+        if not self._is_cut_off:
+            self._is_cut_off = True
+            after = "the sweep had to stop" if self.halted else f"the limit of {limit}"
+            command = "resume" if self.halted else "extend"
+            line = (
+                f"did not answer for {waited:.0f} s after {after}; its process is ended, and "
+                f"'rsas {command}' goes on from its last checkpoint"
+            )
+            for run in self._running.values():
+                seconds = self._seconds_since_report(run)
+                self._listener.cut_off(run.number, seconds * self._devices, line)
+        return True
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tune has a result that is not a trial's last."""
@@ -181,18 +229,30 @@ class BookSearcher(Searcher):
     def _lacking(self) -> int:
         """How many trials are to be run yet, those that run included."""
         failed = self._ended["failed"] - self._failed_before
-        if self.halted or self._is_time_up() or failed >= self._budget.failures:
+        if self.halted or self._limit() or failed >= self._budget.failures:
             return 0
         return self._budget.trials - self._ended["complete"] - self._ended["pruned"]
 
-    def _is_time_up(self) -> bool:
+    def _limit(self, besides: _Running | None = None) -> str:
+        """Return the limit of time that is reached, or nothing.
+
+        Args:
+            besides: a trial that is reporting now; its seconds since the last report do not count.
+        """
+        budget = self._budget
         if self._deadline is not None and self._clock() >= self._deadline:
-            return True
-        limit = self._budget.device_hours
-        if limit is None:
-            return False
-        running = sum(run.seconds for run in self._running.values()) * self._devices
-        return self._device_seconds + running >= 3600 * limit
+            return f"{budget.hours:g} hours"
+        running = sum(
+            run.seconds + (0.0 if run is besides else self._seconds_since_report(run))
+            for run in self._running.values()
+        )
+        used = self._device_seconds + running * self._devices
+        if budget.device_hours is not None and used >= 3600 * budget.device_hours:
+            return f"{budget.device_hours:g} device-hours"
+        return ""
+
+    def _seconds_since_report(self, run: _Running) -> float:
+        return 0.0 if run.since is None else self._clock() - run.since
 
     def _next(self) -> tuple[_Running, dict[str, Any]] | None:
         """A trial and what Tune gives to its trainable; None if it ended before it was run."""
@@ -255,6 +315,8 @@ class BookSearcher(Searcher):
             self._listener.note(run.number, line)
         rows = [metrics_of(row) for row in result.get(ROWS, [])]
         run.seconds += sum(row["seconds"] for row in rows)
+        run.since = self._clock()
+        self._slowest = max([self._slowest, *(row["seconds"] for row in rows)])
         if rows:
             self._listener.rows(run.number, rows)
 
@@ -281,3 +343,37 @@ class RungScheduler(FIFOScheduler):
         """Tune asks at each result but a trial's last."""
         stops = self._searcher.judge(trial.trial_id, result)
         return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
+
+
+class LimitStopper(Stopper):
+    """Ends all trials that do not answer after a limit was reached.
+
+    Args:
+        searcher: knows the limits, and when trials reported.
+    """
+
+    def __init__(self, searcher: BookSearcher) -> None:
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Tune asks at each result, where the scheduler decides."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tune asks at each step of its loop."""
+        return self._searcher.watch()
+
+
+class StartCallback(Callback):
+    """Tells the searcher that a trial has a process.
+
+    Args:
+        searcher: counts the time of trials.
+    """
+
+    def __init__(self, searcher: BookSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune has a process for a trial, a new one or that of an earlier trial."""
+        self._searcher.on_trial_start(trial.trial_id)

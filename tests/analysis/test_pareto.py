@@ -113,6 +113,16 @@ def test_frame_has_a_row_a_trial():
     assert frame.loc[1, ["val_accuracy", "duration"]].isna().all()
 
 
+def test_a_clock_that_was_set_back_gives_no_negative_durations_or_gains():
+    trials = trials_of([(0.9, 0.5), (0.5, 0.9), (0.7, 0.8)])
+    trials = [
+        dataclasses.replace(each, started=3600.0 * index, finished=3600.0 * index - 3000.0)
+        for index, each in enumerate(reversed(trials))
+    ]
+    assert trials_frame(trials)["duration"].isna().all()
+    assert (course(trials, BOTH)["gain"] > 0).all()
+
+
 def test_figure_shows_every_complete_trial():
     trials = [*trials_of([(0.9, 0.5), (0.8, 0.9), (0.7, 0.4)]), trial(7, "failed")]
     others, members, middle = front_figure(trials, BOTH, "a front").data

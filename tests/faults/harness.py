@@ -56,6 +56,10 @@ def experiment():
         checkpoint_every={INTERVAL},
     )
 
+def with_little_overtime():
+    import dataclasses
+    return dataclasses.replace(experiment(), budget=Budget(trials=2, overtime=1.0))
+
 def by_halving():
     import dataclasses
     return dataclasses.replace(experiment(), scheduler="pareto_asha", reduction_factor=2)
@@ -64,6 +68,9 @@ def by_halving():
 MODEL = """
 import os, time
 from torch import nn
+
+def hangs():
+    return os.path.exists(os.path.join(os.path.dirname(os.environ["CHAOS_COUNT"]), "hang"))
 
 class Counted(nn.Sequential):
     def train(self, mode=True):
@@ -76,6 +83,8 @@ class Counted(nn.Sequential):
             with open(os.environ["CHAOS_COUNT"], "a") as file:
                 file.write(f"{os.getpid()}\\n")
             time.sleep(float(os.environ.get("CHAOS_SECONDS", 0)))
+            while hangs():
+                time.sleep(0.1)
             self.fresh = False
         return super().forward(x)
 
@@ -150,6 +159,16 @@ class Place:
             f"while sum(node['Alive'] for node in ray.nodes()) < {count}: time.sleep(0.2)\n"
         )
         subprocess.run([sys.executable, "-c", code], env=self.environment, check=True, timeout=120)
+
+    @contextlib.contextmanager
+    def hanging(self):
+        """Epochs that begin meanwhile do not end."""
+        file = self.folder / "hang"
+        file.touch()
+        try:
+            yield
+        finally:
+            file.unlink()
 
     def open(self, name):
         return Workspace(self.runs).open(name)

@@ -174,3 +174,39 @@ def test_servers_that_go_away_and_come_back(tmp_path, expected):
         other = Place(tmp_path, environment=without)
         told = other.run("resume", "s", expected=2)
         assert "set RSAS_STUDY_STORAGE" in told and secret not in told
+
+
+def test_a_model_that_hangs_is_ended_after_the_device_hours_and_goes_on_later(tmp_path):
+    place = Place(tmp_path, "with_little_overtime", options=["--device-hours", "0.001"])
+    sweep = place.sweep("s", 2)
+    place.wait_for_epochs(sweep, INTERVAL + 1)
+    with place.hanging():
+        assert sweep.wait(120) == 0, place.output()
+    hung = place.begun()
+    assert hung < EPOCHS
+    output = place.output()
+    assert output.count("t0000: did not answer for 1 s after the limit of 0.001 device-hours") == 1
+    assert "its 0.001 device-hours are used up; rsas extend s gives more" in output
+    assert "Traceback" not in output
+    status = place.open("s").status()
+    assert (status.state, [t.state for t in status.trials]) == ("finished", ["running"])
+    assert place.faults("s") == []
+
+    place.run("extend", "s", "--device-hours", "1")
+    status = place.open("s").status()
+    assert (status.state, status.counts["complete"]) == ("finished", 2)
+    assert 0 < place.begun() - 2 * EPOCHS <= INTERVAL  # those since the checkpoint
+    assert place.faults("s") == []
+
+
+def test_a_model_that_hangs_is_ended_after_the_hours(tmp_path):
+    place = Place(tmp_path, "with_little_overtime", options=["--hours", "0.003"])
+    with place.hanging():
+        begin = time.monotonic()
+        assert place.sweep("s", 2).wait(150) == 0, place.output()
+        assert time.monotonic() - begin < 120
+    assert "t0000: did not answer for 1 s after the limit of 0.003 hours" in place.output()
+    status = place.open("s").status()
+    assert (status.state, status.spent) == ("finished", "0.003 hours")
+    assert status.counts["failed"] == 0
+    assert place.faults("s") == []

@@ -219,7 +219,9 @@ def test_rungs_and_launches_and_the_record_are_kept(open_book):
     launches = [Launch(began=float(index)) for index in range(11)]
     for index, launch in enumerate(launches):
         book.note_launch(index, launch)
-    launches[1] = Launch(began=1.0, first=2.0, last=9.0, slot_seconds=14.0, trained=12.5)
+    launches[1] = Launch(
+        began=1.0, first=2.0, last=9.0, slot_seconds=14.0, trained=12.5, cut_off=3.5, failures=2
+    )
     book.note_launch(1, launches[1])
     record = {"id": "x", "experiment": {"budget": {"trials": 30, "hours": None}}}
     book.note_record(record)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import types
 
 from rich.console import Console
 
@@ -42,6 +43,13 @@ def shown(renderable):
     return console.file.getvalue()
 
 
+def set_clock(monkeypatch):
+    """A clock that stands still but where the test moves it."""
+    now = types.SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr("rsas.search.display.time.monotonic", lambda: now.seconds)
+    return now
+
+
 def test_live_table_has_progress_running_trials_and_the_front():
     live, _ = display(terminal=True, trials=[trial(0, 0.9, 0.5), trial(1, 0.8, 0.4)])
     live.begin(2)
@@ -56,27 +64,44 @@ def test_live_table_has_progress_running_trials_and_the_front():
 
 
 def test_time_left_follows_the_rate_of_epochs(monkeypatch):
-    now = iter([100.0, 130.0])
-    monkeypatch.setattr("rsas.search.display.time.monotonic", lambda: next(now))
+    now = set_clock(monkeypatch)
     live, _ = display(terminal=True, trials=[trial(0, 0.9, 0.5)])
     live.begin(1)
     live.rows(1, [{"epoch": epoch} for epoch in (1.0, 2.0)])
     live.rows(1, [{"epoch": 3.0}])
+    now.seconds += 30
     # Three epochs in 30 seconds; three trials of ten lack, less three epochs: 27 at 10 seconds.
     assert live._seconds_left() == 270
 
 
 def test_time_left_knows_that_trials_are_stopped_early(monkeypatch):
-    now = iter([100.0, 130.0])
-    monkeypatch.setattr("rsas.search.display.time.monotonic", lambda: next(now))
+    now = set_clock(monkeypatch)
     trials = [trial(0, 0.9, 0.5), trial(1, state="pruned", epochs=4.0)]
     live, _ = display(terminal=True)
     assert display(trials=trials, terminal=True)[0]._spared() == 6  # at once, in a resume
     live.begin(1)
     live.rows(1, [{"epoch": float(epoch)} for epoch in range(1, 5)])
     live.end(1, trials)
+    now.seconds += 30
     # Four epochs in 30 seconds; two trials lack, of seven epochs as the first two had.
     assert live._seconds_left() == 2 * 7 * 30 / 4
+
+
+def test_trials_that_have_not_reported_for_a_minute_are_pointed_out(monkeypatch):
+    now = set_clock(monkeypatch)
+    live, _ = display(terminal=True)
+    live.begin(0)
+    live.begin(1)
+    now.seconds += 30
+    live.rows(1, [{"epoch": 1.0, "val_accuracy": 0.6, "sparsity": 0.7}])
+    now.seconds += 31
+    told = [line.strip() for line in shown(live._render()).splitlines()[2:]]
+    assert told == [
+        "t0000 starting, no report for 0:01:01",
+        "t0001 epoch 1/10, val_accuracy 0.6000, sparsity 0.7000",
+    ]
+    now.seconds += 3600
+    assert "sparsity 0.7000, no report for 1:00:31" in shown(live._render())
 
 
 def test_elsewhere_than_on_a_terminal_a_line_a_trial():

@@ -11,11 +11,11 @@ from ray.tune.search import Searcher
 from rsas import TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective
-from rsas.search.book import Book, Rung
+from rsas.search.book import Book, Launch, Rung
 from rsas.search.checkpoints import History
 from rsas.search.experiment import Budget, Experiment, Resources
 from rsas.search.scheduler import Halving
-from rsas.search.searcher import BookSearcher, RungScheduler
+from rsas.search.searcher import BookSearcher, LimitStopper, RungScheduler, StartCallback
 from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS
 from search_spaces.paper import paper
 
@@ -74,7 +74,7 @@ class Desk:
             resources=Resources(cpus=4.0, gpus=devices),
         )
         self.path, self.slots, self.now = path, slots, 1000.0
-        self.log = []
+        self.log, self.ticks = [], 0
         self.trained = {} if trained is None else trained
         self.book = Book(path, experiment)
         self.searcher = BookSearcher(
@@ -91,6 +91,7 @@ class Desk:
         )
         self.suggest = self.searcher.suggest
         self.judge = self.searcher.judge
+        self.watch = self.searcher.watch
         self.complete = self.searcher.on_trial_complete
 
     def history(self, number):
@@ -112,6 +113,18 @@ class Desk:
 
     def note(self, number, line):
         self.log.append(("note", number, line))
+
+    def cut_off(self, number, device_seconds, line):
+        self.log.append(("cut off", number, device_seconds, line))
+
+    def tick(self):
+        self.ticks += 1
+
+    def start(self, name):
+        """The book hands out a trial, and Tune begins it."""
+        config = self.suggest(name)
+        self.searcher.on_trial_start(name)
+        return config["trial"]
 
     def states(self):
         return [t.state for t in self.book.trials(OBJECTIVES)]
@@ -506,6 +519,122 @@ def test_device_hours_are_seconds_times_devices(tmp_path):
     assert resumed.judge("x", result(9))
     resumed.complete("x", result(9, 10))
     assert resumed.book.trial(1, OBJECTIVES).device_seconds == 2 * 20.0
+
+
+def cut_off(desk):
+    return [each[1:] for each in desk.log if each[0] == "cut off"]
+
+
+def test_a_trial_that_hangs_is_cut_off_after_the_hours_and_the_overtime(tmp_path):
+    desk = Desk(tmp_path / "book", hours=1.0, overtime=30.0, devices=2.0)
+    desk.start("a"), desk.start("b")
+    desk.now += 3590
+    assert not desk.run("b", result(1))
+    assert not desk.watch()
+    desk.now += 10
+    assert not desk.watch()
+    desk.now += 29
+    assert desk.run("b", result(2))  # answers in time: stopped in the usual way
+    assert not desk.watch()
+    assert cut_off(desk) == []
+    desk.now += 1
+    assert desk.watch() and desk.watch()
+    line = (
+        "did not answer for 30 s after the limit of 1 hours; its process is ended, and "
+        "'rsas extend' goes on from its last checkpoint"
+    )
+    assert cut_off(desk) == [(0, 2 * 3630.0, line)]
+    assert desk.states() == ["running", "running"]  # for an extension; nobody failed
+    assert desk.ticks == 5
+
+
+def test_overtime_is_twice_the_slowest_epoch_where_that_is_longer(tmp_path):
+    desk = Desk(tmp_path / "book", hours=1.0, overtime=30.0)
+    desk.start("a")
+    assert not desk.run("a", {**result(1), ROWS: [row(1) | {"seconds": 20.0}, row(2)]})
+    desk.now += 3600
+    assert not desk.watch()
+    desk.now += 39
+    assert not desk.watch()
+    desk.now += 1
+    assert desk.watch()
+
+
+def test_device_hours_pass_while_a_trial_does_not_report(tmp_path):
+    # 72 device-seconds, two a second.
+    desk = Desk(tmp_path / "book", device_hours=0.02, overtime=5.0, devices=2.0)
+    desk.suggest("a")
+    desk.now += 1000  # without a process
+    assert not desk.watch()
+    desk.searcher.on_trial_start("a")
+    desk.now += 20
+    assert not desk.run("a", result(1, 2))  # 8: what was trained counts, not what it waited
+    desk.now += 31
+    assert not desk.watch()  # 70
+    assert desk.start("b") == "t0001"
+    desk.now += 1
+    assert not desk.watch()  # 74
+    assert desk.suggest("c") is None
+    desk.now += 4
+    assert not desk.run("a", result(3, 7))  # 28 and 10
+    assert not desk.watch()  # within the limit after all
+    desk.now += 21
+    assert not desk.watch()  # 28 + 42 and 52: from here on, overtime
+    assert not desk.judge("b", result(1))  # 28 + 42: b is just reporting
+    desk.now += 1
+    assert desk.run("b", result(1))  # 28 + 44
+    desk.now += 3.5
+    assert not desk.watch()
+    desk.now += 0.5
+    assert desk.watch()
+    assert [each[:2] for each in cut_off(desk)] == [(0, 2 * 26.0)]
+    assert "after the limit of 0.02 device-hours; " in cut_off(desk)[0][2]
+
+
+def test_what_was_cut_off_counts_in_later_launches(tmp_path):
+    desk = Desk(tmp_path / "book", device_hours=0.02)
+    desk.start("a")
+    desk.book.note_launch(0, Launch(began=0.0, cut_off=40.0))
+    desk.book.note_launch(1, Launch(began=0.0, cut_off=31.0))
+    assert Desk(tmp_path / "book", device_hours=0.02).suggest("x")["trial"] == "t0000"
+    desk.book.note_launch(1, Launch(began=0.0, cut_off=32.0))
+    assert Desk(tmp_path / "book", device_hours=0.02).suggest("x") == Searcher.FINISHED
+
+
+def test_a_sweep_that_halts_does_not_wait_for_a_trial_that_hangs(tmp_path):
+    desk = Desk(tmp_path / "book", overtime=5.0)
+    desk.start("a"), desk.start("b")
+    desk.now += 10**6
+    assert not desk.watch()  # without a limit trials may take their time
+    desk.complete("a", result(1) | {HALTED: "the disk is full", "done": True})
+    assert not desk.watch()
+    desk.now += 5
+    assert desk.watch()
+    ((number, _, line),) = cut_off(desk)
+    assert number == 1
+    assert "5 s after the sweep had to stop; " in line and "'rsas resume'" in line
+
+
+def test_nothing_is_cut_off_where_nothing_runs(tmp_path):
+    desk = Desk(tmp_path / "book", hours=1.0, overtime=0.0)
+    desk.now += 3600
+    assert not desk.watch()
+    assert desk.suggest("a") == Searcher.FINISHED
+
+
+def test_tune_asks_the_searcher_at_each_step_and_tells_when_a_trial_starts(tmp_path):
+    desk = Desk(tmp_path / "book", hours=1.0, overtime=0.0)
+    desk.suggest("a")
+    trial = types.SimpleNamespace(trial_id="a")
+    stopper = LimitStopper(desk.searcher)
+    StartCallback(desk.searcher).on_trial_start(1, [trial], trial)
+    desk.now += 3599
+    assert not stopper.stop_all()
+    desk.now += 1
+    assert not stopper("a", result(1))  # the scheduler's matter
+    assert stopper.stop_all()
+    assert [each[:2] for each in cut_off(desk)] == [(0, 3600.0)]
+    assert isinstance(pickle.loads(pickle.dumps(stopper)), LimitStopper)
 
 
 # Repetitions.

@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -286,7 +285,7 @@ def test_what_a_status_adds_up():
         Launch(began=0.0, first=10.0, last=3600.0, slot_seconds=1000.0, trained=900.0),
         Launch(began=9000.0, first=9100.0, last=10800.0, slot_seconds=500.0, trained=300.0),
         Launch(began=20000.0, last=20000.0),  # ended before an epoch had
-        Launch(began=30000.0, last=29000.0),  # the clock was set back
+        Launch(began=30000.0),  # killed before it noted anything more
     ]
     status = Status(
         name="first",
@@ -349,6 +348,18 @@ def test_a_sweep_whose_device_hours_are_used_up_is_finished(workspace):
     assert folder.status().spent == "0.01 device-hours"
 
 
+def test_device_hours_of_epochs_that_were_cut_off_are_used_up(workspace):
+    limited = experiment(device_hours=0.01)  # 36 seconds
+    folder = make(workspace, limited)
+    book = Book(folder.journal, limited)
+    book.fail(book.begin(), "out of memory", device_seconds=20.0)
+    book.begin()
+    for index, cut_off, state in ((0, 10.0, "interrupted"), (1, 6.0, "finished")):
+        book.note_launch(index, Launch(began=0.0, cut_off=cut_off))
+        assert folder.status().state == state
+    assert folder.status().spent == "0.01 device-hours"
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -381,7 +392,7 @@ def test_state_follows_the_lock_and_the_book(workspace, folder):
     assert status.hypervolume == pytest.approx(0.4 * 0.5)
     book.fail(book.begin(), "out of memory")
     assert folder.status().state == "failed"
-    book.note_launch(0, Launch(began=time.time()))
+    book.note_launch(0, Launch(began=0.0, failures=2))
     assert folder.status().state == "interrupted"  # gone on with: these failures do not count
     for _ in range(2):
         book.fail(book.begin(), "out of memory")
