@@ -356,10 +356,10 @@ class SweepFolder:
             with contextlib.suppress(Halted, OSError):
                 self._leases().put(released, over=mine)
 
-    def is_mine(self) -> bool:
-        """Tell whether this process still has the lease that it was ``locked`` with."""
+    def is_lost(self) -> bool:
+        """Tell whether another process has taken the lease that this one was ``locked`` with."""
         held = self._leases().lease()
-        return held is not None and held == self.lease
+        return held is not None and self.lease is not None and held.epoch > self.lease.epoch
 
     def _is_running(self, launches: Sequence[Launch]) -> bool:
         held = self._leases().lease()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ from rsas.search.workspace import Workspace
 __all__ = ["run"]
 
 _SWITCH_SECONDS = 0.0005
+_CHECK_SECONDS = 1.0  # for which a driver that was replaced may go on
 
 
 def run(
@@ -115,7 +117,7 @@ def run(
 def _is_lost(folder: SweepFolder) -> bool:
     """Tell whether another process has taken the sweep over, and logs what happens."""
     try:
-        return not folder.is_mine()
+        return folder.is_lost()
     except (InputError, OSError):  # the study is away, and with it all who could take it over
         return False
 
@@ -146,6 +148,7 @@ class _Run:
         self._book, self._launch = book, launch
         self._display, self._tracker, self._keeper = display, tracker, keeper
         self._metrics = metrics
+        self._checked = time.monotonic()  # whether this process still has the lease
         self.halving = _halving(experiment)
 
     def begin(self, number: int) -> None:
@@ -181,6 +184,9 @@ class _Run:
 
     def tick(self) -> None:
         self._launch.note_sometimes()
+        if time.monotonic() > self._checked + _CHECK_SECONDS:
+            self._checked = time.monotonic()
+            self._book.check_lease()
 
 
 def _prepare(book: Book, folder: SweepFolder, console: Console) -> None:

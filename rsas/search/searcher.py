@@ -47,7 +47,11 @@ class Listener(Protocol):
         """A trial does not answer; its process is ended, and with it an epoch of these seconds."""
 
     def tick(self) -> None:
-        """Time passes: called at each step of Tune's loop."""
+        """Time passes: called at each step of Tune's loop.
+
+        Raises:
+            Halted: the sweep cannot go on.
+        """
 
 
 @dataclass
@@ -159,7 +163,10 @@ class BookSearcher(Searcher):
             Whether Tune is to end what runs: a limit is reached, or the sweep halted, and the
             budget's overtime has passed since.
         """
-        self._listener.tick()
+        try:
+            self._listener.tick()
+        except Halted as error:
+            self.halted = self.halted or str(error)
         now, limit = self._clock(), self._limit()
         if not self._running or not (self.halted or limit):
             self._limit_since = None

@@ -137,7 +137,7 @@ def test_a_stopped_driver_is_replaced_on_request_alone(sweep, hold):
     with pytest.raises(InputError, match=message), folder.locked():
         pass
     with folder.locked(take_over=True):
-        assert folder.is_mine()
+        assert not folder.is_lost()
 
 
 def test_a_driver_that_was_replaced_writes_nothing_more(sweep):
@@ -148,7 +148,7 @@ def test_a_driver_that_was_replaced_writes_nothing_more(sweep):
         book.complete(book.begin(), RESULT)
         running = book.begin()
         with other.locked(take_over=True):
-            assert not folder.is_mine() and other.is_mine()
+            assert folder.is_lost() and not other.is_lost()
             writes = (
                 book.begin,
                 lambda: book.complete(running, RESULT),
@@ -184,7 +184,7 @@ def test_of_two_that_see_a_dead_driver_one_takes_over(sweep, monkeypatch):
     with folder.locked():
         with pytest.raises(InputError, match="has taken the sweep over"):
             acquire(Late(), "first", take_over=False)
-        assert folder.is_mine()
+        assert not folder.is_lost()
 
 
 def test_a_lock_file_left_by_a_kill_does_not_hold_up(sweep, hold, monkeypatch):
