@@ -14,7 +14,7 @@ from rsas.config import TrainConfig
 from rsas.errors import InputError, reason_of
 from rsas.fields import range_of, validate
 from rsas.records import Objective
-from rsas.userfile import load_function
+from rsas.userfile import load_function, users_code
 
 __all__ = [
     "Budget",
@@ -227,7 +227,8 @@ def load_experiment(spec: str) -> tuple[Experiment, str]:
     source = f"{Path(place).resolve()}:{function}"
     make = load_function(f"{place}:{function}", "experiment")
     try:
-        experiment = make()
+        with users_code():
+            experiment = make()
     except InputError as error:
         raise InputError(f"experiment {spec!r}: {error}") from error
     except Exception as error:
