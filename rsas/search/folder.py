@@ -29,7 +29,7 @@ from rsas.analysis.pareto import front, hypervolume
 from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
 from rsas.redact import is_redacted, without_passwords
-from rsas.search.checkpoints import History, TrialFolder, read_model
+from rsas.search.checkpoints import History, TrialFolder
 from rsas.search.experiment import Budget, Experiment, Resources
 from rsas.search.storage import Storage
 
@@ -147,29 +147,6 @@ class SweepFolder:
     def history(self, trial: TrialRecord) -> History:
         """What was trained of a trial, or of the one that it repeats."""
         return TrialFolder(self.trials / (trial.same_as or trial.trial_id)).history()
-
-    def final_model(self, trial: TrialRecord) -> dict[str, Any]:
-        """The network of a trial, or of the one that it repeats: ``Trainer.final_state``.
-
-        Raises:
-            InputError: none is kept, as the trial is not on the front, or it cannot be read.
-        """
-        try:
-            for name in filter(None, (trial.trial_id, trial.same_as)):
-                state = read_model(self.models, name)
-                if state is not None:
-                    return state
-            kept = ", ".join(self.models.names()) or "none"
-        except Exception as error:  # torch raises many kinds for damaged files
-            reason = f"{error if isinstance(error, OSError) else 'it is damaged'}".splitlines()[0]
-            raise InputError(
-                f"the final model of {trial.trial_id!r} cannot be read ({reason}); "
-                f"'rsas check {self.name}' tells more"
-            ) from None
-        raise InputError(
-            f"trial {trial.trial_id!r} has no final model: those of the front are kept; there is: "
-            f"{kept}"
-        )
 
     def kept_records(self) -> dict[int, dict[str, Any]]:
         """What trials' own folders have of the book, by number; damaged ones left out."""
