@@ -196,8 +196,8 @@ def as_published(experiment: Experiment, space: Space) -> Experiment:
 
 def name_of(space: Space) -> str:
     """``module:function`` of a space, to be read by people."""
-    function = getattr(space, "__qualname__", None)
-    return repr(space) if function is None else f"{space.__module__}:{function}"
+    named: Any = space if hasattr(space, "__qualname__") else type(space)  # such as a partial
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def check_name(name: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import fcntl
 import json
 import logging
@@ -132,6 +133,20 @@ class SweepFolder:
         self.record["experiment"]["budget"] = dataclasses.asdict(budget)
         self._write()
         self._take(self.record)
+
+    def note_changes(self, lines: Sequence[str]) -> None:
+        """Keep how the file of the sweep differs from what it was, each difference once.
+
+        Raises:
+            InputError: the record cannot be written.
+        """
+        changes = self.record.get("changes", [])
+        known = {change["what"] for change in changes}
+        moment = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        new = [{"time": moment, "what": line} for line in lines if line not in known]
+        if new:
+            self.record["changes"] = changes + new
+            self._write()
 
     def tracking_uri(self) -> str:
         """Of the tracking server, with its password; or of the workspace's own file.

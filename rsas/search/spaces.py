@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import warnings
@@ -93,7 +94,8 @@ def axes(experiment: Experiment) -> dict[str, Any]:
     Returns:
         Name -> distribution, as JSON types in Optuna's form (``optuna.distributions``).
     """
-    study = _study(experiment)
+    # One seed for all, or rare branches would be found for some seeds of the sampler only.
+    study = _study(dataclasses.replace(experiment, seed=0))
     found: dict[str, Any] = {}
     for _ in range(_TRIES):
         trial = study.ask()
