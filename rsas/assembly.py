@@ -9,6 +9,7 @@ from rsas import data, models, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import InputError, reason_of
 from rsas.pruning import target_of
+from rsas.userfile import users_code
 
 __all__ = ["build", "check", "optimizer_of", "resolve_device"]
 
@@ -61,8 +62,9 @@ def build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn.
         model = models.build(config, *shapes, width=width).to(device)
         images = torch.tensor(arrays.x_train[: min(2, config.batch_size)], device=device)
         inputs = data.to_input(images, config)
-        shape = tuple(model.eval()(inputs).shape)
-        in_training = _shape_in_training(model, inputs)
+        with users_code():
+            shape = tuple(model.eval()(inputs).shape)
+            in_training = _shape_in_training(model, inputs)
     except InputError:
         raise
     except Exception as error:

@@ -13,7 +13,7 @@ from torch import nn
 
 from rsas.config import TrainConfig
 from rsas.errors import InputError, reason_of
-from rsas.userfile import load_function
+from rsas.userfile import load_function, users_code
 
 __all__ = ["build", "build_with"]
 
@@ -96,7 +96,8 @@ def build_with(
     taken = inspect.signature(function).parameters
     try:
         known = {key: value for key, value in offered.items() if value is not None}
-        model = function(**{key: value for key, value in known.items() if key in taken})
+        with users_code():
+            model = function(**{key: value for key, value in known.items() if key in taken})
     except Exception as error:
         reason = reason_of(error)
         narrow = f" with width_multiplier={width:g}" if width != 1.0 else ""

@@ -22,6 +22,7 @@ from rsas.errors import NonFiniteLoss
 from rsas.pruning import method_of, target_of
 from rsas.sparse import Position, Sparsifier, prunable
 from rsas.sparse.schedules import interpolate
+from rsas.userfile import users_code
 
 __all__ = ["RunResult", "Trainer", "train"]
 
@@ -142,6 +143,7 @@ class Trainer:
         return row
 
     @torch.inference_mode()
+    @users_code()
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
         """Mean cross-entropy and accuracy in [0, 1], in eval mode without gradients.
 
@@ -231,6 +233,7 @@ class Trainer:
         by_layer = {name: 1 - sizes[name] / full[name] for name in full}
         return 1 - sum(sizes.values()) / sum(full.values()), by_layer
 
+    @users_code()  # passes of the model, forward and backward
     def _train_epoch(self) -> float:
         config, x, y = self.config, self._data.x_train, self._data.y_train
         self.model.train()

@@ -1,18 +1,39 @@
-"""Functions of the user's own, by name: models, experiments."""
+"""Functions of the user's own, by name: models, experiments; and how rsas calls them."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rsas.errors import InputError, reason_of
 
-__all__ = ["load_function"]
+__all__ = ["load_function", "users_code"]
+
+
+@contextlib.contextmanager
+def users_code() -> Iterator[None]:
+    """Call a user's code within this context; an exit that it asks for is an error like any other.
+
+    Ctrl-C stays an interrupt.
+
+    Raises:
+        RuntimeError: the code called ``sys.exit()``, or raised another exception that is not an
+            ``Exception``.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except SystemExit as error:
+        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+    except BaseException as error:
+        raise RuntimeError(f"it raised {reason_of(error)}") from error
 
 
 def load_function(spec: str, what: str) -> Callable[..., Any]:
@@ -36,10 +57,11 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
     try:
-        module = _import_file(path) if is_file else importlib.import_module(place)
+        with users_code():
+            module = _import_file(path) if is_file else importlib.import_module(place)
     except InputError as error:  # raised by the file's own use of rsas
         raise InputError(f"{what} {spec!r}: {error}") from error
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         reason = reason_of(error)
         raise InputError(f"{what} {spec!r}: cannot import {place!r} ({reason})") from error
     function = getattr(module, name, None)

@@ -1,8 +1,8 @@
 """Sweeps made by hand: the books and files that a driver would leave, without Ray."""
 
 from rsas.records import trial_id
+from rsas.search.changes import definition
 from rsas.search.checkpoints import TrialFolder
-from rsas.search.spaces import axes
 from rsas.search.workspace import Workspace
 
 
@@ -13,7 +13,8 @@ def make(workspace, name, experiment, source, **record):
         {
             "id": f"id-{name}",
             "source": source,
-            "experiment": experiment.to_dict() | {"axes": axes(experiment)},
+            "experiment": definition(experiment),
+            "defined": definition(experiment),
             "data_dir": str(workspace),
             "tracking_uri": None,
             "python_path": [],

@@ -142,6 +142,69 @@ def test_experiment_files_that_cannot_be_used(body, message, rsas, tmp_path):
     assert re.search(message, err)
 
 
+ENDING = """
+import asyncio, dataclasses, sys
+from torch import nn
+from experiments.digits_quickstart import experiment as quickstart
+
+class Ending(nn.Linear):
+    def forward(self, x):
+        sys.exit(0)
+
+def of(model):
+    made = quickstart()
+    return dataclasses.replace(made, base=made.base.replace(model=f"{__file__}:{model}"))
+
+def experiment():
+    sys.exit(0)
+
+def space():
+    return dataclasses.replace(quickstart(), space=lambda trial: sys.exit(0))
+
+def cancelled():
+    def space(trial):
+        raise asyncio.CancelledError("no reason")
+    return dataclasses.replace(quickstart(), space=space)
+
+def model():
+    return of("no_net")
+
+def forward():
+    return of("net")
+
+def no_net():
+    sys.exit("no more")
+
+def net():
+    return nn.Sequential(nn.Flatten(), Ending(64, 10))
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "function", "message"),
+    [
+        ("import sys\nsys.exit(0)", "experiment", "it called sys.exit(0)"),
+        (ENDING, "experiment", "calling experiment() failed (RuntimeError: it called sys.exit(0))"),
+        (ENDING, "space", "<lambda>': RuntimeError: it called sys.exit(0)"),
+        (ENDING, "cancelled", "RuntimeError: it raised CancelledError: no reason"),
+        (ENDING, "model", "calling it failed (RuntimeError: it called sys.exit('no more'))"),
+        (ENDING, "forward", "in 10 classes: RuntimeError: it called sys.exit(0)"),
+    ],
+)
+def test_code_of_a_user_that_ends_the_process_is_one_line(body, function, message, rsas, tmp_path):
+    code, out, err = rsas("sweep", f"{broken(tmp_path, body)}:{function}", "--name", "first")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("rsas: error: ")
+    assert message in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_in_code_of_a_user_is_an_interrupt(rsas, tmp_path):
+    body = "def experiment():\n    raise KeyboardInterrupt"
+    code, _, err = rsas("train", broken(tmp_path, body))
+    assert (code, err.strip()) == (130, "")
+
+
 @pytest.mark.parametrize("arguments", [["fly"], ["sweep"], ["sweep", QUICKSTART, "--trials", "x"]])
 def test_usage_errors_have_exit_code_2(arguments, rsas):
     code, _, err = rsas(*arguments)

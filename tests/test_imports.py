@@ -23,8 +23,10 @@ ALLOWED = {
     "rsas.models": {"rsas.config", "rsas.errors", "rsas.userfile"},
     "rsas.small_dense": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
     "rsas.pruning": {"rsas.config", "rsas.sparse"},
-    "rsas.assembly": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning"},
-    "rsas.trainer": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse"},
+    "rsas.assembly": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.userfile"},
+    "rsas.trainer": {
+        *("rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse", "rsas.userfile"),
+    },
     "rsas.replicates": {"rsas", "rsas.config", "rsas.trainer"},
     "rsas.repeats": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.trainer"},
     "rsas.analysis": {"rsas.analysis", "rsas.errors", "rsas.records"},

@@ -114,6 +114,7 @@ def check(
     with console.status("comparing the study, MLflow and the storage"):
         from rsas.search import repair as repairs
 
+        changes = folder.record.get("changes", [])  # of the sweep's file
         done: list[str] = []
         if repair:
             with folder.locked(take_over=take_over):
@@ -128,8 +129,12 @@ def check(
             {k: v for k, v in dataclasses.asdict(fault).items() if k != "content"}
             for fault in faults
         ]
-        print(json.dumps({"name": name, "ok": not faults, "repaired": done, "faults": told}))
+        found = {"ok": not faults, "repaired": done, "faults": told, "changes": changes}
+        print(json.dumps({"name": name, **found}))
     else:
+        for change in changes:
+            line = f"note: since {change['time']}: {change['what']}"
+            console.print(line, style="yellow", markup=False)
         for line in done:
             console.print(f"mended: {line}", markup=False)
         _print_faults(faults, console)

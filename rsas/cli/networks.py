@@ -50,16 +50,17 @@ def export(
     with console.status("loading the network"):
         from rsas import export as exports
         from rsas.analysis import choose
+        from rsas.search.final import final_model
 
         kind = exports.check_format(form)
         found = folder.status()
         chosen = choose(found.trials, found.objectives, trial)
         path = output or Path(f"{name}-{chosen.trial_id}{exports.SUFFIXES[kind]}")
         check_output("-o", path)
-        state = folder.final_model(chosen)
+        config, state = final_model(folder, folder.book(), chosen)
         sys.path += [place for place in folder.record["python_path"] if place not in sys.path]
         about = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
-        network = exports.Network.from_state(state, **about)
+        network = exports.Network.from_state(state, config, **about)
     with console.status("writing"):
         content = exports.encode(network, kind)
         exports.write_file(path, content)

@@ -168,7 +168,8 @@ def sweep(
 
     from rsas.search.experiment import load_experiment
 
-    experiment, source = load_experiment(file)
+    defined, source = load_experiment(file)
+    experiment = defined
     changes: dict[str, Any] = {"base": experiment.base.override(assignments or [])}
     changes |= given(sampler=sampler, scheduler=scheduler, seed=seed)
     changes |= given(seeds=numbers("--seeds", seeds, int) if seeds else None)
@@ -190,6 +191,7 @@ def sweep(
             experiment,
             source,
             name=name,
+            defined=defined,
             assigned={text.partition("=")[0].strip() for text in assignments or []},
             workspace=place,
             console=console,

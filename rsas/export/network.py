@@ -46,14 +46,18 @@ class Network:
     about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], **about: Any) -> Network:
-        """Of ``Trainer.final_state()``; a model function that its configuration names is called.
+    def from_state(cls, state: dict[str, Any], config: TrainConfig, **about: Any) -> Network:
+        """Return the network of ``Trainer.final_state()``.
+
+        Args:
+            state: may come from elsewhere; code that it names is not run.
+            config: what the network was trained with. A model function that it names is called.
+            about: JSON values for those who look at the file.
 
         Raises:
             InputError: the model cannot be built, or the state is not of it.
         """
         try:
-            config = TrainConfig.from_dict(state["config"])
             shape, classes = tuple(state["input_shape"]), state["num_classes"]
             with torch.random.fork_rng([]):
                 model = models.build(config, shape, classes, width=_width(config, shape, classes))

@@ -5,7 +5,6 @@ Tune executes and MLflow mirrors; after an interruption the book says what is st
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import time
@@ -26,6 +25,7 @@ from rsas.search.frozen import (
     BY_SEED,
     DEVICE_SECONDS,
     EPOCHS,
+    FIELDS,
     KEY,
     KNOWN,
     REASON,
@@ -37,6 +37,7 @@ from rsas.search.frozen import (
 )
 from rsas.search.lease import Lease
 from rsas.search.study import PATIENCE, direction, open_storage, patiently, sampler
+from rsas.userfile import users_code
 
 __all__ = ["Book", "Launch", "NotBegun", "Rung"]
 
@@ -136,6 +137,11 @@ class Book:
         """One trial."""
         return to_record(self._frozen()[number], objectives)
 
+    def fields(self, number: int) -> dict[str, Any] | None:
+        """Return what the space set for a trial, as JSON types; None where nothing is noted."""
+        found: dict[str, Any] | None = self._frozen()[number].user_attrs.get(FIELDS)
+        return found
+
     def unfinished(self) -> list[int]:
         """Numbers of the trials that are begun and not ended."""
         return [t.number for t in self._begun() if not t.state.is_finished()]
@@ -208,26 +214,31 @@ class Book:
             return self._study.ask().number
 
         number = patiently(ask)
-        with contextlib.suppress(Exception):  # config() meets it again, and tells
-            experiment.space(Trial(self._study, self._frozen()[number]._trial_id))
+        try:
+            self.config(number)
+        except Halted:
+            raise
+        except Exception:  # the space's: whoever asks for the configuration meets it again
+            return number
         return number
 
     def config(self, number: int) -> TrainConfig:
-        """The configuration of a trial.
+        """Return the configuration with which a trial began, whatever the space returns now.
 
-        The space is asked again: it gets the values it got before, and new ones only where the
-        process ended before it had all.
+        Where the process ended before its fields were noted, the space is asked again: it gets the
+        values it got before, and new ones for the rest.
 
         Raises:
             Exception: whatever the space raises; InputError if its fields are not valid.
         """
-        experiment = self._writable()
-        self._study.sampler = sampler(experiment, number)
-        trial = patiently(lambda: Trial(self._study, self._frozen()[number]._trial_id))
+        base = self._writable().base
+        fields = self.fields(number)
+        if fields is not None:
+            return base.replace(**fields)
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                return experiment.base.replace(**experiment.space(trial))
+                return self._ask(number)
             except optuna.exceptions.StorageInternalError:  # the database is away
                 if time.monotonic() > deadline:
                     raise Halted("the study's database does not answer") from None
@@ -236,6 +247,18 @@ class Book:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # not the space's
                     raise Halted(f"the book cannot be written ({error.strerror})") from None
                 raise
+
+    def _ask(self, number: int) -> TrainConfig:
+        """Ask the space for the configuration of a trial, and note its fields."""
+        experiment = self._writable()
+        self._study.sampler = sampler(experiment, number)
+        trial = patiently(lambda: Trial(self._study, self._frozen()[number]._trial_id))
+        with users_code():
+            fields = experiment.space(trial)
+        config = experiment.base.replace(**fields)
+        values = config.to_dict()
+        self._set(number, FIELDS, {name: values[name] for name in fields})
+        return config
 
     def note_key(self, number: int, key: str) -> int | None:
         """Note what identifies a trial's configuration.

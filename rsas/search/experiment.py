@@ -14,7 +14,7 @@ from rsas.config import TrainConfig
 from rsas.errors import InputError, reason_of
 from rsas.fields import range_of, validate
 from rsas.records import Objective
-from rsas.userfile import load_function
+from rsas.userfile import load_function, users_code
 
 __all__ = [
     "Budget",
@@ -199,8 +199,8 @@ def as_published(experiment: Experiment, space: Space) -> Experiment:
 
 def name_of(space: Space) -> str:
     """``module:function`` of a space, to be read by people."""
-    function = getattr(space, "__qualname__", None)
-    return repr(space) if function is None else f"{space.__module__}:{function}"
+    named: Any = space if hasattr(space, "__qualname__") else type(space)  # such as a partial
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def check_name(name: str) -> None:
@@ -230,7 +230,8 @@ def load_experiment(spec: str) -> tuple[Experiment, str]:
     source = f"{Path(place).resolve()}:{function}"
     make = load_function(f"{place}:{function}", "experiment")
     try:
-        experiment = make()
+        with users_code():
+            experiment = make()
     except InputError as error:
         raise InputError(f"experiment {spec!r}: {error}") from error
     except Exception as error:

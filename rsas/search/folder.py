@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ from rsas.analysis.pareto import front, hypervolume
 from rsas.errors import Halted, InputError, reason_of
 from rsas.records import Objective, TrialRecord, trial_id
 from rsas.redact import is_redacted, without_passwords
-from rsas.search.checkpoints import History, TrialFolder, read_model
+from rsas.search.checkpoints import History, TrialFolder
 from rsas.search.experiment import Budget, Experiment
 from rsas.search.lease import Lease, LeaseStore, acquire, is_alive
 from rsas.search.record import OtherVersion, experiment_in, to_json
@@ -125,6 +126,20 @@ class SweepFolder:
         self._write()
         self._take(experiment_in(self.record))
 
+    def note_changes(self, lines: Sequence[str]) -> None:
+        """Keep how the file of the sweep differs from what it was, each difference once.
+
+        Raises:
+            InputError: the record cannot be written.
+        """
+        changes = self.record.get("changes", [])
+        known = {change["what"] for change in changes}
+        moment = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        new = [{"time": moment, "what": line} for line in lines if line not in known]
+        if new:
+            self.record["changes"] = changes + new
+            self._write()
+
     def tracking_uri(self) -> str:
         """Of the tracking server, with its password; or of the workspace's own file.
 
@@ -139,29 +154,6 @@ class SweepFolder:
     def history(self, trial: TrialRecord) -> History:
         """What was trained of a trial, or of the one that it repeats."""
         return TrialFolder(self.trials / (trial.same_as or trial.trial_id)).history()
-
-    def final_model(self, trial: TrialRecord) -> dict[str, Any]:
-        """The network of a trial, or of the one that it repeats: ``Trainer.final_state``.
-
-        Raises:
-            InputError: none is kept, as the trial is not on the front, or it cannot be read.
-        """
-        try:
-            for name in filter(None, (trial.trial_id, trial.same_as)):
-                state = read_model(self.models, name)
-                if state is not None:
-                    return state
-            kept = ", ".join(self.models.names()) or "none"
-        except Exception as error:  # torch raises many kinds for damaged files
-            reason = f"{error if isinstance(error, OSError) else 'it is damaged'}".splitlines()[0]
-            raise InputError(
-                f"the final model of {trial.trial_id!r} cannot be read ({reason}); "
-                f"'rsas check {self.name}' tells more"
-            ) from None
-        raise InputError(
-            f"trial {trial.trial_id!r} has no final model: those of the front are kept; there is: "
-            f"{kept}"
-        )
 
     def kept_records(self) -> dict[int, dict[str, Any]]:
         """Return what trials' own folders have of the book, by number.

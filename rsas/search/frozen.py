@@ -16,6 +16,7 @@ __all__ = [
     "BY_SEED",
     "DEVICE_SECONDS",
     "EPOCHS",
+    "FIELDS",
     "KEY",
     "KNOWN",
     "REASON",
@@ -39,6 +40,7 @@ STATES: dict[TrialState, State] = {
 REASON = "rsas:reason"
 KEY = "rsas:key"
 SAME_AS = "rsas:same_as"
+FIELDS = "rsas:fields"
 RUNG = "rsas:rung:"
 EPOCHS = "rsas:epochs"
 DEVICE_SECONDS = "rsas:device_seconds"

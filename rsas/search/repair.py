@@ -14,6 +14,7 @@ from rsas.search.book import Book
 from rsas.search.check import Fault, aside, check_mirror, check_storage
 from rsas.search.checkpoints import TrialFolder
 from rsas.search.experiment import Experiment, load_experiment
+from rsas.search.final import final_model
 from rsas.search.folder import SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.rebuild import is_behind, rebuild
@@ -121,17 +122,17 @@ def tracker_of(folder: SweepFolder, book: Book, *, say: tracking.Say) -> trackin
         record=record,
         say=say,
         origin=folder.record.get("origin"),
-        models=lambda trial: _network(folder, trial),
+        models=lambda trial: _network(folder, book, trial),
     )
 
 
-def _network(folder: SweepFolder, trial: TrialRecord) -> tuple[Any, Any]:
+def _network(folder: SweepFolder, book: Book, trial: TrialRecord) -> tuple[Any, Any]:
     """The final network of a trial, and two inputs of zeros."""
     from rsas.export import Network
 
-    state = folder.final_model(trial)
+    config, state = final_model(folder, book, trial)
     example = np.zeros((2, *state["input_shape"]), dtype=np.float32)
-    return Network.from_state(state).model.eval(), example
+    return Network.from_state(state, config).model.eval(), example
 
 
 def _check_book(folder: SweepFolder) -> list[Fault]:

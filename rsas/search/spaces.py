@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import warnings
@@ -16,6 +17,7 @@ from rsas.config import TrainConfig
 from rsas.errors import InputError
 from rsas.pruning import acting, idle
 from rsas.search.experiment import Experiment, name_of
+from rsas.userfile import users_code
 
 __all__ = ["axes", "check_points", "check_space", "idle_axes"]
 
@@ -30,7 +32,8 @@ def check_space(experiment: Experiment) -> dict[str, Any]:
 
     Raises:
         InputError: it raises, or sets an unknown field or a value that is not valid, or one
-            that every trial of a sweep must share.
+            that every trial of a sweep must share; or it sets another value when it is asked again
+            for the same trial.
     """
     name = f"space {name_of(experiment.space)!r}"
     study = _study(experiment)
@@ -38,8 +41,7 @@ def check_space(experiment: Experiment) -> dict[str, Any]:
     for _ in range(_TRIES):
         trial = study.ask()
         try:
-            fields = experiment.space(trial)
-            experiment.base.replace(**fields)
+            fields = _ask_twice(experiment, trial)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         except Exception as error:
@@ -92,7 +94,8 @@ def axes(experiment: Experiment) -> dict[str, Any]:
     Returns:
         Name -> distribution, as JSON types in Optuna's form (``optuna.distributions``).
     """
-    study = _study(experiment)
+    # One seed for all, or rare branches would be found for some seeds of the sampler only.
+    study = _study(dataclasses.replace(experiment, seed=0))
     found: dict[str, Any] = {}
     for _ in range(_TRIES):
         trial = study.ask()
@@ -129,6 +132,37 @@ def idle_axes(experiment: Experiment) -> list[str]:
     ]
 
 
+def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
+    """Return the fields that the space sets, after it has set the same a second time.
+
+    Raises:
+        InputError: it sets other fields, or asks for other ranges.
+    """
+    with users_code():
+        fields = experiment.space(trial)
+        asked = dict(trial.distributions)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", RuntimeWarning)
+            again = experiment.space(trial)
+    first, second = (experiment.base.replace(**each).to_dict() for each in (fields, again))
+    differing = [
+        f"{name}={value!r}, then {second[name]!r}"
+        for name, value in first.items()
+        if second[name] != value
+    ]
+    # Optuna keeps the first range of a parameter, and warns of another one.
+    if any("Inconsistent parameter values" in str(each.message) for each in caught):
+        differing.append("another range of a parameter")
+    if trial.distributions != asked:
+        differing.append("another parameter")
+    if differing:
+        raise InputError(
+            f"asked twice for one trial, it gives {differing[0]}; all that is random must come "
+            "from the trial (trial.suggest_...)"
+        )
+    return fields
+
+
 def _where(found: int, tried: int) -> str:
     return "" if found == tried else f" in {found} of {tried} configurations tried"
 
@@ -152,7 +186,9 @@ def _moved(
 
 def _config(experiment: Experiment, trial: optuna.Trial) -> TrainConfig | None:
     try:
-        return experiment.base.replace(**experiment.space(trial))
+        with users_code():
+            fields = experiment.space(trial)
+        return experiment.base.replace(**fields)
     except Exception:  # of the user's; such a trial fails in the sweep, with its reason
         return None
 

@@ -24,14 +24,15 @@ from rsas.errors import InputError, StorageError, first_line
 from rsas.redact import without_passwords
 from rsas.search import cluster, doctor
 from rsas.search.book import Book
-from rsas.search.experiment import Experiment
+from rsas.search.changes import check_axes, definition, differences
+from rsas.search.experiment import Experiment, load_experiment
 from rsas.search.folder import Status, SweepFolder, known_uri
 from rsas.search.keeper import Keeper
 from rsas.search.metrics import serving
 from rsas.search.origin import origin
-from rsas.search.repair import experiment_of, mend_book, tracker_of
+from rsas.search.repair import mend_book, tracker_of
 from rsas.search.runner import run
-from rsas.search.spaces import axes, check_points, check_space, idle_axes
+from rsas.search.spaces import check_points, check_space, idle_axes
 from rsas.search.storage import Storage
 from rsas.search.workspace import Workspace
 
@@ -47,6 +48,7 @@ def launch(
     name: str,
     workspace: Workspace,
     console: Console,
+    defined: Experiment,
     assigned: Iterable[str] = (),
     data_dir: Path | None = None,
     tracking_uri: str | None = None,
@@ -67,6 +69,7 @@ def launch(
         name: of the sweep; new in the workspace.
         workspace: where its folder is made.
         console: where progress is shown.
+        defined: the experiment as its file defines it, before anything was set by hand.
         assigned: fields of ``base`` that were set by hand; the space must not set them again.
         data_dir: folder of the data sets; by default ``RSAS_DATA_DIR``.
         tracking_uri: of an MLflow server; by default a SQLite file in the workspace.
@@ -104,7 +107,8 @@ def launch(
     record: dict[str, Any] = {
         "id": identity,
         "source": source,
-        "experiment": experiment.to_dict() | {"axes": axes(experiment)},
+        "experiment": definition(experiment),
+        "defined": definition(defined),
         "origin": origin(source),
         "data_dir": str(folder_of_data),
         # None: the workspace's own, wherever it is moved. Passwords are not kept.
@@ -263,7 +267,8 @@ def _ready(
     """What a sweep needs to go on, with Ray up; its status where nothing is left to run."""
     record = folder.record
     sys.path += [place for place in record["python_path"] if place not in sys.path]
-    experiment = experiment_of(folder)
+    current, _ = load_experiment(record["source"])
+    experiment = Experiment.from_dict(record["experiment"], current.space)
     for line in mend_book(folder, experiment):
         console.print(f"note: {line}", style="yellow", markup=False)
     status = folder.status(mine=True)
@@ -275,6 +280,7 @@ def _ready(
         yield status
         return
     check_space(experiment)
+    _compare(folder, current, console)
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, record["data_dir"])
         assembly.check(experiment.base, arrays)
@@ -283,6 +289,25 @@ def _ready(
     address = address or record.get("address")
     with _cluster(address, experiment, record["source"], console) as slots:
         yield experiment, arrays, slots
+
+
+def _compare(folder: SweepFolder, current: Experiment, console: Console) -> None:
+    """Tell, and keep, how the file of a sweep differs from what it was when the sweep began.
+
+    Raises:
+        InputError: its study cannot hold trials of the space as it is now.
+    """
+    now = definition(current)
+    then = folder.record.get("defined", now)
+    try:
+        check_axes(then, now)
+    except InputError as error:
+        raise InputError(f"{folder.record['source']}: {error}") from None
+    lines = differences(then, now)
+    for line in lines:
+        told = f"note: {folder.record['source']}: {line}"
+        console.print(told, style="yellow", markup=False)
+    folder.note_changes(lines)
 
 
 @contextlib.contextmanager
@@ -316,7 +341,7 @@ def _check_known(other: SweepFolder, experiment: Experiment) -> None:
         InputError: it had other objectives, base or axes, or its book cannot be read.
     """
     theirs = other.record["experiment"]
-    mine = experiment.to_dict() | {"axes": axes(experiment)}
+    mine = definition(experiment)
     for part in ("objectives", "base", "space", "axes"):
         if theirs.get(part) != mine[part]:
             raise InputError(

@@ -109,6 +109,9 @@ class TrialTrainable(tune.Trainable):
                 self._folder.set_error(redact(traceback.format_exc()))
             raise
         except Exception as error:
+            cause = error.__cause__
+            if cause is not None and hasattr(cause, "ray_terminate_msg"):  # of Ray, after SIGTERM
+                raise cause from None
             self._failures += 1
             self._trainer = None
             with contextlib.suppress(StorageError):  # the next step meets it again, and tells

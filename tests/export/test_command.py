@@ -1,5 +1,6 @@
 """``rsas export``: a file, a table, and no traceback."""
 
+import dataclasses
 import re
 import sys
 
@@ -10,11 +11,13 @@ import torch
 from rsas import TrainConfig, Trainer, export
 from rsas.export import Network
 from rsas.records import trial_id
+from rsas.search import repair
 from rsas.search.checkpoints import read_model, write_model
 from rsas.search.experiment import load_experiment
 from tests.made import make
 
 QUICKSTART = "experiments/digits_quickstart.py"
+CONFIG = TrainConfig(hidden=(20,), sparsity=0.9)
 # Accuracy, sparsity; the last one is dominated and keeps no model.
 POINTS = [(0.95, 0.5), (0.93, 0.9), (0.5, 0.95), (0.4, 0.4)]
 
@@ -22,14 +25,16 @@ POINTS = [(0.95, 0.5), (0.93, 0.9), (0.5, 0.95), (0.4, 0.4)]
 @pytest.fixture(scope="module")
 def states():
     """Three networks that are told apart by their seeds."""
-    config = TrainConfig(hidden=(20,), sparsity=0.9)
-    return [Trainer(config.replace(seed=seed)).final_state() for seed in range(3)]
+    return [Trainer(CONFIG.replace(seed=seed)).final_state() for seed in range(3)]
 
 
 @pytest.fixture
 def sweep(tmp_path, monkeypatch, request, states):
     monkeypatch.chdir(request.config.rootpath)
     experiment, source = load_experiment(QUICKSTART)
+    experiment = dataclasses.replace(
+        experiment, base=CONFIG, space=lambda trial: {"seed": trial.number}
+    )
     folder, book = make(tmp_path / "runs", "first", experiment, source)
     for accuracy, sparsity in POINTS:
         number = book.begin()
@@ -61,7 +66,7 @@ def without_onnx(monkeypatch):
 
 
 def same(model, state):
-    expected = Network.from_state(state).model.state_dict()
+    expected = Network.from_state(state, CONFIG).model.state_dict()
     found = model.state_dict()
     return all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -114,7 +119,7 @@ def test_onnx_runs_without_rsas(sweep, rsas, tmp_path, states):
     file = tmp_path / "here" / "first-t0001.onnx"
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     x = torch.randn(3, 1, 8, 8)
-    expected = Network.from_state(states[1]).model(x)
+    expected = Network.from_state(states[1], CONFIG).model(x)
     (found,) = session.run(None, {"input": x.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), expected)
 
@@ -157,12 +162,80 @@ def test_a_damaged_model_is_one_line(sweep, rsas, tmp_path):
     assert list((tmp_path / "here").iterdir()) == []
 
 
-def test_a_model_of_another_sweep_is_one_line(sweep, rsas):
-    state = read_model(sweep.models, "t0001")
-    write_model(sweep.models, "t0001", {**state, "config": {**state["config"], "hidden": [3]}})
-    code, _, err = rsas("first")
-    assert code == 2 and err.count("\n") == 1
-    assert "a final model cannot be read" in err
+def put(sweep, trial, **changes):
+    """Replace the model of a trial by one whose configuration differs."""
+    state = read_model(sweep.models, trial)
+    write_model(sweep.models, trial, {**state, "config": {**state["config"], **changes}})
+
+
+@pytest.mark.parametrize("trial", ["t0001", "t0004"])  # the second repeats the first
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden": [3]}, "names hidden=[3], but its sweep trained hidden=[20]: it is not the"),
+        ({"seed": 4}, "names seed=4, but its sweep trained seed=1: it is not the model of"),
+        ({"device": "cuda"}, "names device='cuda', but its sweep trained device='auto'"),
+        ({"nothing": 1}, "has no configuration of rsas"),
+        ({"lr": "fast"}, "has no configuration of rsas"),
+    ],
+)
+def test_a_model_of_another_configuration_is_one_line(trial, changes, message, sweep, rsas):
+    put(sweep, "t0001", **changes)
+    code, out, err = rsas("first", "--trial", trial)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"the final model of 't0001' {message}" in err
+
+
+def test_the_device_that_a_worker_chose_is_no_other_configuration(sweep, rsas, without_onnx):
+    put(sweep, "t0001", device="cpu")
+    assert rsas("first")[0] == 0
+
+
+def test_of_several_seeds_the_model_is_that_of_the_first(sweep, rsas, without_onnx):
+    sweep.record["experiment"]["seeds"] = [7, 8]
+    sweep.set_budget(sweep.budget)  # writes the record
+    put(sweep, "t0001", seed=7)
+    assert rsas("first")[0] == 0
+    put(sweep, "t0001", seed=1)
+    assert "names seed=1, but its sweep trained seed=7" in rsas("first")[2]
+
+
+EVIL = """
+import pathlib
+pathlib.Path({marker!r}).write_text("was run")
+from torch import nn
+def net():
+    pathlib.Path({marker!r}).write_text("was run")
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.fixture
+def evil(sweep, tmp_path):
+    """A model file that names code; returns the file that exists once the code was run."""
+    marker, source = tmp_path / "marker", tmp_path / "evil_net.py"
+    source.write_text(EVIL.format(marker=str(marker)))
+    put(sweep, "t0001", model=f"{source}:net")
+    return marker
+
+
+def test_no_code_is_run_that_a_model_names(evil, sweep, rsas, tmp_path):
+    code, out, err = rsas("first")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "the final model of 't0001' names model=" in err
+    assert not evil.exists()
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_no_code_is_run_that_a_model_names_when_it_is_logged(evil, sweep):
+    for name in ("t0000", "t0002"):  # their exports take seconds
+        sweep.models.delete(name)
+    said = []
+    tracker = repair.tracker_of(sweep, sweep.book(), say=said.append)
+    assert tracker.close("finished")
+    (told,) = [line for line in said if line.startswith("t0001: its network is not in MLflow")]
+    assert "names model=" in told
+    assert not evil.exists()
 
 
 def test_a_model_of_ones_own_is_found_where_the_sweep_found_it(
@@ -183,6 +256,8 @@ def test_a_model_of_ones_own_is_found_where_the_sweep_found_it(
         "masks": {"1": torch.ones(10, 64, dtype=torch.bool)},
     }
     write_model(sweep.models, "t0001", state)
+    sweep.record["experiment"]["base"]["model"] = "exported_net:net"
+    sweep.set_budget(sweep.budget)  # writes the record
     code, _, err = rsas("first")
     assert code == 2 and "cannot import 'exported_net'" in err
     sweep.record["python_path"] = [str(tmp_path / "modules")]

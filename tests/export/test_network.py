@@ -54,7 +54,7 @@ def test_weights_that_are_off_are_plus_zero(run):
 def test_the_final_state_of_a_sweep_is_the_same_network(digits):
     trainer = Trainer(CONFIG, digits)
     trainer.run_epoch()
-    network = Network.from_state(trainer.final_state(), sweep="first")
+    network = Network.from_state(trainer.final_state(), CONFIG, sweep="first")
     finished = network_of(trainer.finish())
     assert bits(network.model) == bits(finished.model)
     assert network.metadata() == finished.metadata() | {"about": {"sweep": "first", "epoch": 1}}
@@ -78,7 +78,7 @@ def test_narrow_networks_get_their_widths_back(name, form, tmp_path, monkeypatch
         "model": model.state_dict(),
         "masks": {},
     }
-    export.save(Network.from_state(state), tmp_path / "x", format=form)
+    export.save(Network.from_state(state, config), tmp_path / "x", format=form)
     # The width is in the file: to work it out would run a function that a file names.
     monkeypatch.setattr("rsas.small_dense.matching_width", None)
     loaded = export.load(tmp_path / "x")
@@ -146,7 +146,9 @@ def test_loading_runs_no_code_that_the_file_names(form, digits, tmp_path):
     marker, source = tmp_path / "marker", tmp_path / "own_net.py"
     source.write_text(OWN.format(marker=str(marker)))
     trainer = Trainer(CONFIG.replace(model=f"{source}:net"), digits)
-    export.save(Network.from_state(trainer.final_state()), tmp_path / "x", format=form)
+    export.save(
+        Network.from_state(trainer.final_state(), trainer.config), tmp_path / "x", format=form
+    )
     marker.unlink()
     with pytest.raises(
         InputError, match=r"code that a file names is not run; pass builder="
@@ -204,10 +206,10 @@ def test_builders_that_do_not_fit(run, tmp_path):
 def test_states_that_are_no_final_state(digits):
     state = Trainer(CONFIG, digits).final_state()
     with pytest.raises(InputError, match="a final model cannot be read"):
-        Network.from_state({"epoch": 3})
+        Network.from_state({"epoch": 3}, CONFIG)
     state["model"].pop("fc1.weight")
     with pytest.raises(InputError, match="cannot be read: .*fc1.weight"):
-        Network.from_state(state)
+        Network.from_state(state, CONFIG)
 
 
 def test_unknown_formats_are_refused_before_anything_is_written(run, tmp_path):
@@ -221,5 +223,5 @@ def test_random_numbers_of_others_are_left_alone(run, tmp_path, digits):
     state = Trainer(CONFIG, digits).final_state()
     before = torch.get_rng_state()
     export.load(tmp_path / "x")
-    Network.from_state(state)
+    Network.from_state(state, CONFIG)
     assert torch.equal(torch.get_rng_state(), before)

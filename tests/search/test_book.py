@@ -7,6 +7,7 @@ import os
 import random
 import resource
 import shutil
+import sys
 import threading
 import types
 import uuid
@@ -305,6 +306,37 @@ def test_a_trial_cut_off_while_it_was_asked_for_gets_the_rest_of_its_values(open
     assert config.sparsity == first
     assert book.config(0) == config
     assert set(book.trials(OBJECTIVES)[0].params) == {"sparsity", "measure_lr"}
+
+
+def test_a_trial_goes_on_with_the_configuration_that_it_began_with(open_book):
+    """Whatever the space returns now; the space is asked once."""
+    asked = []
+
+    def space(trial):
+        asked.append(trial.number)
+        width = trial.suggest_int("width", 10, 20)
+        return {"hidden": [width, 2 * width], "layer_densities": {"fc1": width / 30}}
+
+    def other(trial):
+        return {"hidden": [trial.suggest_int("width", 10, 20)], "lr": 0.5}
+
+    book = open_book(experiment(space=space))
+    config = book.config(book.begin())
+    width = book.trials(OBJECTIVES)[0].params["width"]
+    expected = experiment().base.replace(
+        hidden=(width, 2 * width), layer_densities={"fc1": width / 30}
+    )
+    assert config == expected
+    assert asked == [0]
+    assert open_book(experiment(space=other)).config(0) == expected
+    fields = {"hidden": [width, 2 * width], "layer_densities": [["fc1", width / 30]]}
+    assert open_book().fields(0) == fields
+
+
+def test_a_space_that_ends_the_process_fails_its_trial(tmp_path):
+    book = Book(tmp_path / "book", experiment(space=lambda trial: sys.exit(0)))
+    with pytest.raises(RuntimeError, match=r"^it called sys.exit\(0\)$"):
+        book.config(book.begin())
 
 
 def test_conditional_and_derived_fields(tmp_path):

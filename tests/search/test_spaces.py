@@ -1,6 +1,8 @@
 """Spaces tried before a sweep begins."""
 
 import dataclasses
+import itertools
+import random
 
 import pytest
 
@@ -72,6 +74,54 @@ def test_a_space_that_raises_is_named():
 
     with pytest.raises(InputError, match="broken.*AttributeError"):
         check_space(experiment(broken))
+
+
+def drawn(trial):
+    return {"sparsity": trial.suggest_float("sparsity", 0.5, 0.9), "lr": random.uniform(0.1, 1)}
+
+
+def scaled(trial):
+    return {"sparsity": trial.suggest_float("sparsity", 0.5, 0.9) * random.random()}
+
+
+def counting():
+    count = itertools.count(1)
+    return lambda trial: {"epochs": next(count)}
+
+
+def ranged(trial):
+    return {"sparsity": trial.suggest_float("sparsity", random.uniform(0.1, 0.5), 0.9)}
+
+
+def named(trial):
+    trial.suggest_float(f"draw {random.random()}", 0.1, 0.9)
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (drawn, "lr=0.*, then 0"),
+        (scaled, "sparsity=0.*, then 0"),
+        (counting(), "epochs=1, then 2"),
+        (ranged, "another range of a parameter"),
+        (named, "another parameter"),
+    ],
+)
+def test_a_space_that_draws_by_itself_is_refused(space, message):
+    rule = "all that is random must come from the trial"
+    with pytest.raises(
+        InputError, match=f"asked twice for one trial, it gives {message}.*; {rule}"
+    ):
+        check_space(experiment(space))
+
+
+def test_a_space_that_draws_from_what_the_trial_gives_is_no_matter():
+    def space(trial):
+        drawn = random.Random(trial.suggest_int("draw", 0, 999))
+        return {"include": [drawn.choice(["fc1", "fc2"]), "*"], "layer_densities": {"*": 1.0}}
+
+    assert set(check_space(experiment(space))) == {"include", "layer_densities"}
 
 
 def test_a_space_that_is_rarely_wrong_is_found():

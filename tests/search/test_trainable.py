@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import signal
 
 import pytest
 import torch
+from ray._raylet import raise_sys_exit_with_custom_error_message
 
 from rsas import NonFiniteLoss, TrainConfig, Trainer, data
 from rsas.errors import StorageError
@@ -382,6 +384,76 @@ def test_what_cannot_be_used_is_not_tried_again(tmp_path):
     result = trainable(tmp_path, config=CONFIG.replace(model="nothing:net"), retries=5).step()
     assert result["done"]
     assert result[FAILED].startswith("model 'nothing:net': cannot import 'nothing'")
+
+
+ENDING = """
+import signal, sys
+import torch
+from torch import nn
+
+class Pass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+    @staticmethod
+    def backward(ctx, gradient):
+        sys.exit(0)
+
+class Backward(nn.Linear):
+    def forward(self, x):
+        return Pass.apply(super().forward(x))
+
+class Forward(nn.Linear):  # which passes the check of the model, done without gradients
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            sys.exit(0)
+        return super().forward(x)
+
+class Evaluation(nn.Linear):
+    def forward(self, x):
+        if torch.is_inference_mode_enabled():
+            sys.exit(0)
+        return super().forward(x)
+
+class Ended(nn.Linear):
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            signal.raise_signal(signal.SIGTERM)
+        return super().forward(x)
+
+def forward(): return nn.Sequential(nn.Flatten(), Forward(64, 10))
+def backward(): return nn.Sequential(nn.Flatten(), Backward(64, 10))
+def evaluation(): return nn.Sequential(nn.Flatten(), Evaluation(64, 10))
+def ended(): return nn.Sequential(nn.Flatten(), Ended(64, 10))
+"""
+
+
+def ending(tmp_path, model):
+    (tmp_path / "ending.py").write_text(ENDING)
+    return CONFIG.replace(model=f"{tmp_path / 'ending.py'}:{model}")
+
+
+@pytest.mark.parametrize("model", ["forward", "backward", "evaluation"])
+def test_a_model_that_calls_exit_fails_its_trial(model, tmp_path):
+    results = to_the_end(trainable(tmp_path, config=ending(tmp_path, model), retries=1))
+    assert [result.get(FAILED) for result in results] == [
+        None,
+        "RuntimeError: it called sys.exit(0)",
+    ]
+
+
+def test_a_worker_that_is_asked_to_end_does_so(tmp_path):
+    def as_ray_does(*_):
+        raise_sys_exit_with_custom_error_message("The process receives a SIGTERM.", exit_code=1)
+
+    one = trainable(tmp_path, config=ending(tmp_path, "ended"))
+    before = signal.signal(signal.SIGTERM, as_ray_does)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            one.step()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 1
 
 
 def test_a_lost_device_ends_the_process(tmp_path, monkeypatch):

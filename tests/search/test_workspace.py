@@ -470,6 +470,7 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
         experiment,
         source,
         name="first",
+        defined=experiment,
         workspace=Workspace(tmp_path / "runs"),
         console=Console(file=io.StringIO()),
         tracking_uri=given,
