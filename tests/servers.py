@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import functools
 import http.client
+import http.server
 import os
 import pwd
 import random
@@ -18,7 +19,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -266,6 +269,67 @@ def mlflow_server(folder: Path, backend_url: str) -> Iterator[MlflowServer]:
     )
     with _running(server):
         yield server
+
+
+class LosingProxy(http.server.ThreadingHTTPServer):
+    """Passes requests on to a server on this machine, and loses answers by a seeded schedule."""
+
+    def __init__(self, upstream, seed):
+        super().__init__(("127.0.0.1", 0), _PassOn)
+        self.upstream, self.random = upstream, random.Random(seed)
+        self.calm, self.lost = False, Counter()
+        self.uri = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def loses(self, path):
+        """Whether this answer gets lost: the first ones of each kind do, and a third of others."""
+        if self.calm or (self.lost[path] >= 2 and self.random.random() > 1 / 3):
+            return False
+        self.lost[path] += 1
+        return True
+
+
+class _PassOn(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def _pass_on(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
+        with contextlib.closing(upstream):
+            kept = {
+                k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection")
+            }
+            upstream.request(self.command, self.path, body, kept)
+            answer = upstream.getresponse()
+            content = answer.read()
+        status = answer.status
+        if self.command == "POST" and self.server.loses(self.path):
+            self.close_connection = True
+            if self.server.random.random() < 0.5:
+                return  # the client sees a connection that was reset
+            status, content = 503, b"{}"
+        self.send_response(status)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def losing_answers(upstream: int, seed: int) -> Iterator[LosingProxy]:
+    """A ``LosingProxy`` in front of the server at a port."""
+    with LosingProxy(upstream, seed) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            proxy.shutdown()
+            thread.join()
 
 
 def free_port() -> int:

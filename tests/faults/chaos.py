@@ -5,6 +5,7 @@ undisturbed one; each sweep is extended and disturbed again.
 """
 
 import argparse
+import contextlib
 import random
 import tempfile
 import time
@@ -14,9 +15,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.harness import DISTURBANCES, Place, disturb, undisturbed
+from tests.faults.harness import (
+    DISTURBANCES,
+    Place,
+    disturb,
+    kind_of_place,
+    make_place,
+    undisturbed,
+)
+from tests.servers import losing_answers, mlflow_server
 
-_ROUNDS = 5  # disturbances of a sweep
+_ROUNDS = 5  # disturbances of a sweep; of one with a limit, which it uses up, one
 _TRIALS = 2  # that each adds
 
 
@@ -31,19 +40,28 @@ def main():
     kinds = [options.only] if options.only else list(DISTURBANCES)
     plan = [kinds[i % len(kinds)] for i in range(options.kills)]
     rng.shuffle(plan)
-    sweeps = [plan[i : i + _ROUNDS] for i in range(0, len(plan), _ROUNDS)]
+    sweeps = parted(plan)
+    rng.shuffle(sweeps)
     console = Console(width=120)
     console.print(f"{options.kills} disturbances of {len(sweeps)} sweeps, seed {options.seed}")
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-"))
+        proxy = None
+        if "answers lost" in plan:
+            database = f"sqlite:///{folder}/server.db"
+            server = stack.enter_context(mlflow_server(Path(folder) / "server", database))
+            proxy = stack.enter_context(losing_answers(server.port, options.seed))
+            proxy.calm = True
         first = Place(Path(folder) / "undisturbed")
         expected = undisturbed(first, _ROUNDS * _TRIALS, Path(folder) / "book")
 
         def one(index):
-            place = Place(Path(folder) / str(index))
+            kind = kind_of_place(sweeps[index][0])
+            place = make_place(Path(folder) / str(index), kind, proxy)
             own = random.Random(options.seed * 1000 + index)
             found = []
             for n, kind in enumerate(sweeps[index], 1):
-                outcome = disturb(place, "s", n * _TRIALS, kind, own, expected)
+                outcome = disturb(place, f"s{index}", n * _TRIALS, kind, own, expected)
                 found.append(outcome)
                 told = "good" if outcome.is_good else f"BAD {outcome}\n{place.output()}"
                 console.print(f"sweep {index}: {kind} at epoch {outcome.at}: {told}", markup=False)
@@ -53,6 +71,19 @@ def main():
             outcomes = [o for found in pool.map(one, range(len(sweeps))) for o in found]
     print_table(outcomes, console)
     raise SystemExit(not all(outcome.is_good for outcome in outcomes))
+
+
+def parted(plan):
+    """Disturbances by sweep: each sweep has those that need the same kind of place."""
+    groups = {}
+    for kind in plan:
+        groups.setdefault(kind_of_place(kind), []).append(kind)
+    return [
+        kinds[i : i + rounds]
+        for place, kinds in groups.items()
+        for rounds in [1 if place == "limit" else _ROUNDS]
+        for i in range(0, len(kinds), rounds)
+    ]
 
 
 def print_table(outcomes, console):

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,12 @@ def repeated(folder):
     return again
 
 
+def name_of(place):
+    """The one sweep of a place."""
+    (folder,) = place.runs.glob("*/trials")
+    return folder.parent.name
+
+
 def kill_driver(place, process, rng):
     process.kill()
     process.wait()
@@ -291,6 +298,90 @@ def cut_record(place, process, rng):
     cut(next(place.runs.glob("*/sweep.json")), rng)
 
 
+def cut_mlflow(place, process, rng):
+    kill_driver(place, process, rng)
+    if (path := place.runs / "mlflow.db").exists():  # else it was not made yet
+        cut(path, rng)
+
+
+def spoil_mlflow(place, process, rng):
+    """Overwrite some pages in the middle."""
+    kill_driver(place, process, rng)
+    path = place.runs / "mlflow.db"
+    if path.exists():
+        content = bytearray(path.read_bytes())
+        at = rng.randrange(len(content) // 2)
+        content[at : at + 8192] = rng.randbytes(8192)
+        path.write_bytes(content)
+
+
+def delete_books(place, process, rng):
+    """While the sweep runs: it has to stop, and to say why."""
+    folder = place.runs / name_of(place)
+    for name in ("study.journal", "sweep.json"):
+        (folder / name).unlink()
+    assert process.wait(120) in (0, 1)  # 0 where it had ended all but its last lines
+    assert "Traceback" not in place.output()
+    if process.returncode:
+        assert "was deleted or replaced while it was in use" in place.output(), place.output()
+
+
+def delete_locks(place, process, rng):
+    """While the sweep runs, and others try to run it, too."""
+    folder = place.runs / name_of(place)
+    first = place.log
+    for _ in range(3):
+        for lock in folder.glob("*lock*"):
+            lock.unlink(missing_ok=True)
+        refused(place, process)
+    place.log = first
+
+
+def copy_workspace(place, process, rng):
+    """While the sweep runs: nobody may run the copy beside it."""
+    copy, first = place.folder / f"copy-{time.monotonic_ns()}", place.log
+    shutil.copytree(place.runs, copy, ignore=shutil.ignore_patterns("*.partial"))
+    refused(place, process, "--workspace", str(copy))
+    place.log = first
+
+
+def stop_driver(place, process, rng):
+    """Another process takes the sweep over; the first one goes on afterwards."""
+    first = place.log
+    process.send_signal(signal.SIGSTOP)
+    refused(place, process)
+    if process.poll() is None:
+        place.run("resume", name_of(place), "--take-over")
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(120) in (0, 1)  # 0 where it had ended but for its last lines
+    if process.returncode:
+        assert "has taken the sweep over" in first.read_text(), first.read_text()
+    place.log = first
+
+
+def refused(place, process, *options):
+    """A second driver is refused while the first one lives."""
+    second = place.start("resume", name_of(place), *options)
+    code = second.wait(120)
+    if process.poll() is None:
+        assert code == 2 and f"process {process.pid}" in place.output(), place.output()
+
+
+def lose_answers(place, process, rng):
+    """The tracking server does what it is asked, and a third of its answers get lost."""
+    place.proxy.calm = False
+    process.wait(300)
+    place.proxy.calm = True
+
+
+def hang_model(place, process, rng):
+    """Until a limit has passed: the trial's process is ended, and its checkpoint kept."""
+    with place.hanging():
+        assert process.wait(150) == 0, place.output()
+    if "did not answer" in place.output():  # else it was at its end
+        assert place.output().count("; its process is ended") == 1
+
+
 def cut_checkpoint(place, process, rng):
     """The newest checkpoint; the trial goes on from the one before."""
     kill_driver(place, process, rng)
@@ -310,7 +401,39 @@ DISTURBANCES = {
     "journal spoilt": spoil_journal,
     "sweep.json cut": cut_record,
     "checkpoint cut": cut_checkpoint,
+    "mlflow.db cut": cut_mlflow,
+    "mlflow.db spoilt": spoil_mlflow,
+    "books deleted": delete_books,
+    "locks deleted": delete_locks,
+    "workspace copied": copy_workspace,
+    "driver STOP": stop_driver,
+    "database, copied": copy_workspace,
+    "database, STOP": stop_driver,
+    "database, driver -9": kill_driver,
+    "answers lost": lose_answers,
+    "model hung": hang_model,
 }
+
+
+def kind_of_place(kind):
+    """What a disturbance needs: a study in a database, a tracking server, a limit, or files."""
+    if kind.startswith("database"):
+        return "database"
+    return {"answers lost": "server", "model hung": "limit"}.get(kind, "files")
+
+
+def make_place(folder, kind, proxy=None):
+    """A place for sweeps of one kind of disturbance."""
+    if kind == "database":
+        url = f"sqlite:///{folder}/study.db"
+        return Place(folder, environment={"RSAS_STUDY_STORAGE": url})
+    if kind == "server":
+        place = Place(folder, environment={"MLFLOW_TRACKING_URI": proxy.uri})
+        place.proxy = proxy
+        return place
+    if kind == "limit":
+        return Place(folder, "with_little_overtime", options=["--hours", "0.005"])
+    return Place(folder)
 
 
 @dataclasses.dataclass
@@ -345,7 +468,10 @@ def disturb(place, name, trials, kind, rng, expected):
     if process.poll() is None:
         DISTURBANCES[kind](place, process, rng)
     process.wait(300)
-    place.run("resume", name)
+    if kind == "model hung":
+        place.run("extend", name, "--hours", "1")
+    else:
+        place.run("resume", name)
     found = place.open(name).status()
     again = place.begun() - before - (trials - had) * EPOCHS
     return Outcome(
@@ -354,8 +480,9 @@ def disturb(place, name, trials, kind, rng, expected):
         complete=found.counts["complete"],
         faults=place.faults(name),
         again=again,
-        # The checkpoint before the newest is an interval older.
-        allowed=INTERVAL * (2 if kind == "checkpoint cut" else 1),
+        # The checkpoint before the newest is an interval older; a driver that was replaced may have
+        # a trial go on to its next checkpoint.
+        allowed=INTERVAL * (2 if kind == "checkpoint cut" or "STOP" in kind else 1),
         same=results(found.trials) == results(expected[:trials]),
         seconds=time.monotonic() - begin,
     )
