@@ -36,8 +36,8 @@ from rsas.search.frozen import (
     to_record,
 )
 from rsas.search.lease import Lease
+from rsas.search.spaces import fields_of
 from rsas.search.study import PATIENCE, direction, open_storage, patiently, sampler
-from rsas.userfile import users_code
 
 __all__ = ["Book", "Launch", "NotBegun", "Rung"]
 
@@ -253,12 +253,9 @@ class Book:
         experiment = self._writable()
         self._study.sampler = sampler(experiment, number)
         trial = patiently(lambda: Trial(self._study, self._frozen()[number]._trial_id))
-        with users_code():
-            fields = experiment.space(trial)
-        config = experiment.base.replace(**fields)
-        values = config.to_dict()
-        self._set(number, FIELDS, {name: values[name] for name in fields})
-        return config
+        fields = fields_of(experiment, trial)
+        self._set(number, FIELDS, fields)
+        return experiment.base.replace(**fields)
 
     def note_key(self, number: int, key: str) -> int | None:
         """Note what identifies a trial's configuration.

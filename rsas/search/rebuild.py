@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from optuna.trial import FixedTrial
 
 from rsas.errors import InputError
 from rsas.records import trial_id
 from rsas.search.book import Book, Launch
 from rsas.search.experiment import Experiment
-from rsas.search.frozen import KNOWN, REASON, from_dict
+from rsas.search.frozen import FIELDS, KNOWN, REASON, from_dict
 from rsas.search.journal import Journal, whole_lines
 from rsas.search.lease import Lease
+from rsas.search.spaces import fields_of
 
 __all__ = ["is_behind", "rebuild"]
 
@@ -60,6 +65,8 @@ def rebuild(
         elif kept is not None:
             parts = ("params", "distributions", "user_attrs", "system_attrs")
             found = {**found, **{part: {**kept[part], **found[part]} for part in parts}}
+        if found is not None and found is not kept:
+            found = _confirmed(found, kept, experiment)
         if found is None and number in known:
             found = {"state": "FAIL", "user_attrs": {KNOWN: "lost"}}
         elif found is None:
@@ -97,6 +104,25 @@ def is_behind(book: Book, records: Mapping[int, Mapping[str, Any]]) -> bool:
         )
 
     return any(lacks(number, record) for number, record in records.items())
+
+
+def _confirmed(
+    record: Mapping[str, Any], kept: Mapping[str, Any] | None, experiment: Experiment
+) -> dict[str, Any]:
+    """Return a trial's record with such fields only as the book or the space confirms.
+
+    Records may lie on a storage that others can write, and fields may name code to be run. The
+    space is asked again for the fields of a trial that is left without.
+    """
+    attributes = dict(record["user_attrs"])
+    told, noted = attributes.pop(FIELDS, None), kept and kept["user_attrs"].get(FIELDS)
+    if noted is None and told is not None:
+        # The space may have changed: it raises then, or Optuna warns.
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial = FixedTrial(record["params"], number=record["number"])
+            noted = told if fields_of(experiment, trial) == told else None
+    return {**record, "user_attrs": attributes if noted is None else {**attributes, FIELDS: noted}}
 
 
 def _whole_part(

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, distribution_to_json
+from optuna.trial import BaseTrial
 
 from rsas.config import TrainConfig
 from rsas.errors import InputError
@@ -19,9 +20,21 @@ from rsas.pruning import acting, idle
 from rsas.search.experiment import Experiment, name_of
 from rsas.userfile import users_code
 
-__all__ = ["axes", "check_points", "check_space", "idle_axes"]
+__all__ = ["axes", "check_points", "check_space", "fields_of", "idle_axes"]
 
 _TRIES = 16
+
+
+def fields_of(experiment: Experiment, trial: BaseTrial) -> dict[str, Any]:
+    """Return the fields that the space sets for a trial, as JSON types.
+
+    Raises:
+        Exception: whatever the space raises; InputError if its fields are not valid.
+    """
+    with users_code():
+        fields = experiment.space(trial)
+    values = experiment.base.replace(**fields).to_dict()
+    return {name: values[name] for name in fields}
 
 
 def check_space(experiment: Experiment) -> dict[str, Any]:
@@ -138,17 +151,15 @@ def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
     Raises:
         InputError: it sets other fields, or asks for other ranges.
     """
-    with users_code():
-        fields = experiment.space(trial)
-        asked = dict(trial.distributions)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", RuntimeWarning)
-            again = experiment.space(trial)
-    first, second = (experiment.base.replace(**each).to_dict() for each in (fields, again))
+    fields = fields_of(experiment, trial)
+    asked = dict(trial.distributions)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        again = fields_of(experiment, trial)
     differing = [
-        f"{name}={value!r}, then {second[name]!r}"
-        for name, value in first.items()
-        if second[name] != value
+        f"{name}={fields.get(name)!r}, then {again.get(name)!r}"
+        for name in fields | again
+        if name not in fields or name not in again or fields[name] != again[name]
     ]
     # Optuna keeps the first range of a parameter, and warns of another one.
     if any("Inconsistent parameter values" in str(each.message) for each in caught):
@@ -186,9 +197,7 @@ def _moved(
 
 def _config(experiment: Experiment, trial: optuna.Trial) -> TrainConfig | None:
     try:
-        with users_code():
-            fields = experiment.space(trial)
-        return experiment.base.replace(**fields)
+        return experiment.base.replace(**fields_of(experiment, trial))
     except Exception:  # of the user's; such a trial fails in the sweep, with its reason
         return None
 

@@ -557,6 +557,33 @@ def test_of_book_and_record_the_newer_is_taken(whole, tmp_path):
     assert entries(Book(path)) == {**whole.entries, running: newer}
 
 
+def with_model(entry):
+    """A record that names code, as somebody else may write it to a storage."""
+    fields = {**entry["user_attrs"]["rsas:fields"], "model": "evil.py:net"}
+    return {**entry, "user_attrs": {**entry["user_attrs"], "rsas:fields": fields}}
+
+
+def test_fields_that_the_space_does_not_set_are_not_taken_from_records(whole, tmp_path):
+    path = tmp_path / "study.journal"
+    running = max(whole.entries)
+    forged = {n: with_model(whole.entries[n]) for n in (0, running)}
+    rebuild(path, {**whole.entries, **forged}, experiment())
+    book = Book(path, experiment())
+    assert book.fields(0) is None
+    expected = experiment().base.replace(**whole.entries[running]["user_attrs"]["rsas:fields"])
+    assert book.config(running) == expected
+    assert all(book.fields(n) for n in whole.entries if n != 0)
+
+
+def test_fields_in_the_whole_part_of_a_book_are_taken_whatever_the_space_sets_now(whole, tmp_path):
+    path = tmp_path / "study.journal"
+    path.write_bytes(whole.content + b"damaged\n{}\n")
+    running = max(whole.entries)
+    forged = {n: with_model(whole.entries[n]) for n in (0, running)}
+    rebuild(path, {**whole.entries, **forged}, experiment(space=lambda trial: {"lr": 0.5}))
+    assert entries(Book(path)) == whole.entries
+
+
 def test_what_waited_in_the_queue_waits_on(tmp_path, monkeypatch):
     path = tmp_path / "study.journal"
     book = Book(path, experiment())
