@@ -1,7 +1,7 @@
 """The Ray cluster a sweep runs on: one of its own on this machine, or one that is there.
 
-One of its own is for this machine and this user: all of its servers listen on loopback, and ask
-for a token, which only this user can read.
+One of its own is for this machine: all of its servers listen on loopback, and ask for a token,
+which only this user can read.
 """
 
 from __future__ import annotations

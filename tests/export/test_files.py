@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsas import InputError
@@ -205,6 +205,29 @@ def forged(header, sections=b""):
 def sealed(text, sections=b""):
     content = bytes.fromhex("8952534153 0D0A01") + struct.pack("<I", len(text)) + text + sections
     return content + hashlib.sha256(content).digest()
+
+
+@pytest.fixture(scope="module")
+def body(small):
+    return to_sparse(small, {"seed": 1})[:-32]
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_files_patched_by_one_who_mends_the_checksum(body, data):
+    """Refused in a line, or tensors as they are declared."""
+    patched = bytearray(body)
+    for _ in range(data.draw(st.integers(1, 3))):
+        where = data.draw(st.integers(8, len(body) - 1) | st.integers(8, 900))
+        patched[where] = data.draw(st.sampled_from(b'0123456789-,[]{}"en') | st.integers(0, 255))
+    with contextlib.suppress(InputError):
+        stored = from_bytes(
+            bytes(patched) + hashlib.sha256(patched).digest(), "file", max_bytes=2**20
+        )
+        found = stored.unpack()
+        assert found.keys() == stored.declared.keys()
+        for name, like in stored.declared.items():
+            assert (found[name].dtype, found[name].shape) == (like.dtype, like.shape)
 
 
 def entry(**changes):
