@@ -274,6 +274,35 @@ def test_a_ui_that_others_can_reach_is_warned_of(host, warned, rsas, tmp_path, m
     assert ("can read and change all runs" in err) == warned
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "node7", "192.168.7.7"])
+def test_mlflow_answers_to_no_name_but_those_it_listens_on(host, rsas, tmp_path, monkeypatch):
+    from mlflow.cli import server
+    from mlflow.server import security_utils
+
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mlflow.db").touch()
+    commands = []
+    monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
+
+    def answered():
+        rsas("ui", "--host", host)
+        words = commands[-1]
+        asked = server.make_context("server", words[words.index("ui") + 1 :]).params
+        hosts = asked["allowed_hosts"]
+        return hosts.split(",") if hosts else security_utils.get_default_allowed_hosts()
+
+    monkeypatch.delenv("MLFLOW_SERVER_ALLOWED_HOSTS", raising=False)
+    hosts = answered()
+    own = f"[{host}]" if ":" in host else host
+    for name in (own, "localhost", "127.0.0.1", "[::1]"):
+        assert security_utils.is_allowed_host_header(hosts, name)
+        assert security_utils.is_allowed_host_header(hosts, f"{name}:5000")
+    for name in ("elsewhere.example", "10.elsewhere.example", "192.168.0.1.elsewhere.example"):
+        assert not security_utils.is_allowed_host_header(hosts, f"{name}:5000")
+    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "proxy.example")
+    assert answered() == ["proxy.example"]
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")

@@ -57,6 +57,9 @@ def ui(
         )
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
+    everywhere = host in ("0.0.0.0", "::")  # noqa: S104  # MLflow's default has private addresses
+    if not everywhere and "MLFLOW_SERVER_ALLOWED_HOSTS" not in os.environ:
+        command += ["--allowed-hosts", _mlflow_hosts(host)]
     _warn_of(host, f"whoever reaches {host}:{port} can read and change all runs")
     print(f"MLflow's UI comes up at http://{host}:{port} in some seconds; runs are under", end=" ")
     print("'Model training', the switch at its top left", flush=True)
@@ -101,6 +104,17 @@ def dashboard(
     print("in some seconds", flush=True)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # marimo would greet; errors go to stderr
     os.execv(sys.executable, command)  # noqa: S606
+
+
+def _mlflow_hosts(host: str) -> str:
+    """Return the Host headers that MLflow answers to when it listens on one address.
+
+    Its own default has ``10.*`` and ``192.168.*``, which names such as ``10.elsewhere.example``
+    match, too.
+    """
+    names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
+    patterns = [f"{name.replace('[', '[[]')}:*" for name in names]  # as fnmatch reads them
+    return ",".join([*names, *patterns])
 
 
 def _optuna_ui(place: Workspace, name: str | None, host: str, port: int) -> None:

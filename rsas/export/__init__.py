@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from torch import nn
 
 from rsas.errors import InputError
-from rsas.export.files import from_bytes, read_file, to_safetensors, to_sparse, write_file
+from rsas.export.files import (
+    MAX_BYTES,
+    from_bytes,
+    read_file,
+    to_safetensors,
+    to_sparse,
+    write_file,
+)
 from rsas.export.latency import Report, measure
 from rsas.export.network import Network, network_of, rebuild
 
@@ -64,7 +71,10 @@ def save(
 
 
 def load(
-    path: str | os.PathLike[str], *, builder: Callable[..., nn.Module] | None = None
+    path: str | os.PathLike[str],
+    *,
+    builder: Callable[..., nn.Module] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> nn.Module:
     """The network of a safetensors or sparse file, in eval mode, with its weights bit for bit.
 
@@ -73,13 +83,15 @@ def load(
         builder: makes the network where it is not one of rsas (mlp, resnet18, vgg16); called with
             those of ``input_shape``, ``num_classes`` and ``width_multiplier`` that it names as
             parameters. A function that the file names is never run.
+        max_bytes: which the network of a sparse file may take in memory; some kB in a file can
+            stand for gigabytes.
 
     Raises:
-        InputError: the file cannot be read, is damaged or does not fit the network.
+        InputError: the file cannot be read, is damaged, takes more than ``max_bytes`` or does not
+            fit the network. Nothing of it was unpacked, then, unless it is damaged.
     """
     what = os.fspath(path)
-    tensors, metadata = from_bytes(read_file(path), what)
-    return rebuild(tensors, metadata, builder, what)
+    return rebuild(from_bytes(read_file(path), what, max_bytes=max_bytes), builder, what)
 
 
 def report(network: Network, content: bytes, format: Format) -> Report:

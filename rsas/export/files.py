@@ -1,7 +1,9 @@
 """Files that hold tensors and JSON metadata: safetensors, and a compressed sparse format.
 
 Both carry a SHA-256 of all that they mean, so damage is seen; it does not say who wrote a file.
-Reading either executes nothing.
+Reading either executes nothing. A sparse file of some kB can declare gigabytes of zeros, so what it
+declares is compared with a limit, and by ``rsas.export.load`` with the network, before it is
+unpacked.
 
 safetensors: a plain safetensors file of the state of the network, zero where weights are off. Its
 metadata has two texts, ``rsas``, JSON, and ``sha256``, the digest in hexadecimal of ``_digest``.
@@ -38,6 +40,7 @@ time, in lzma: hence lzma for masks and zlib for values, each where it makes the
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import lzma
@@ -45,6 +48,8 @@ import math
 import os
 import uuid
 import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +60,22 @@ from torch import Tensor
 
 from rsas.errors import InputError, first_line
 
-__all__ = ["from_bytes", "read_file", "to_safetensors", "to_sparse", "write_file"]
+__all__ = [
+    "MAX_BYTES",
+    "Stored",
+    "from_bytes",
+    "read_file",
+    "to_safetensors",
+    "to_sparse",
+    "write_file",
+]
+
+MAX_BYTES = 2**30  # VGG-16, the largest network of rsas, takes 0.55e9
 
 _MAGIC = b"\x89RSAS\r\n\x01"
 _DIGEST = 32
+_DIMENSIONS = 64  # as many as torch computes with
+_LZMA_MEMORY = 2**24  # bytes; preset 6, which ``to_sparse`` uses, takes 9 MiB
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -68,6 +85,22 @@ _DTYPES = {
 }
 
 _Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds, its tensors not unpacked yet.
+
+    Attributes:
+        declared: a tensor of each one's name, dtype and shape, of which one element takes memory.
+        metadata: JSON values.
+        unpack: returns the tensors, with the names, dtypes and shapes that are declared; raises
+            ``InputError`` where the file is damaged.
+    """
+
+    declared: dict[str, Tensor]
+    metadata: dict[str, Any]
+    unpack: Callable[[], dict[str, Tensor]]
 
 
 def to_safetensors(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
@@ -112,28 +145,43 @@ def to_sparse(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     return content + hashlib.sha256(content).digest()
 
 
-def from_bytes(content: bytes, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file in either format.
+def from_bytes(content: bytes, what: str, *, max_bytes: int = MAX_BYTES) -> Stored:
+    """Return what a file in either format holds.
 
     Args:
         content: of the file.
         what: the file, for messages.
+        max_bytes: which the tensors of a sparse file may take, unpacked. Those of a safetensors
+            file take no more than the file.
 
     Raises:
-        InputError: it is neither, or damaged.
+        InputError: it is neither, is damaged, or declares more than ``max_bytes``.
     """
-    try:
+    with _refusing(what):
         if content.startswith(_MAGIC):
-            return _from_sparse(content)
-        if content[: len(_MAGIC) - 1] == _MAGIC[:-1]:
-            raise InputError(f"{what}: written by a later version of rsas, or damaged")
-        return _from_safetensors(content)
-    except InputError:
-        raise
+            stored = _from_sparse(content, max_bytes)
+        elif content[: len(_MAGIC) - 1] == _MAGIC[:-1]:
+            raise InputError("written by a later version of rsas, or damaged")
+        else:
+            stored = _from_safetensors(content)
+
+    def unpack() -> dict[str, Tensor]:
+        with _refusing(what):
+            return stored.unpack()
+
+    return dataclasses.replace(stored, unpack=unpack)
+
+
+@contextlib.contextmanager
+def _refusing(what: str) -> Iterator[None]:
+    """Turn errors into one line about the file."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
     except Exception as error:  # of safetensors, json, zlib, lzma, numpy: bytes can be anything
-        reason = first_line(error)
         raise InputError(
-            f"{what}: not a safetensors or sparse file of rsas, or damaged ({reason})"
+            f"{what}: not a safetensors or sparse file of rsas, or damaged ({first_line(error)})"
         ) from None
 
 
@@ -167,7 +215,7 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
             partial.unlink()
 
 
-def _from_safetensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _from_safetensors(content: bytes) -> Stored:
     from safetensors.torch import load
 
     tensors: dict[str, Tensor] = load(content)
@@ -175,36 +223,64 @@ def _from_safetensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]
     texts = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     if _digest(tensors, texts["rsas"]) != texts["sha256"]:
         raise ValueError("its checksum is another")
-    return tensors, _object(json.loads(texts["rsas"]))
+    return Stored(tensors, _object(json.loads(texts["rsas"])), lambda: tensors)
 
 
-def _from_sparse(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _from_sparse(content: bytes, max_bytes: int) -> Stored:
     body, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(body).digest() != digest:
         raise ValueError("its checksum is another")
     start = len(_MAGIC) + 4
     at = start + int.from_bytes(body[len(_MAGIC) : start], "little")
     header = json.loads(body[start:at])
-    tensors: dict[str, Tensor] = {}
-    for entry in header["tensors"]:
-        dtype, shape = _DTYPES[entry["dtype"]], [int(size) for size in entry["shape"]]
-        count = math.prod(shape)
-        is_on = None
-        stored = count
-        if entry["mask"] is not None:
-            packed, at = _section(body, at, entry["mask"], -(-count // 8))
-            is_on = np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)
-            stored = int(is_on.sum())
-        packed, at = _section(body, at, entry["values"], stored * dtype.itemsize)
-        planes = np.frombuffer(packed, np.uint8).reshape(dtype.itemsize, stored)
-        elements = planes.T.copy()
-        if is_on is not None:
-            kept, elements = elements, np.zeros((count, dtype.itemsize), np.uint8)
-            elements[is_on] = kept
-        tensors[entry["name"]] = _tensor(elements, dtype, shape)
-    if at != len(body):
-        raise ValueError(f"{len(body) - at} bytes are left over")
-    return tensors, _object(header["metadata"])
+    entries: list[dict[str, Any]] = header["tensors"]
+    shapes = [[int(size) for size in entry["shape"]] for entry in entries]
+    dtypes = [_DTYPES[entry["dtype"]] for entry in entries]
+    if any(len(shape) > _DIMENSIONS or min(shape, default=0) < 0 for shape in shapes):
+        raise ValueError("a shape is none of a tensor")
+    total = sum(
+        math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)
+    )
+    if total > max_bytes:
+        raise InputError(
+            f"its tensors take {total:,} bytes unpacked, more than max_bytes={max_bytes:,}"
+        )
+    declared = {
+        entry["name"]: torch.zeros((), dtype=dtype).expand(shape)
+        for entry, dtype, shape in zip(entries, dtypes, shapes, strict=True)
+    }
+    if len(declared) < len(entries):
+        raise ValueError("two tensors have the same name")
+
+    def unpack() -> dict[str, Tensor]:
+        tensors, end = {}, at
+        for entry, (name, like) in zip(entries, declared.items(), strict=True):
+            tensors[name], end = _unpack(body, end, entry, like)
+        if end != len(body):
+            raise ValueError(f"{len(body) - end} bytes are left over")
+        return tensors
+
+    return Stored(declared, _object(header["metadata"]), unpack)
+
+
+def _unpack(body: bytes, at: int, entry: dict[str, Any], like: Tensor) -> tuple[Tensor, int]:
+    """Return a tensor of this dtype and shape, and where its sections end."""
+    count, size = like.numel(), like.dtype.itemsize
+    is_on = None
+    stored = count
+    if entry["mask"] is not None:
+        packed, at = _section(body, at, entry["mask"], -(-count // 8))
+        is_on = np.unpackbits(np.frombuffer(packed, np.uint8), count=count).astype(bool)
+        stored = int(is_on.sum())
+    packed, at = _section(body, at, entry["values"], stored * size)
+    planes = np.frombuffer(packed, np.uint8).reshape(size, stored)
+    elements = planes.T.copy()
+    if is_on is not None:
+        kept = elements.reshape(-1).view(f"u{size}")
+        spread = np.zeros(count, kept.dtype)
+        spread[is_on] = kept
+        elements = spread.view(np.uint8)
+    return _tensor(elements, like.dtype, list(like.shape)), at
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -247,7 +323,8 @@ def _section(body: bytes, at: int, described: list[Any], expected: int) -> tuple
     end = at + int(length)
     content = body[at:end]
     if codec == "lzma":
-        content = lzma.LZMADecompressor().decompress(content, max_length=expected + 1)
+        unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY)
+        content = unpacker.decompress(content, max_length=expected + 1)
     elif codec == "zlib":
         content = zlib.decompressobj().decompress(content, expected + 1)
     elif codec != "raw":

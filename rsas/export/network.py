@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 from rsas import models, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import InputError
+from rsas.export.files import Stored
 from rsas.pruning import target_of
 from rsas.sparse import prunable
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Network", "network_of", "rebuild"]
 
 _SCHEMA = 1
+_MISFITS = (
+    *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+)  # of metadata that can be any JSON, and of torch
 
 
 @dataclass(frozen=True)
@@ -101,17 +105,12 @@ def network_of(
     return Network(_plain(source.model), source.config, source.input_shape, source.num_classes)
 
 
-def rebuild(
-    tensors: dict[str, Tensor],
-    metadata: dict[str, Any],
-    builder: Callable[..., nn.Module] | None,
-    what: str,
-) -> nn.Module:
+def rebuild(stored: Stored, builder: Callable[..., nn.Module] | None, what: str) -> nn.Module:
     """The network of a file, in eval mode, with the file's tensors bit for bit.
 
     Args:
-        tensors: its state.
-        metadata: as ``Network.metadata`` makes it. Nothing that it names is executed.
+        stored: its state, unpacked only where the network has these names and shapes, and what
+            ``Network.metadata`` made. Nothing that the metadata names is executed.
         builder: makes the network; called with those of ``input_shape``, ``num_classes`` and
             ``width_multiplier`` that it names as parameters. Not needed for mlp, resnet18, vgg16.
         what: the file, for messages.
@@ -119,21 +118,24 @@ def rebuild(
     Raises:
         InputError: a builder is needed, or tensors and network do not fit.
     """
+    metadata = stored.metadata
     try:
         if metadata["schema"] != _SCHEMA:
             raise InputError(f"{what}: written by another version of rsas")
         shape = None if metadata["input_shape"] is None else tuple(metadata["input_shape"])
         classes, width = metadata["num_classes"], float(metadata["width"])
         if builder is None:
-            model = _built_in(metadata["config"], shape, classes, width, what)
+            most = len(stored.declared)
+            model = _built_in(metadata["config"], shape, classes, width, most, what)
         else:
             model = _unwrapped(models.build_with(builder, "builder", shape, classes, width=width))
             for name, mine in model.state_dict(keep_vars=True).items():
-                if name in tensors and not is_lazy(mine):  # tensors that are shared stay so
-                    mine.data = mine.data.to(tensors[name].dtype)
+                if name in stored.declared and not is_lazy(mine):  # shared tensors stay so
+                    mine.data = mine.data.to(stored.declared[name].dtype)
         # A network on meta takes the tensors over; so nothing is allocated for a bad file.
-        model.load_state_dict(tensors, assign=builder is None)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        model.load_state_dict(stored.declared, assign=builder is None)
+        model.load_state_dict(stored.unpack(), assign=builder is None)
+    except _MISFITS as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{what}: does not fit its network: {_two_lines(error)}") from None
@@ -145,8 +147,13 @@ def _built_in(
     shape: tuple[int, ...] | None,
     classes: int | None,
     width: float,
+    most: int,
     what: str,
 ) -> nn.Module:
+    """The network on meta; one that the metadata gives more hidden layers than ``most`` is refused.
+
+    Modules take time and memory even there, much more than their number in a list.
+    """
     named = None if values is None else values["model"]
     if values is None or ":" in str(named):
         made_by = f"made by {named!r}" if named else "not one of rsas"
@@ -157,6 +164,8 @@ def _built_in(
     config = TrainConfig.from_dict(values)
     if shape is None or classes is None:
         raise InputError(f"{what}: names no input shape or number of classes")
+    if len(config.hidden) > most:
+        raise ValueError(f"{len(config.hidden)} hidden layers, but {most} tensors")
     with torch.device("meta"):  # draws no random numbers
         return models.build(config, shape, classes, width=width)
 

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import socket
+import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -200,7 +201,7 @@ def read_model(models: Storage, trial: str) -> dict[str, Any] | None:
     """What ``write_model`` was given, on the CPU; None if there is none.
 
     Raises:
-        Exception: of torch's, when the file is damaged.
+        Exception: of zipfile or torch, when the file is damaged.
     """
     import torch
 
@@ -227,6 +228,10 @@ def _to_bytes(state: dict[str, Any]) -> bytes:
 def _from_bytes(content: bytes, device: torch.device) -> dict[str, Any]:
     import torch
 
+    # torch.save packs nothing; torch.load would unpack what another has packed, of any size.
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        if sum(member.file_size for member in file.infolist()) > len(content):
+            raise ValueError("it unpacks to more than its size")
     # weights_only: nothing in the file is executed.
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     return state

@@ -1,4 +1,8 @@
-"""The Ray cluster a sweep runs on: one of its own on this machine, or one that is there."""
+"""The Ray cluster a sweep runs on: one of its own on this machine, or one that is there.
+
+One of its own is for this machine: all of its servers listen on loopback, and ask for a token,
+which only this user can read.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,16 @@ import dataclasses
 import logging
 import math
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rsas.errors import InputError
+from rsas.search.experiment import Resources
 
 # Read by Tune when it is imported: its own output, loggers and snapshots are not used.
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
@@ -20,10 +29,26 @@ os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray
+# A Ray that is begun here has 127.0.0.1 as its address then, as on macOS and Windows, and listens
+# there only; ray.init has no option for that. One that is joined keeps its own address.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
-from rsas.errors import InputError
-from rsas.search.experiment import Resources
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Set variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
+
+
+with _environment(_LOOPBACK):  # it is read on import; 'ray start' of this process is to lack it
+    import ray
 
 __all__ = ["Slots", "connected", "early"]
 
@@ -160,14 +185,41 @@ def _start(address: str | None, path: Sequence[str]) -> None:
         return
     # Through the environment: with a runtime_env, Ray's workers take longer to begin.
     ours["RAY_worker_niceness"] = "0"
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
+    _keep_token_private()
+    with _environment(ours | _LOOPBACK):
         _init(Exception, address="local", include_dashboard=False)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ.update({} if value is None else {name: value})
+
+
+def _keep_token_private() -> None:
+    """Make the token of a Ray of our own, or close it to others; Ray itself lets all users read it.
+
+    A token of the user's choice, ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH``, is left alone.
+    """
+    chosen = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if chosen or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    try:
+        token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(token, "x", opener=partial(os.open, mode=0o600)) as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        if token.stat().st_mode & 0o077:
+            _close_to_others(token)
+
+
+def _close_to_others(token: Path) -> None:
+    log = logging.getLogger("rsas")
+    try:
+        token.chmod(0o600)
+    except OSError as error:  # of another user, or mounted to be read only
+        log.warning("%s, Ray's token, can be read by other users (%s)", token, error.strerror)
+    else:
+        log.warning(
+            "%s, Ray's token, could be read by other users and now cannot; delete it, and the next "
+            "sweep makes another",
+            token,
+        )
 
 
 def _init(busy: type[Exception], **options: Any) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 from collections.abc import Callable, Iterable
-from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from rsas.errors import InputError
 from rsas.search.book import Book
+from rsas.search.web import App, listen
 
 __all__ = ["serve"]
 
@@ -35,14 +33,8 @@ def serve(book: Book, host: str, port: int, say: Callable[[str], None]) -> None:
             "ui --optuna: Optuna's dashboard is not installed; "
             "pip install 'rsas[optuna-dashboard]' brings it"
         ) from None
-    app = _read_only(wsgi(book.study._storage))
-
-    class Server(ThreadingMixIn, WSGIServer):
-        daemon_threads = True
-
     try:
-        Server.address_family = socket.getaddrinfo(host, port)[0][0]
-        server = make_server(host, port, app, server_class=Server, handler_class=_Quiet)
+        server = listen(_read_only(wsgi(book.study._storage)), host, port)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
@@ -56,12 +48,7 @@ def serve(book: Book, host: str, port: int, say: Callable[[str], None]) -> None:
         server.serve_forever()
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """A line a request would hide what else is on the terminal."""
-
-
-def _read_only(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+def _read_only(app: App) -> App:
     """The dashboard without what it can do to a study: notes, deletion, trials told by hand.
 
     The book decides what a sweep does; whoever writes to it holds the sweep's lock.

@@ -7,13 +7,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rsas.analysis.pareto import front, hypervolume
 from rsas.errors import InputError
 from rsas.records import Objective, State, TrialRecord, trial_id
+from rsas.search.web import listen
 
 __all__ = ["SweepMetrics", "serving"]
 
@@ -131,13 +132,14 @@ def serving(port: int | None, say: Callable[[str], None]) -> Iterator[CollectorR
     if not 0 <= port <= 65535:
         raise InputError(f"--metrics-port {port}: expected a port in [0, 65535], 0 for a free one")
     try:
-        server, _ = start_http_server(port, _HOST, registry)
+        server = listen(make_wsgi_app(registry), _HOST, port)
     except OSError as error:
         raise InputError(
             f"--metrics-port {port}: cannot listen on {_HOST}:{port} ({error.strerror or error}); "
             "0 takes a free one"
         ) from None
     with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             say(f"metrics for Prometheus: http://{_HOST}:{server.server_port}/metrics")
             yield registry

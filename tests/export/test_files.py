@@ -1,17 +1,19 @@
 """The formats: bit for bit, documented, small, and damage is refused."""
 
+import contextlib
 import hashlib
 import io
 import json
 import lzma
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
 import safetensors
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsas import InputError
@@ -38,6 +40,11 @@ def same(found, expected):
     )
 
 
+def read(content, **options):
+    stored = from_bytes(content, "file", **options)
+    return stored.unpack(), stored.metadata
+
+
 def sparse_weights(shape, density, seed=0):
     generator = torch.Generator().manual_seed(seed)
     on = torch.rand(shape, generator=generator) < density
@@ -62,7 +69,7 @@ def small():
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_is_written_is_read_bit_for_bit(form, small):
-    tensors, metadata = from_bytes(FORMATS[form](small, {"a": [1, None, "ü"]}), "file")
+    tensors, metadata = read(FORMATS[form](small, {"a": [1, None, "ü"]}))
     assert same(tensors, small)
     assert metadata == {"a": [1, None, "ü"]}
 
@@ -80,7 +87,7 @@ def test_any_bits_of_any_type_come_back(data):
     flat = torch.tensor(list(raw), dtype=torch.uint8)
     tensors = {"x": flat.view(dtype).reshape(shape) if count else torch.empty(shape, dtype=dtype)}
     for write in FORMATS.values():
-        assert same(from_bytes(write(tensors, {}), "file")[0], tensors)
+        assert same(read(write(tensors, {}))[0], tensors)
 
 
 def test_a_reader_made_of_the_documentation_alone(small):
@@ -132,7 +139,7 @@ def test_tensors_that_share_memory_and_views(small):
     weight = small["weight"]
     tensors = {"a": weight, "b": weight, "c": weight.T, "d": weight[::2, 1::3]}
     for write in FORMATS.values():
-        assert same(from_bytes(write(tensors, {}), "file")[0], tensors)
+        assert same(read(write(tensors, {}))[0], tensors)
 
 
 @pytest.mark.parametrize(("density", "most"), [(0.1, 0.15), (0.01, 0.02), (1.0, 1.01)])
@@ -161,7 +168,7 @@ def test_no_bit_can_flip_and_no_byte_be_lost_unnoticed(form):
     )
     for damaged in flips:
         try:
-            found, metadata = from_bytes(damaged, "file")
+            found, metadata = read(damaged)
         except InputError as error:
             refused += "\n" not in str(error)
         else:
@@ -169,9 +176,9 @@ def test_no_bit_can_flip_and_no_byte_be_lost_unnoticed(form):
     assert refused > 7.9 * len(content)  # but for the padding of a header
     for length in range(len(content)):
         with pytest.raises(InputError, match="^file: "):
-            from_bytes(content[:length], "file")
+            read(content[:length])
     with pytest.raises(InputError):
-        from_bytes(content + b"\0", "file")
+        read(content + b"\0")
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -184,7 +191,7 @@ def test_files_cut_and_patched_anywhere(form, data):
         damaged[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(damaged[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
     try:
-        found, _ = from_bytes(damaged, "file")
+        found, _ = read(damaged)
     except InputError:
         return
     assert same(found, tensors)
@@ -192,9 +199,35 @@ def test_files_cut_and_patched_anywhere(form, data):
 
 def forged(header, sections=b""):
     """A sparse file with a checksum that is right."""
-    text = json.dumps(header).encode()
+    return sealed(json.dumps(header).encode(), sections)
+
+
+def sealed(text, sections=b""):
     content = bytes.fromhex("8952534153 0D0A01") + struct.pack("<I", len(text)) + text + sections
     return content + hashlib.sha256(content).digest()
+
+
+@pytest.fixture(scope="module")
+def body(small):
+    return to_sparse(small, {"seed": 1})[:-32]
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_files_patched_by_one_who_mends_the_checksum(body, data):
+    """Refused in a line, or tensors as they are declared."""
+    patched = bytearray(body)
+    for _ in range(data.draw(st.integers(1, 3))):
+        where = data.draw(st.integers(8, len(body) - 1) | st.integers(8, 900))
+        patched[where] = data.draw(st.sampled_from(b'0123456789-,[]{}"en') | st.integers(0, 255))
+    with contextlib.suppress(InputError):
+        stored = from_bytes(
+            bytes(patched) + hashlib.sha256(patched).digest(), "file", max_bytes=2**20
+        )
+        found = stored.unpack()
+        assert found.keys() == stored.declared.keys()
+        for name, like in stored.declared.items():
+            assert (found[name].dtype, found[name].shape) == (like.dtype, like.shape)
 
 
 def entry(**changes):
@@ -208,6 +241,9 @@ def entry(**changes):
 
 
 BOMB = zlib.compress(bytes(10**7))
+# Right but for the memory that its reader would need, 32 MiB for 8 bytes.
+FILTER = {"id": lzma.FILTER_LZMA2, "dict_size": 2**25, "mode": lzma.MODE_FAST, "mf": lzma.MF_HC3}
+WIDE = lzma.compress(bytes(8), filters=[FILTER])
 
 
 @pytest.mark.parametrize(
@@ -217,7 +253,9 @@ BOMB = zlib.compress(bytes(10**7))
         ([entry()], bytes(9)),
         ([entry(shape=[-2])], bytes(8)),
         ([entry(shape=[-1, -2])], bytes(8)),
-        ([entry(shape=[2**62])], bytes(8)),
+        ([entry(shape=[0, 2**63])], bytes(8)),
+        ([entry(shape=[0] * 65)], bytes(8)),
+        ([entry(shape=[2]), entry(shape=[2])], bytes(16)),
         ([entry(shape="x")], bytes(8)),
         ([entry(dtype="object")], bytes(8)),
         ([entry(values=["pickle", 8])], bytes(8)),
@@ -229,7 +267,8 @@ BOMB = zlib.compress(bytes(10**7))
             [entry(), entry(shape=[0], values=["raw", -4]), entry(shape=[1], values=["raw", 4])],
             bytes(8),
         ),
-        ([entry(mask=["raw", 1], shape=[2**50])], bytes(9)),
+        ([entry(mask=["raw", 1], shape=[2**20])], bytes(9)),
+        ([entry(values=["lzma", len(WIDE)])], WIDE),
         ([{"name": "w"}], bytes(8)),
         ({"w": 1}, b""),
         (None, b""),
@@ -237,14 +276,14 @@ BOMB = zlib.compress(bytes(10**7))
 )
 def test_headers_that_lie_are_refused(entries, sections):
     with pytest.raises(InputError, match=r"^file: not a .* file of rsas, or damaged"):
-        from_bytes(forged({"metadata": {}, "tensors": entries}, sections), "file")
+        read(forged({"metadata": {}, "tensors": entries}, sections))
 
 
 def test_the_forged_files_would_be_read_if_they_did_not_lie():
     content = forged({"metadata": {}, "tensors": [entry()]}, bytes(8))
-    assert same(from_bytes(content, "file")[0], {"w": torch.zeros(2)})
+    assert same(read(content)[0], {"w": torch.zeros(2)})
     with pytest.raises(InputError, match="metadata is no object"):
-        from_bytes(forged({"metadata": [], "tensors": []}), "file")
+        read(forged({"metadata": [], "tensors": []}))
 
 
 def test_a_bomb_is_not_blown_up(monkeypatch):
@@ -260,10 +299,75 @@ def test_a_bomb_is_not_blown_up(monkeypatch):
 
     monkeypatch.setattr(zlib, "decompressobj", Watched)
     with pytest.raises(InputError):
-        from_bytes(
-            forged({"metadata": {}, "tensors": [entry(values=["zlib", len(BOMB)])]}, BOMB), "file"
-        )
+        read(forged({"metadata": {}, "tensors": [entry(values=["zlib", len(BOMB)])]}, BOMB))
     assert sizes == [9]
+
+
+ZEROS = zlib.compress(bytes(2**24))
+
+
+@contextlib.contextmanager
+def memory_below(limit):
+    """Of what Python and numpy allocate."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < limit
+    finally:
+        tracemalloc.stop()
+
+
+def test_more_than_the_limit_is_not_unpacked():
+    half = entry(shape=[2**21], values=["zlib", len(ZEROS)])
+    once = forged(
+        {"metadata": {}, "tensors": [entry(shape=[2**22], values=["zlib", len(ZEROS)])]}, ZEROS
+    )
+    assert same(read(once, max_bytes=2**24)[0], {"w": torch.zeros(2**22)})
+    twice = forged({"metadata": {}, "tensors": [half, half | {"name": "v"}]}, 2 * ZEROS)
+    told = "^file: its tensors take 16,777,216 bytes unpacked, more than max_bytes=16,777,215$"
+    for content in (once, twice):
+        with memory_below(2**20), pytest.raises(InputError, match=told):
+            read(content, max_bytes=2**24 - 1)
+
+
+@pytest.mark.parametrize("shape", [[2**28 + 1], [2**62], [2**50, 2**50]])
+def test_the_limit_without_being_asked_for(shape):
+    """A GiB; nothing is unpacked to see that."""
+
+    def content(shape):
+        return forged({"metadata": {}, "tensors": [entry(shape=shape)]}, bytes(8))
+
+    assert from_bytes(content([2**28]), "file").declared["w"].shape == (2**28,)
+    with pytest.raises(InputError, match="more than max_bytes=1,073,741,824"):
+        from_bytes(content(shape), "file")
+
+
+def test_what_is_declared_takes_no_memory(small):
+    stored = from_bytes(to_sparse(small, {}), "file")
+    for name, tensor in stored.declared.items():
+        assert (tensor.dtype, tensor.shape) == (small[name].dtype, small[name].shape)
+        assert tensor.untyped_storage().nbytes() == tensor.dtype.itemsize
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"a":' * 10**5, "9" * 10**5])
+def test_metadata_of_any_depth_and_length(text):
+    """JSON on which Python's reader gives up; the checksums are right."""
+    from safetensors.torch import save
+
+    digest = hashlib.sha256(json.dumps(text).encode()).hexdigest()
+    for content in (sealed(text.encode()), save({}, {"rsas": text, "sha256": digest})):
+        with pytest.raises(InputError, match=r"^file: not a .* or damaged") as told:
+            read(content)
+        assert "\n" not in str(told.value)
+
+
+def test_safetensors_that_share_bytes_are_refused():
+    """So no such file stands for more than its size."""
+    part = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    header = json.dumps({"a": part, "b": part}).encode()
+    content = struct.pack("<Q", len(header)) + header + bytes(8)
+    with pytest.raises(InputError, match="invalid offset for tensor"):
+        read(content)
 
 
 def test_pickles_and_other_files_are_refused():
@@ -271,11 +375,11 @@ def test_pickles_and_other_files_are_refused():
     torch.save({"w": torch.zeros(2)}, buffer)
     for content in (buffer.getvalue(), b"", b"hello", bytes(100), b"\x89RSAS\r\n\x02" + bytes(99)):
         with pytest.raises(InputError, match="^file: "):
-            from_bytes(content, "file")
+            read(content)
     from safetensors.torch import save
 
     with pytest.raises(InputError, match="not a safetensors or sparse file of rsas"):
-        from_bytes(save({"w": torch.zeros(2)}), "file")
+        read(save({"w": torch.zeros(2)}))
 
 
 def test_types_that_the_format_lacks():

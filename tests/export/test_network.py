@@ -1,6 +1,7 @@
 """What is exported of a model, and how it is made again."""
 
 import copy
+import tracemalloc
 
 import pytest
 import torch
@@ -179,6 +180,10 @@ def test_loading_runs_no_code_that_the_file_names(form, digits, tmp_path):
         ({"input_shape": "abc"}, "does not fit its network"),
         ({"num_classes": -1}, "does not fit its network"),
         ({"width": "wide"}, "does not fit its network"),
+        ({"width": float("inf")}, "does not fit its network"),
+        ({"num_classes": 10**300}, "does not fit its network"),
+        ({"input_shape": [10**300]}, "does not fit its network"),
+        ({"config": {"hidden": [1] * 10**5}}, "100000 hidden layers, but 4 tensors"),
         ({"schema": 2}, "by another version of rsas"),
     ],
 )
@@ -193,6 +198,36 @@ def test_metadata_that_does_not_fit_is_one_line(changes, message, run, tmp_path)
     with pytest.raises(InputError, match=message) as told:
         export.load(tmp_path / "x")
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "builder"),
+    [("other", None), ("fc1.bias", None), ("other", lambda: nn.Linear(64, 60))],
+)
+def test_tensors_that_the_network_lacks_are_not_unpacked(name, builder, run, tmp_path):
+    """16 MiB of zeros, which take some bytes of the file."""
+    from rsas.export.files import to_sparse, write_file
+
+    network = network_of(run)
+    state = network.model.state_dict() | {name: torch.zeros(2**22)}
+    content = to_sparse(state, network.metadata())
+    write_file(tmp_path / "x", content)
+    assert len(content) < 2**15
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="does not fit its network"):
+            export.load(tmp_path / "x", builder=builder)
+        assert tracemalloc.get_traced_memory()[1] < 2**21
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_limit_of_ones_own(run, tmp_path):
+    export.save(run, tmp_path / "x", format="sparse")
+    taken = sum(t.nbytes for t in network_of(run).model.state_dict().values())
+    assert bits(export.load(tmp_path / "x", max_bytes=taken)) == bits(network_of(run).model)
+    with pytest.raises(InputError, match=f"more than max_bytes={taken - 1:,}"):
+        export.load(tmp_path / "x", max_bytes=taken - 1)
 
 
 def test_builders_that_do_not_fit(run, tmp_path):

@@ -1,9 +1,11 @@
 """The folder of a trial."""
 
 import errno
+import io
 import json
 import os
 import socket
+import zipfile
 
 import pytest
 import torch
@@ -44,6 +46,42 @@ def names(path):
 
 
 # Checkpoints.
+
+
+def packed(content):
+    """What torch.save wrote, deflated; torch.load itself reads that."""
+    found = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as source,
+        zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+    return found.getvalue()
+
+
+def test_checkpoints_that_unpack_to_more_than_their_size_are_damaged(folder, path):
+    for epoch in (1, 2):
+        folder.save(epoch, {"epoch": epoch, "weights": torch.zeros(2**20)})
+    newest = path / "checkpoint-000002.pt"
+    newest.write_bytes(packed(newest.read_bytes()))
+    assert newest.stat().st_size < 2**14
+    assert torch.load(newest)["weights"].shape == (2**20,)
+    assert folder.damaged() == ["checkpoint-000002.pt"]
+    state, damaged = folder.load(CPU)
+    assert (state["epoch"], damaged) == (1, ["checkpoint-000002.pt"])
+
+
+def test_final_models_of_the_format_before_zip_are_damaged(path):
+    """Torch would read these with other code."""
+    write_model(Storage(path), "t0000", {"weights": torch.zeros(3)})
+    torch.save(
+        {"weights": torch.zeros(3)},
+        path / "t0000" / "model.pt",
+        _use_new_zipfile_serialization=False,
+    )
+    with pytest.raises(zipfile.BadZipFile):
+        read_model(Storage(path), "t0000")
 
 
 def test_newest_checkpoint_is_loaded_and_old_ones_go(folder, path):
@@ -307,7 +345,7 @@ def test_damaged_models_are_errors_and_run_nothing(tmp_path):
     write_model(Storage(tmp_path), "t0000", {"epoch": 1})
     file = tmp_path / "t0000" / "model.pt"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(RuntimeError, match="archive"):
+    with pytest.raises(zipfile.BadZipFile):
         read_model(Storage(tmp_path), "t0000")
     torch.save({"payload": Payload()}, file)
     with pytest.raises(Exception, match="[Ww]eights"):

@@ -1,5 +1,10 @@
-"""How many trials fit a node, and how Ray comes up and ends."""
+"""How many trials fit a node, and how Ray comes up, for whom, and ends."""
 
+import ipaddress
+import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -64,10 +69,100 @@ def test_ray_is_ended_while_the_thread_that_began_it_lives(monkeypatch):
     assert not threads[0].is_alive()
 
 
+OWN_RAY = """
+import json, os, time
+import psutil
+from rsas.search import cluster
+from rsas.search.experiment import Resources
+import ray
+
+def listening():
+    me = psutil.Process()
+    for each in (me, *me.children(recursive=True)):
+        words = [os.path.basename(word) for word in each.cmdline()]
+        name = "monitor.py" if "monitor.py" in words else each.name()
+        for sock in each.net_connections():
+            if sock.status == psutil.CONN_LISTEN:
+                yield name, sock.laddr.ip
+
+os.umask(0o022)
+with cluster.connected(None, Resources(cpus=1), "study.py:experiment"):
+    ray.get(ray.remote(lambda: None).remote())
+    deadline = time.monotonic() + 10
+    while "monitor.py" not in dict(listening()) and time.monotonic() < deadline:
+        time.sleep(0.2)  # the last one to listen, where its port is free
+    print(json.dumps([*listening()]))
+"""
+
+
+def test_own_ray_is_for_this_machine_and_this_user(tmp_path):
+    """All sockets, of the driver and of workers too, are on loopback; the token is private."""
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        environment.pop(name, None)
+    ended = subprocess.run(
+        [sys.executable, "-c", OWN_RAY], env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    sockets = json.loads(ended.stdout)
+    assert {"gcs_server", "raylet", "ray::RuntimeEnvAgent"} <= {name for name, _ in sockets}
+    addresses = [(name, ipaddress.ip_address(address)) for name, address in sockets]
+    assert [
+        (name, str(found))
+        for name, found in addresses
+        if not (getattr(found, "ipv4_mapped", None) or found).is_loopback
+    ] == []
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_token_that_others_can_read_is_closed(client_refused, monkeypatch, tmp_path, caplog):
+    """Of the user's choice it is left alone, as is that of a cluster."""
+    client_refused(times=0)
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("0123456789abcdef")
+    token.chmod(0o644)
+
+    def mode_after(address):
+        with cluster.connected(address, Resources(cpus=1), "study.py:experiment"):
+            return token.stat().st_mode & 0o777
+
+    assert mode_after("auto") == 0o644
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the user")
+    assert mode_after(None) == 0o644
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    assert caplog.messages == []
+    assert mode_after(None) == 0o600
+    (told,) = caplog.messages
+    assert "could be read by other users" in told and "\n" not in told
+    assert mode_after(None) == 0o600 and len(caplog.messages) == 1
+    assert token.read_text() == "0123456789abcdef"
+
+
+def test_a_token_that_cannot_be_closed_is_said(client_refused, monkeypatch, tmp_path, caplog):
+    """As of a folder that is mounted to be read only."""
+    client_refused(times=0)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0123456789abcdef")
+    (tmp_path / ".ray" / "auth_token").chmod(0o640)
+
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("pathlib.Path.chmod", refuse)
+    with cluster.connected(None, Resources(cpus=1), "study.py:experiment") as slots:
+        assert slots() == 2
+    (told,) = caplog.messages
+    assert "can be read by other users (Read-only file system)" in told
+
+
 @pytest.fixture
-def client_refused(monkeypatch):
+def client_refused(monkeypatch, tmp_path):
     """Ray whose client is refused as by a busy head, so often; returns what was asked of it."""
     asked = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
 
     def refuse(times):
         def init(**options):

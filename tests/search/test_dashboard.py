@@ -49,8 +49,9 @@ def folder(tmp_path):
     return made
 
 
-def fetch(url, method="GET"):
-    with urllib.request.urlopen(urllib.request.Request(url, method=method)) as answer:
+def fetch(url, method="GET", **headers):
+    request = urllib.request.Request(url, method=method, headers=headers)
+    with urllib.request.urlopen(request) as answer:
         return answer.read()
 
 
@@ -75,6 +76,11 @@ def test_the_study_and_its_trials_are_shown(names, end, folder):
         assert found["objective_names"] == ["val_accuracy", "train_loss"]
         assert [trial["state"] for trial in found["trials"]] == ["Complete", "Fail", "Running"]
         assert found["trials"][0]["values"] == [0.5, 1.25]
+        # A page elsewhere whose name was made to point here (DNS rebinding).
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            fetch(f"{root}/api/studies", Host=f"elsewhere.example:{root.rpartition(':')[2]}")
+        assert refused.value.code == 403
+        assert "Host 'elsewhere.example:" in json.loads(refused.value.read())["reason"]
         # What it could do to the study.
         study_api = f"studies/{page[1]}"
         writes = (("DELETE", study_api), ("POST", "studies"), ("PUT", f"{study_api}/note"))

@@ -85,12 +85,15 @@ def test_served_on_loopback_while_the_context_lasts():
         with urllib.request.urlopen(url) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=")
             assert b'\nrsas_slots{sweep="first"} 2.0\n' in answer.read()
+        rebound = urllib.request.Request(url, headers={"Host": "elsewhere.example:80"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(rebound)
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url)
 
 
 def test_nothing_is_served_unless_asked(monkeypatch):
-    monkeypatch.setattr("rsas.search.metrics.start_http_server", lambda *_: pytest.fail("served"))
+    monkeypatch.setattr("rsas.search.metrics.listen", lambda *_: pytest.fail("served"))
     with serving(None, pytest.fail) as registry:
         assert told(registry) == {}
 
