@@ -151,10 +151,10 @@ def test_sparsity_0_is_dense_training_bit_for_bit(name, optimizer, digits):
     assert torch.equal(weights(run(config, digits)), weights(dense))
 
 
-def test_sparsity_1_has_no_weights(digits):
-    trainer = run(SMALL.replace(sparsity=1.0, epochs=2), digits)
-    assert trainer.history[-1]["sparsity"] == 1.0
-    assert not trainer.model.fc1.weight.any()
+def test_sparsity_1_is_refused():
+    """Nothing would be left to train."""
+    with pytest.raises(InputError, match=r"sparsity=1: expected a number in \[0, 1\)"):
+        SMALL.replace(sparsity=1)
 
 
 def test_batches_are_the_same_for_every_method(digits):

@@ -114,7 +114,7 @@ class Target:
     """The sparsity asked for, and where.
 
     Attributes:
-        sparsity: share of the weights of the chosen layers that is off, in [0, 1].
+        sparsity: share of the weights of the chosen layers that is off, in [0, 1).
         distribution: ``uniform``, the same in every layer; ``erk``, Erdos-Renyi-kernel (Evci et
             al. 2020, section 3); or ``map``, in proportion to ``layer_densities``.
         layer_densities: pattern of layer names -> relative density, above 0; the first pattern
@@ -127,7 +127,7 @@ class Target:
         InputError: a field is of the wrong type, out of its range or not among its choices.
     """
 
-    sparsity: float = field(metadata=range_of(0, 1))
+    sparsity: float = field(metadata=range_of(0, 1, open_high=True))
     distribution: Distribution = "uniform"
     layer_densities: Mapping[str, float] = field(default_factory=dict)
     include: tuple[str, ...] = ("*",)
