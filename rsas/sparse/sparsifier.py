@@ -15,12 +15,13 @@ from rsas.sparse.layers import Layer, Target, prunable
 from rsas.sparse.masks import as_int8
 from rsas.sparse.measure import Learner
 from rsas.sparse.methods import Position, PruningMethod
+from rsas.sparse.modules import follow
 
 __all__ = ["Sparsifier"]
 
 
 class Sparsifier:
-    """Masks on the Conv and Linear weights of a model, and the method that redraws them.
+    """Masks on the weights of a model, and the method that redraws them.
 
     The weights themselves are kept masked, in place, so the forward and backward passes are
     those of the plain model, and gradients are dense. Call ``observe`` between the backward pass
@@ -53,6 +54,7 @@ class Sparsifier:
         self._optimizer = optimizer
         self._method = method
         self._generator = generator
+        self._model = model
         self._prunable = prunable(model)
         self._layers: list[Layer] = []
         self._learner: Learner | None = None
@@ -60,25 +62,29 @@ class Sparsifier:
         if method is None:
             return
         moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for weight, planned in target.kept(model).items():
-            found = self._prunable[weight]
-            if id(weight) not in moved:
-                raise InputError(
-                    f"layer {found.name!r}: its weight is not the optimizer's; name it in exclude"
-                )
-            layer = Layer(
-                name=found.name,
-                modules=found.modules,
-                weight=weight,
-                mask=method.first_mask(weight, planned, generator),
-                keep=method.keeps(planned, weight.numel(), target),
-                latent=torch.zeros_like(weight) if method.keeps_latent else None,
-                measure=method.first_measure(weight, generator),
-            )
-            self._layers.append(layer)
-            if layer.latent is not None:
-                torch.mul(weight.detach(), as_int8(~layer.mask), out=layer.latent)
+        kept = target.kept(model)
         with torch.no_grad():
+            for found in self._prunable:
+                if found.name not in kept:
+                    continue
+                if id(found.parameter) not in moved:
+                    raise InputError(
+                        f"layer {found.name!r}: its weight is not the optimizer's; name it in "
+                        "exclude"
+                    )
+                planned, weight = kept[found.name], found.weight
+                mask = method.first_mask(weight, planned, generator)
+                latent = None
+                if method.keeps_latent:
+                    latent = weight * as_int8(~mask)
+                layer = Layer(
+                    found,
+                    mask=mask,
+                    keep=method.keeps(planned, weight.numel(), target),
+                    latent=latent,
+                    measure=method.first_measure(weight, generator),
+                )
+                self._layers.append(layer)
             self._mask_weights()
         self._learner = method.learner(generator.device)
 
@@ -115,14 +121,15 @@ class Sparsifier:
             self._redraw(self._method, share)
 
     def sparsity(self) -> tuple[float, dict[str, float]]:
-        """Measured share of all Conv and Linear weights that are off: of all, and by layer."""
-        by_layer = {found.name: 0.0 for found in self._prunable.values()}
+        """Return the share of the weights that are off: of all of ``prunable``, and by layer.
+        """
+        by_layer = {found.name: 0.0 for found in self._prunable}
         if not self._layers:
             return 0.0, by_layer
         off = torch.stack([(~layer.mask).sum() for layer in self._layers]).tolist()
         for layer, count in zip(self._layers, off, strict=True):
             by_layer[layer.name] = count / layer.mask.numel()
-        return sum(off) / sum(weight.numel() for weight in self._prunable), by_layer
+        return sum(off) / sum(found.weight.numel() for found in self._prunable), by_layer
 
     def masks(self) -> list[Tensor]:
         """Copies of the masks, True where a weight is on; one a layer."""
@@ -153,12 +160,21 @@ class Sparsifier:
         """Hand the masks over to ``torch.nn.utils.prune``, which reparametrises the weights.
 
         Afterwards the model is an ordinary pruned one: ``prune.is_pruned`` is true, its state
-        holds ``weight_orig`` and ``weight_mask``, and ``prune.remove`` makes zeros permanent.
+        holds ``weight_orig`` and ``weight_mask``, and ``prune.remove`` makes zeros permanent. Of
+        attention the names are those of its parameters, such as ``in_proj_weight``.
         """
-        # Without gradients, as a weight that is computed with them could not be copied.
+        masks: dict[tuple[nn.Module, str], Tensor] = {}
         for layer in self._layers:
-            for module in layer.modules:
-                prune.custom_from_mask(module, "weight", layer.mask.to(layer.weight.dtype))
+            for place in layer.found.places:
+                key = place.module, place.attribute
+                whole = masks.setdefault(key, torch.ones_like(layer.found.parameter))
+                layer.found.part(whole).copy_(layer.mask)
+        # Without gradients, as a weight that is computed with them could not be copied.
+        for (module, name), mask in masks.items():
+            prune.custom_from_mask(module, name, mask)
+        for module in self._model.modules():
+            if isinstance(module, nn.MultiheadAttention) and (module.out_proj, "weight") in masks:
+                follow(module)
 
     def state_dict(self) -> dict[str, Any]:
         """Masks, latent and measure values, and the open rewards."""
@@ -214,17 +230,19 @@ class Sparsifier:
                 torch.mul(layer.weight, as_int8(~mask), out=layer.latent)
             if method.regrow_steps and layer.window is not None:
                 missed = layer.window * as_int8(mask & ~layer.mask)
-                layer.weight.sub_(missed, alpha=method.regrow_steps * self._lr(layer.weight))
+                layer.weight.sub_(missed, alpha=method.regrow_steps * self._lr(layer))
             layer.window = None
             layer.use(mask)
         self._mask_weights()
 
-    def _lr(self, weight: Tensor) -> float:
+    def _lr(self, layer: Layer) -> float:
+        weight = layer.found.parameter
         groups = self._optimizer.param_groups
         return next(float(g["lr"]) for g in groups if any(p is weight for p in g["params"]))
 
     def _forget(self, layer: Layer, mask: Tensor) -> None:
         """Zero what the optimizer remembers of weights that come back on with this mask."""
-        for value in self._optimizer.state.get(layer.weight, {}).values():
-            if isinstance(value, Tensor) and value.shape == mask.shape:
-                value.mul_(as_int8(~mask | layer.mask))
+        weight = layer.found.parameter
+        for value in self._optimizer.state.get(weight, {}).values():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                layer.found.part(value).mul_(as_int8(~mask | layer.mask))
