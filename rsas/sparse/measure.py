@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from rsas.errors import InputError
 from rsas.sparse.layers import Layer
 
 __all__ = ["Attribution", "GlobalCredit", "Learner", "PerWeightCredit"]
@@ -89,7 +90,10 @@ class GlobalCredit:
         """Note the loss of the same batch after the step, where rewards are paired."""
         if self._paired:
             if loss_again is None:
-                raise ValueError("paired rewards need loss_again at every step")
+                raise InputError(
+                    "paired=True: Sparsifier.step needs loss_again at every step, a function that "
+                    "returns the loss of the same batch"
+                )
             self._losses.append(loss_again())
 
     def settle(self, layers: Iterable[Layer]) -> None:
