@@ -75,7 +75,7 @@ def build(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn.
         elif in_training != shape:
             fault = f"its output has shape {shape}, but {in_training} in training"
         elif config.method != "dense" and not target_of(config).kept(model):
-            fault = f"it has no Conv or Linear weight for method {config.method!r} to prune"
+            fault = f"it has no weight for method {config.method!r} to prune"
         elif not any(parameter.requires_grad for parameter in model.parameters()):
             fault = "it has no parameters to train"
     if fault:

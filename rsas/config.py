@@ -70,8 +70,8 @@ class TrainConfig:
         "reinforced", "dense", "static", "noise", "set", "rigl", "gmp", "small_dense"
     ] = "reinforced"
     """small_dense trains a narrower dense network with as many weights as the sparse one keeps."""
-    sparsity: float = field(default=0.9, metadata=range_of(0, 1))
-    """Pruning rate: share of the weights of the chosen Conv/Linear layers that is off."""
+    sparsity: float = field(default=0.9, metadata=range_of(0, 1, open_high=True))
+    """Pruning rate: share of the weights of the chosen layers that is off."""
     distribution: Literal["uniform", "erk", "map"] = "uniform"
     """How the weights that stay are shared out among layers (rsas.sparse.layers.Target)."""
     layer_densities: tuple[tuple[str, float], ...] = ()

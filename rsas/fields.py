@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["parse_assignments", "range_of", "require_field", "validate"]
 
 
-def range_of(low: float, high: float, *, open_low: bool = False) -> dict[str, Any]:
-    """Field metadata: the closed interval [low, high], or (low, high] with ``open_low``."""
-    return {"range": (low, high, open_low)}
+def range_of(
+    low: float, high: float, *, open_low: bool = False, open_high: bool = False
+) -> dict[str, Any]:
+    """Field metadata: the interval from ``low`` to ``high``, closed at each end unless open."""
+    return {"range": (low, high, open_low, open_high)}
 
 
 def parse_assignments(cls: type, assignments: Iterable[str]) -> dict[str, Any]:
@@ -56,9 +58,10 @@ def validate(config: DataclassInstance, names: Iterable[str] | None = None) -> N
                 continue
             kind = get_args(kind)[0]
         converted, ok = _convert(value, kind)
-        low, high, open_low = f.metadata.get("range", (-math.inf, math.inf, False))
         if ok and "range" in f.metadata:
-            ok = (low < converted if open_low else low <= converted) and converted <= high
+            low, high, open_low, open_high = f.metadata["range"]
+            ok = low < converted if open_low else low <= converted
+            ok = ok and (converted < high if open_high else converted <= high)
         if not ok:
             expected = _expected(kind, f.metadata.get("range"))
             raise InputError(f"{f.name}={value!r}: expected {expected}")
@@ -126,7 +129,7 @@ def _parse(text: str, kind: Any) -> Any:
     return text
 
 
-def _expected(kind: Any, interval: tuple[float, float, bool] | None) -> str:
+def _expected(kind: Any, interval: tuple[float, float, bool, bool] | None) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(get_args(kind))
     if kind == _PAIRS:
@@ -135,9 +138,10 @@ def _expected(kind: Any, interval: tuple[float, float, bool] | None) -> str:
         return f"a list of {_NOUN[get_args(kind)[0]]}s, such as {_EXAMPLE[get_args(kind)[0]]}"
     if interval is None:
         return f"a {_NOUN[kind]}"
-    low, high, open_low = interval
+    low, high, open_low, open_high = interval
     article = "an" if kind is int else "a"
-    return f"{article} {_NOUN[kind]} in {'(' if open_low else '['}{low:g}, {high:g}]"
+    first, last = "(" if open_low else "[", ")" if open_high else "]"
+    return f"{article} {_NOUN[kind]} in {first}{low:g}, {high:g}{last}"
 
 
 _TEXTS = tuple[str, ...]

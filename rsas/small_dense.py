@@ -19,8 +19,8 @@ def matching_width(
 ) -> float:
     """The width multiplier whose dense model has as many weights as the sparse one keeps.
 
-    Counted are Conv and Linear weights. Widths are whole numbers, so the counts can differ, by
-    little where layers are wide; no layer gets narrower than 1.
+    Counted are the weights that can be pruned. Widths are whole numbers, so the counts can differ,
+    by little where layers are wide; no layer gets narrower than 1.
 
     Args:
         config: names the model.
@@ -33,7 +33,7 @@ def matching_width(
     """
     full = _meta(config, input_shape, num_classes, 1.0)
     kept = target.kept(full)
-    budget = sum(kept.get(weight, weight.numel()) for weight in prunable(full))
+    budget = sum(kept.get(name, size) for name, size in _sizes(full).items())
     if budget == _count(full):
         return 1.0
     low, high = 0.0, 1.0
@@ -53,13 +53,16 @@ def matching_width(
 def layer_sizes(
     config: TrainConfig, input_shape: tuple[int, ...], num_classes: int
 ) -> dict[str, int]:
-    """Weights of each Conv and Linear layer of the model at full width."""
-    model = _meta(config, input_shape, num_classes, 1.0)
-    return {found.name: weight.numel() for weight, found in prunable(model).items()}
+    """Weights of each layer that can be pruned, of the model at full width."""
+    return _sizes(_meta(config, input_shape, num_classes, 1.0))
+
+
+def _sizes(model: nn.Module) -> dict[str, int]:
+    return {found.name: found.weight.numel() for found in prunable(model)}
 
 
 def _count(model: nn.Module) -> int:
-    return sum(weight.numel() for weight in prunable(model))
+    return sum(_sizes(model).values())
 
 
 def _meta(

@@ -107,7 +107,7 @@ class Trainer:
         Returns:
             epoch (counted from 1), train_loss (mean over the epoch's images; a last batch of one
             image, of which BatchNorm has no statistics, is left out), val_loss,
-            val_accuracy in [0, 1], sparsity (measured share of Conv and Linear weights that
+            val_accuracy in [0, 1], sparsity (measured share of the weights of ``prunable`` that
             are off, or that a small_dense network lacks), sparsity/LAYER for each layer, churn
             (share of the weights that are on which were off before the epoch, in [0, 1]),
             exploration (share of the budget that the epoch's redraws chose anew, their mean, in
@@ -229,7 +229,7 @@ class Trainer:
         if self._full_sizes is None:
             return self._sparsifier.sparsity()
         full = self._full_sizes
-        sizes = {found.name: weight.numel() for weight, found in prunable(self.model).items()}
+        sizes = {found.name: found.weight.numel() for found in prunable(self.model)}
         by_layer = {name: 1 - sizes[name] / full[name] for name in full}
         return 1 - sum(sizes.values()) / sum(full.values()), by_layer
 

@@ -23,9 +23,9 @@ def test_is_frozen_and_keyword_only():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sparsity": 1.5}, r"sparsity=1.5: expected a number in \[0, 1\]"),
-        ({"sparsity": -0.1}, r"sparsity=-0.1: expected a number in \[0, 1\]"),
-        ({"sparsity": float("nan")}, r"sparsity=nan: expected a number in \[0, 1\]"),
+        ({"sparsity": 1.5}, r"sparsity=1.5: expected a number in \[0, 1\)"),
+        ({"sparsity": -0.1}, r"sparsity=-0.1: expected a number in \[0, 1\)"),
+        ({"sparsity": float("nan")}, r"sparsity=nan: expected a number in \[0, 1\)"),
         ({"measure_lr": 0.0}, r"measure_lr=0.0: expected a number in \(0, 1\]"),
         ({"epochs": 0}, r"epochs=0: expected an integer in \[1, "),
         ({"epochs": 2.5}, r"epochs=2.5: expected an integer"),
@@ -59,10 +59,10 @@ def test_an_unknown_field_is_named_with_the_closest_one():
 
 
 def test_integers_become_floats_and_lists_tuples():
-    config = TrainConfig(sparsity=1, hidden=[30, 20])
-    assert (config.sparsity, config.hidden) == (1.0, (30, 20))
+    config = TrainConfig(sparsity=0, hidden=[30, 20])
+    assert (config.sparsity, config.hidden) == (0.0, (30, 20))
     assert isinstance(config.sparsity, float)
-    assert config == TrainConfig(sparsity=1.0, hidden=(30, 20))
+    assert config == TrainConfig(sparsity=0.0, hidden=(30, 20))
 
 
 def test_override_parses_by_the_type_of_the_field():

@@ -116,5 +116,5 @@ def test_method_and_target_have_the_options_of_the_configuration():
 def test_patterns_that_fit_no_layer_are_refused(digits):
     with pytest.raises(InputError, match="exclude: 'fc9' fits no layer; they are fc1, fc2"):
         Trainer(BASE.replace(exclude=("fc9",)), digits)
-    with pytest.raises(InputError, match="no Conv or Linear weight for method 'reinforced'"):
+    with pytest.raises(InputError, match="no weight for method 'reinforced'"):
         Trainer(BASE.replace(exclude=("*",)), digits)

@@ -11,7 +11,7 @@ MNIST = (1, 28, 28)
 
 @pytest.mark.parametrize(
     ("sparsity", "hidden"),
-    [(0.0, 1000), (0.5, 500), (0.9, 100), (0.98, 20), (0.999, 1), (1.0, 1)],
+    [(0.0, 1000), (0.5, 500), (0.9, 100), (0.98, 20), (0.999, 1), (0.99999, 1)],
 )
 def test_a_hidden_layer_of_794_weights_a_unit(sparsity, hidden):
     width = matching_width(TrainConfig(), Target(sparsity=sparsity), MNIST, 10)

@@ -111,7 +111,7 @@ def _print_report(report: Report, console: Console) -> None:
         sizes.add_column(column, justify="right" if column else "left")
     for what, dense, sparse in (
         ("file, bytes", report.dense_bytes, report.file_bytes),
-        ("Conv and Linear weights, not zero", counts.weights, counts.nonzeros),
+        ("prunable weights, not zero", counts.weights, counts.nonzeros),
         ("FLOPs of one input", counts.flops_dense, counts.flops_sparse),
     ):
         if dense is not None and sparse is not None:

@@ -129,7 +129,7 @@ def interleaved(runs: dict[str, _Run], x: Tensor, seconds: float) -> dict[str, f
 
 def _add_sparse(runs: dict[str, tuple[bool, _Run]], model: nn.Module) -> list[str]:
     """Add what multiplies sparsely; returns notes."""
-    layers = {found.name: found.modules[0] for found in prunable(model).values()}
+    layers = {found.name: found.places[0].module for found in prunable(model)}
     dense = [name for name, module in layers.items() if not convertible(module)]
     if len(dense) == len(layers):
         return ["torch CSR, scipy CSR: no Linear or Conv2d layer that they can compute"]
@@ -185,7 +185,7 @@ def _wrong(runs: dict[str, tuple[bool, _Run]], inputs: dict[int, Tensor]) -> dic
 
 def _semi_structured(model: nn.Module) -> str:
     """Why 2:4 sparsity of GPUs is not timed."""
-    weights = [weight for weight in prunable(model) if weight.ndim == 2]
+    weights = [found.weight for found in prunable(model) if found.weight.ndim == 2]
     fit = sum(fits_2_4(weight) for weight in weights)
     told = f"2:4 on GPUs: does not apply to unstructured masks; {fit} of {len(weights)} Linear "
     return told + "layers happen to have at most two weights in every four; not timed"

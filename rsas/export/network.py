@@ -18,6 +18,7 @@ from rsas.errors import InputError
 from rsas.export.files import Stored
 from rsas.pruning import target_of
 from rsas.sparse import prunable
+from rsas.sparse.modules import inner, pruners, unfollow
 
 if TYPE_CHECKING:
     from rsas.trainer import RunResult
@@ -35,8 +36,8 @@ class Network:
     """What is exported.
 
     Attributes:
-        model: weights that are off are +0.0; no ``torch.nn.utils.prune`` and no ``torch.compile``
-            is on it.
+        model: weights that are off are +0.0; no ``torch.nn.utils.prune`` and no wrapper, such as
+            ``torch.compile``, is on it.
         config: what it was trained with; None for a model that was made elsewhere.
         input_shape: of one input; None where it is not known.
         num_classes: width of the output; None where it is not known.
@@ -67,9 +68,9 @@ class Network:
                 model = models.build(config, shape, classes, width=_width(config, shape, classes))
             model.load_state_dict(state["model"])
             with torch.no_grad():
-                for weight, found in prunable(model).items():
+                for found in prunable(model):
                     if found.name in state["masks"]:
-                        _switch_off(weight, state["masks"][found.name])
+                        _switch_off(found.weight, state["masks"][found.name])
         except (KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"a final model cannot be read: {_two_lines(error)}") from None
         return cls(_plain(model), config, shape, classes, {**about, "epoch": state.get("epoch")})
@@ -128,7 +129,7 @@ def rebuild(stored: Stored, builder: Callable[..., nn.Module] | None, what: str)
             most = len(stored.declared)
             model = _built_in(metadata["config"], shape, classes, width, most, what)
         else:
-            model = _unwrapped(models.build_with(builder, "builder", shape, classes, width=width))
+            model = inner(models.build_with(builder, "builder", shape, classes, width=width))
             for name, mine in model.state_dict(keep_vars=True).items():
                 if name in stored.declared and not is_lazy(mine):  # shared tensors stay so
                     mine.data = mine.data.to(stored.declared[name].dtype)
@@ -172,34 +173,26 @@ def _built_in(
 
 def _plain(model: nn.Module) -> nn.Module:
     """A copy on the CPU, in eval mode, without gradients, its masks folded in."""
-    inner = _unwrapped(model)
+    unwrapped = inner(model)
     with torch.no_grad():
-        for module in inner.modules():
-            for hook in _pruners(module):
+        for module in unwrapped.modules():
+            for hook in pruners(module):
                 hook(module, ())  # what a pass computed with gradients cannot be copied
-    inner = copy.deepcopy(inner).cpu().requires_grad_(False).eval()
-    for module in inner.modules():
-        for hook in _pruners(module):
+    copied = copy.deepcopy(unwrapped).cpu().requires_grad_(False).eval()
+    for module in copied.modules():
+        for hook in pruners(module):
             name = hook._tensor_name
             mask = getattr(module, f"{name}_mask") != 0
             prune.remove(module, name)
             _switch_off(getattr(module, name), mask)
-    return inner
-
-
-def _pruners(module: nn.Module) -> list[Any]:
-    hooks = list(module._forward_pre_hooks.values())
-    return [hook for hook in hooks if isinstance(hook, prune.BasePruningMethod)]
+        if isinstance(module, nn.MultiheadAttention):
+            unfollow(module)
+    return copied
 
 
 def _switch_off(weight: Tensor, mask: Tensor) -> None:
     """+0.0 where the mask is; a product would leave -0.0 of what was negative, and NaN."""
     weight.data.masked_fill_(~mask.to(weight.device, torch.bool), 0)
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    inner = getattr(model, "_orig_mod", model)  # of torch.compile
-    return inner if isinstance(inner, nn.Module) else model
 
 
 def _width(config: TrainConfig, input_shape: tuple[int, ...], num_classes: int) -> float:

@@ -1,6 +1,6 @@
 """Dynamic sparse training: masks, measure values and methods. Knows only tensors and modules."""
 
-from rsas.sparse.layers import Target, prunable
+from rsas.sparse.layers import Prunable, Target, prunable
 from rsas.sparse.methods import (
     GradualPruning,
     Position,
@@ -16,6 +16,7 @@ __all__ = [
     "GradualPruning",
     "NoisePruning",
     "Position",
+    "Prunable",
     "PruningMethod",
     "ReinforcedPruning",
     "RigLPruning",

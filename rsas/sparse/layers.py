@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -15,22 +15,45 @@ from rsas.fields import range_of, validate
 from rsas.sparse import distributions
 from rsas.sparse.distributions import Distribution
 from rsas.sparse.masks import as_int8
+from rsas.sparse.modules import Place, places
 
-__all__ = ["PRUNABLE", "Layer", "Prunable", "Target", "prunable"]
+__all__ = ["Layer", "Prunable", "Target", "prunable"]
 
-PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""Modules whose ``weight`` is pruned; biases and normalisation layers never are."""
-_UNCALLED = nn.modules.linear.NonDynamicallyQuantizableLinear
+
+@dataclass(frozen=True)
+class Prunable:
+    """A weight tensor that can be pruned, and where it is."""
+
+    parameter: nn.Parameter
+    places: list[Place]  # more than one where it is shared; the first one of the model first
+
+    @property
+    def name(self) -> str:
+        """Return the first name, by which the layer is known."""
+        return self.places[0].name
+
+    @property
+    def names(self) -> list[str]:
+        """Return all names."""
+        return [place.name for place in self.places]
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the parameter, or a view of those of its rows that are this weight."""
+        return self.part(self.parameter)
+
+    def part(self, value: Tensor) -> Tensor:
+        """Return a view of what belongs to this weight in a tensor shaped as the parameter."""
+        rows = self.places[0].rows
+        return value if rows is None else value[rows]
 
 
 @dataclass
 class Layer:
     """One pruned weight tensor. All tensors have its shape and device."""
 
-    name: str  # of the module, as in model.named_modules()
-    modules: list[nn.Module]  # all that hold the weight: more than one where it is shared
-    weight: nn.Parameter  # zero wherever the mask is off
-    mask: Tensor  # boolean
+    found: Prunable
+    mask: Tensor  # boolean; the weight is zero wherever the mask is off
     keep: int  # k, the number of ones in the end
     latent: Tensor | None  # values of weights that are off, zero elsewhere; None: they regrow at 0
     measure: Tensor | None  # measure values; None for methods that learn none
@@ -53,9 +76,25 @@ class Layer:
             self.factor = self.factor.to(self.weight.dtype)
 
     @property
+    def name(self) -> str:
+        """Return the first name of the layer."""
+        return self.found.name
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weight, to be changed in place without gradients."""
+        return self.found.weight
+
+    @property
+    def has_gradient(self) -> bool:
+        """Say whether the last backward pass reached the weight."""
+        return self.found.parameter.grad is not None
+
+    @property
     def gradient(self) -> Tensor:
         """Gradient of the last backward pass, dense: also of weights that are off."""
-        return torch.zeros_like(self.weight) if self.weight.grad is None else self.weight.grad
+        gradient = self.found.parameter.grad
+        return torch.zeros_like(self.weight) if gradient is None else self.found.part(gradient)
 
     @property
     def recent_gradient(self) -> Tensor:
@@ -70,43 +109,27 @@ class Layer:
             self.window += self.gradient
 
 
-@dataclass(frozen=True)
-class Prunable:
-    """A weight tensor that can be pruned, and where it is."""
+def prunable(model: nn.Module) -> list[Prunable]:
+    """Return each weight of convolutions, linear maps and attention once.
 
-    names: list[str]  # of its modules, the first one in model.named_modules() first
-    modules: list[nn.Module]  # each once
+    These are the modules Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d and Linear, and of
+    ``nn.MultiheadAttention`` the four projections, each a layer: ``q_proj``, ``k_proj``, ``v_proj``
+    and ``out_proj``, whether torch keeps the first three in one parameter or in three. Sparsity and
+    numbers of weights are of all these. Not pruned and not counted are biases, normalisation,
+    embeddings, recurrent layers (RNN, LSTM, GRU), Bilinear, and parameters of other modules.
 
-    @property
-    def name(self) -> str:
-        """The first name, by which the layer is known."""
-        return self.names[0]
-
-
-def prunable(model: nn.Module) -> dict[nn.Parameter, Prunable]:
-    """Each weight of a Conv or Linear layer once, with all its names and modules.
-
-    Names are those of the model inside, where it was wrapped by ``torch.compile``. Left out are
-    weights that are empty, complex or not initialised yet, those that are computed from other
-    parameters, as weight_norm does, and the output projection of ``nn.MultiheadAttention``, which
-    is not called as a layer.
+    Names are those of the model inside, where it was wrapped by ``torch.compile``, data parallelism
+    or ``AveragedModel``. Left out are weights that are empty, complex or not initialised yet, and
+    those that are computed from other parameters, as weight_norm does.
     """
-    found: dict[nn.Parameter, Prunable] = {}
-    for name, module in _candidates(model):
-        weight = module._parameters.get("weight")
+    found: dict[tuple[nn.Parameter, int], Prunable] = {}
+    for place in places(model):
+        weight = place.module._parameters.get(place.attribute)
         if weight is None or is_lazy(weight) or weight.is_complex() or weight.numel() == 0:
             continue
-        entry = found.setdefault(weight, Prunable([], []))
-        entry.names.append(name)
-        if module not in entry.modules:
-            entry.modules.append(module)
-    return found
-
-
-def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, PRUNABLE) and not isinstance(module, _UNCALLED):
-            yield ".".join(part for part in path.split(".") if part != "_orig_mod"), module
+        start = 0 if place.rows is None else place.rows.start
+        found.setdefault((weight, start), Prunable(weight, [])).places.append(place)
+    return list(found.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +137,7 @@ class Target:
     """The sparsity asked for, and where.
 
     Attributes:
-        sparsity: share of the weights of the chosen layers that is off, in [0, 1].
+        sparsity: share of the weights of the chosen layers that is off, in [0, 1).
         distribution: ``uniform``, the same in every layer; ``erk``, Erdos-Renyi-kernel (Evci et
             al. 2020, section 3); or ``map``, in proportion to ``layer_densities``.
         layer_densities: pattern of layer names -> relative density, above 0; the first pattern
@@ -127,7 +150,7 @@ class Target:
         InputError: a field is of the wrong type, out of its range or not among its choices.
     """
 
-    sparsity: float = field(metadata=range_of(0, 1))
+    sparsity: float = field(metadata=range_of(0, 1, open_high=True))
     distribution: Distribution = "uniform"
     layer_densities: Mapping[str, float] = field(default_factory=dict)
     include: tuple[str, ...] = ("*",)
@@ -136,8 +159,8 @@ class Target:
     def __post_init__(self) -> None:
         validate(self, ("sparsity", "distribution", "include", "exclude"))
 
-    def kept(self, model: nn.Module) -> dict[nn.Parameter, int]:
-        """Number of weights that stay on, for each weight tensor that is pruned.
+    def kept(self, model: nn.Module) -> dict[str, int]:
+        """Number of weights that stay on, for the name of each layer that is pruned.
 
         A weight that several layers share is chosen, or left dense, if any of them is named. One
         that is not trained (``requires_grad`` is false) is not pruned.
@@ -148,29 +171,29 @@ class Target:
         Raises:
             InputError: a pattern fits no layer, a layer no pattern, or a weight is unsuitable.
         """
-        modules = list(_candidates(model))
-        names = list(dict.fromkeys(name for name, _ in modules))
+        every = list(places(model))
+        names = list(dict.fromkeys(place.name for place in every))
         for option in ("include", "exclude", "layer_densities"):
             for pattern in getattr(self, option):
                 if pattern != "*" and not _fits(names, pattern):
                     raise InputError(
                         f"{option}: {pattern!r} fits no layer; they are {', '.join(names)}"
                     )
-        for name, module in modules:
-            if self._chooses([name]) and "weight" not in module._parameters:
+        for place in every:
+            if self._chooses([place.name]) and place.is_computed:
                 raise InputError(
-                    f"the weight of layer {name!r} is computed from other parameters (by "
+                    f"the weight of layer {place.name!r} is computed from other parameters (by "
                     "weight_norm, parametrize or prune) and cannot be masked; name it in exclude"
                 )
-        chosen = {
-            weight: found.names
-            for weight, found in prunable(model).items()
-            if weight.requires_grad and self._chooses(found.names)
-        }
-        sizes = {weight: weight.numel() for weight in chosen}
+        chosen = [
+            found
+            for found in prunable(model)
+            if found.parameter.requires_grad and self._chooses(found.names)
+        ]
+        sizes = {found.name: found.weight.numel() for found in chosen}
         if self.distribution == "uniform":
-            return {weight: distributions.kept(n, self.sparsity) for weight, n in sizes.items()}
-        densities = {weight: self._density(names, weight.shape) for weight, names in chosen.items()}
+            return {name: distributions.kept(n, self.sparsity) for name, n in sizes.items()}
+        densities = {found.name: self._density(found.names, found.weight.shape) for found in chosen}
         budget = distributions.kept(sum(sizes.values()), self.sparsity)
         return distributions.share_out(sizes, densities, budget)
 

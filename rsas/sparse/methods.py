@@ -155,7 +155,7 @@ class SetPruning(PruningMethod):
 
     def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
         """Exactly ``layer.keep`` ones: what is left of the mask, and what grows."""
-        if layer.weight.grad is None:
+        if not layer.has_gradient:
             return layer.mask  # not in use: what would grow could not train
         grown = count_of(layer.keep, share)
         left = masks.top(_magnitude(layer), layer.keep - grown, generator=generator)

@@ -222,7 +222,7 @@ class ReinforcedPruning(PruningMethod):
         assert layer.measure is not None
         if self.budget == "overshoot":
             return overshooting_mask(layer.measure, layer.keep, share, generator=generator)
-        if layer.weight.grad is None:
+        if not layer.has_gradient:
             return layer.mask  # not in use: what would be explored could not train
         best = count_of(layer.keep, share)
         mask = masks.top(layer.measure, best, generator=generator)

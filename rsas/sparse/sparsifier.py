@@ -15,22 +15,41 @@ from rsas.sparse.layers import Layer, Target, prunable
 from rsas.sparse.masks import as_int8
 from rsas.sparse.measure import Learner
 from rsas.sparse.methods import Position, PruningMethod
+from rsas.sparse.modules import follow
+from rsas.sparse.ranks import first_of_ranks
 
 __all__ = ["Sparsifier"]
 
 
 class Sparsifier:
-    """Masks on the Conv and Linear weights of a model, and the method that redraws them.
+    """Masks on the weights of a model, and the method that redraws them.
 
     The weights themselves are kept masked, in place, so the forward and backward passes are
-    those of the plain model, and gradients are dense. Call ``observe`` between the backward pass
-    and the optimizer's step, with gradients that are not scaled any more (``scaler.unscale_``,
-    where there is a GradScaler), and ``step`` after it. With ``method`` None the model stays dense
-    and both do nothing.
+    those of the plain model, and gradients are dense. Which weights these are is described at
+    ``rsas.sparse.prunable``.
+
+    A training loop calls ``observe`` and ``step`` once for each step of the optimizer::
+
+        for step, (x, y) in enumerate(batches):
+            at = Position(epoch, step, epochs, len(batches))
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            sparsifier.observe(at, loss)  # gradients are there, weights have not moved yet
+            optimizer.step()
+            sparsifier.step(at)  # gradients are still there
+
+    - With a GradScaler, ``scaler.unscale_`` comes before ``observe``.
+    - Gradients that are summed over several batches are observed once, when they are complete.
+    - With ``method`` None the model stays dense, and both calls do nothing.
+    - ``DistributedDataParallel``: all ranks make the same calls. Masks are those that rank 0 draws,
+      whatever the seeds; losses are averaged over the ranks.
+    - Averages of weights (EMA, SWA) span several masks and so are not sparse: ``apply_to`` masks
+      them, after each update or once at the end.
 
     Args:
         model: moved to its device already; initial masks are put on at once. It may be wrapped
-            by ``torch.compile``.
+            by ``torch.compile`` or ``DistributedDataParallel``, now or later.
         optimizer: of all weights that are pruned; its state is zeroed for those that come back on.
         method: the pruning method, or None.
         target: the sparsity, and of which layers.
@@ -53,76 +72,125 @@ class Sparsifier:
         self._optimizer = optimizer
         self._method = method
         self._generator = generator
+        self._model = model
         self._prunable = prunable(model)
         self._layers: list[Layer] = []
         self._learner: Learner | None = None
         self._explored: list[float] = []  # by the redraws of this epoch
+        self._observed: Position | None = None  # by ``observe``, until ``step``
         if method is None:
             return
         moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for weight, planned in target.kept(model).items():
-            found = self._prunable[weight]
-            if id(weight) not in moved:
-                raise InputError(
-                    f"layer {found.name!r}: its weight is not the optimizer's; name it in exclude"
-                )
-            layer = Layer(
-                name=found.name,
-                modules=found.modules,
-                weight=weight,
-                mask=method.first_mask(weight, planned, generator),
-                keep=method.keeps(planned, weight.numel(), target),
-                latent=torch.zeros_like(weight) if method.keeps_latent else None,
-                measure=method.first_measure(weight, generator),
-            )
-            self._layers.append(layer)
-            if layer.latent is not None:
-                torch.mul(weight.detach(), as_int8(~layer.mask), out=layer.latent)
+        kept = target.kept(model)
         with torch.no_grad():
+            for found in self._prunable:
+                if found.name not in kept:
+                    continue
+                if id(found.parameter) not in moved:
+                    raise InputError(
+                        f"layer {found.name!r}: its weight is not the optimizer's; name it in "
+                        "exclude"
+                    )
+                planned, weight = kept[found.name], found.weight
+                mask = first_of_ranks(method.first_mask(weight, planned, generator))
+                latent = None
+                if method.keeps_latent:
+                    # Before DistributedDataParallel, ranks may have different weights.
+                    latent = first_of_ranks(weight * as_int8(~mask))
+                layer = Layer(
+                    found,
+                    mask=mask,
+                    keep=method.keeps(planned, weight.numel(), target),
+                    latent=latent,
+                    measure=method.first_measure(weight, generator),
+                )
+                self._layers.append(layer)
             self._mask_weights()
         self._learner = method.learner(generator.device)
 
     def observe(self, at: Position, loss: Tensor) -> None:
-        """Before the optimizer's step: take the loss, a detached scalar, and the gradients."""
+        """Take the loss and the gradients, between the backward pass and the optimizer's step.
+
+        Args:
+            at: the step that is being done.
+            loss: of the batch, one number.
+
+        Raises:
+            InputError: the loss is not a tensor of one number, no weight has a gradient, or
+                ``step`` was not called after the step before.
+        """
         if self._method is None:
             return
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"
+            raise InputError(
+                f"Sparsifier.observe: loss is {what}; expected a tensor of one number, as "
+                "loss.backward() was called on"
+            )
+        if self._observed is not None:
+            raise InputError(
+                f"Sparsifier.observe: step(at) was not called after {_label(self._observed)}; call "
+                "it after each optimizer.step()"
+            )
+        self._observed = at
+        gathers, learns = self._method.gathers(at), self._method.learns(at)
+        if gathers or learns:
+            self._require_gradients("observe", "after loss.backward()")
         with torch.no_grad():
-            if self._method.gathers(at):
+            if gathers:
                 for layer in self._layers:
                     layer.gather()
-            if self._learner is not None and self._method.learns(at):
-                self._learner.before_step(self._layers, loss)
+            if self._learner is not None and learns:
+                self._learner.before_step(self._layers, loss.detach().reshape(()))
 
     @torch.no_grad()
     def step(self, at: Position, loss_again: Callable[[], Tensor] | None = None) -> None:
-        """After the optimizer's step: mask the weights, redraw the masks where it is time.
+        """Mask the weights after the optimizer's step, and redraw the masks where it is time.
 
         Args:
             at: the step that is done.
             loss_again: computes the loss of the same batch with the weights as they are now;
                 only ``ReinforcedPruning(paired=True)`` calls it.
+
+        Raises:
+            InputError: the method needs ``observe``, which was not called for this step, or the
+                gradients, which are gone.
         """
         self._mask_weights()
         if at.step == 0:
             self._explored = []
         if self._method is None:
             return
-        if self._learner is not None and self._method.learns(at):
+        observed, self._observed = self._observed, None
+        learns = self._method.learns(at)
+        if observed != at and (learns or self._method.gathers(at)):
+            raise InputError(
+                f"Sparsifier.step: observe(at, loss) was not called for {_label(at)}; call it "
+                "between loss.backward() and optimizer.step(), with the same position"
+            )
+        if self._learner is not None and learns:
             self._learner.after_step(self._layers, loss_again)
         share = self._method.schedule(at)
         if share is not None:
+            if self._method.explores(share):
+                self._require_gradients("step", "before optimizer.zero_grad()")
             self._explored.append(self._method.explores(share))
             self._redraw(self._method, share)
 
     def sparsity(self) -> tuple[float, dict[str, float]]:
-        """Measured share of all Conv and Linear weights that are off: of all, and by layer."""
-        by_layer = {found.name: 0.0 for found in self._prunable.values()}
+        """Return the share of the weights that are off: of all of ``prunable``, and by layer.
+
+        Raises:
+            InputError: weights that are off are not zero, so ``step`` was left out.
+        """
+        by_layer = {found.name: 0.0 for found in self._prunable}
         if not self._layers:
             return 0.0, by_layer
+        self._require_masked()
         off = torch.stack([(~layer.mask).sum() for layer in self._layers]).tolist()
         for layer, count in zip(self._layers, off, strict=True):
             by_layer[layer.name] = count / layer.mask.numel()
-        return sum(off) / sum(weight.numel() for weight in self._prunable), by_layer
+        return sum(off) / sum(found.weight.numel() for found in self._prunable), by_layer
 
     def masks(self) -> list[Tensor]:
         """Copies of the masks, True where a weight is on; one a layer."""
@@ -149,16 +217,54 @@ class Sparsifier:
         return fmean(self._explored) if self._explored else 0.0
 
     @torch.no_grad()
+    def apply_to(self, model: nn.Module) -> None:
+        """Mask the same layers of another model, such as an average of the weights.
+
+        Args:
+            model: of the same structure; it may be wrapped, as ``AveragedModel`` does, and on any
+                device. Its weights are changed in place.
+
+        Raises:
+            InputError: a layer is missing or has another shape; nothing is changed then.
+        """
+        others = {found.name: found.weight for found in prunable(model)}
+        for layer in self._layers:
+            shape = others[layer.name].shape if layer.name in others else None
+            if shape != layer.mask.shape:
+                has = "no such layer" if shape is None else f"one of shape {tuple(shape)}"
+                raise InputError(
+                    f"Sparsifier.apply_to: layer {layer.name!r} has shape "
+                    f"{tuple(layer.mask.shape)}, and this model has {has}; expected a model of "
+                    "the same structure"
+                )
+        for layer in self._layers:
+            weight = others[layer.name]
+            weight.masked_fill_(~layer.mask.to(weight.device), 0)
+
+    @torch.no_grad()
     def attach(self) -> None:
         """Hand the masks over to ``torch.nn.utils.prune``, which reparametrises the weights.
 
         Afterwards the model is an ordinary pruned one: ``prune.is_pruned`` is true, its state
-        holds ``weight_orig`` and ``weight_mask``, and ``prune.remove`` makes zeros permanent.
+        holds ``weight_orig`` and ``weight_mask``, and ``prune.remove`` makes zeros permanent. Of
+        attention the names are those of its parameters, such as ``in_proj_weight``.
+
+        Raises:
+            InputError: weights that are off are not zero, so ``step`` was left out.
         """
-        # Without gradients, as a weight that is computed with them could not be copied.
+        self._require_masked()
+        masks: dict[tuple[nn.Module, str], Tensor] = {}
         for layer in self._layers:
-            for module in layer.modules:
-                prune.custom_from_mask(module, "weight", layer.mask.to(layer.weight.dtype))
+            for place in layer.found.places:
+                key = place.module, place.attribute
+                whole = masks.setdefault(key, torch.ones_like(layer.found.parameter))
+                layer.found.part(whole).copy_(layer.mask)
+        # Without gradients, as a weight that is computed with them could not be copied.
+        for (module, name), mask in masks.items():
+            prune.custom_from_mask(module, name, mask)
+        for module in self._model.modules():
+            if isinstance(module, nn.MultiheadAttention) and (module.out_proj, "weight") in masks:
+                follow(module)
 
     def state_dict(self) -> dict[str, Any]:
         """Masks, latent and measure values, and the open rewards."""
@@ -198,6 +304,24 @@ class Sparsifier:
             layer.use(layer.mask)
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])
+        self._observed = None
+
+    def _require_gradients(self, call: str, when: str) -> None:
+        if self._layers and not any(layer.has_gradient for layer in self._layers):
+            raise InputError(f"Sparsifier.{call}: no pruned weight has a gradient; call it {when}")
+
+    @torch.no_grad()
+    def _require_masked(self) -> None:
+        if not self._layers:
+            return
+        # Not a number, as a training that diverges leaves, is not above 0.
+        strays = [((layer.weight.abs() > 0) & ~layer.mask).sum() for layer in self._layers]
+        for layer, count in zip(self._layers, torch.stack(strays).tolist(), strict=True):
+            if count:
+                raise InputError(
+                    f"layer {layer.name!r}: {count} of its weights are off but not zero; call "
+                    "Sparsifier.step(at) after each optimizer.step()"
+                )
 
     def _mask_weights(self) -> None:
         for layer in self._layers:
@@ -207,24 +331,30 @@ class Sparsifier:
         if self._learner is not None:
             self._learner.settle(self._layers)
         for layer in self._layers:
-            mask = method.next_mask(layer, share, generator=self._generator)
+            mask = first_of_ranks(method.next_mask(layer, share, generator=self._generator))
             self._forget(layer, mask)
             if layer.latent is not None:
                 layer.weight.add_(layer.latent)  # exact: one of the two is zero
                 torch.mul(layer.weight, as_int8(~mask), out=layer.latent)
             if method.regrow_steps and layer.window is not None:
                 missed = layer.window * as_int8(mask & ~layer.mask)
-                layer.weight.sub_(missed, alpha=method.regrow_steps * self._lr(layer.weight))
+                layer.weight.sub_(missed, alpha=method.regrow_steps * self._lr(layer))
             layer.window = None
             layer.use(mask)
         self._mask_weights()
 
-    def _lr(self, weight: Tensor) -> float:
+    def _lr(self, layer: Layer) -> float:
+        weight = layer.found.parameter
         groups = self._optimizer.param_groups
         return next(float(g["lr"]) for g in groups if any(p is weight for p in g["params"]))
 
     def _forget(self, layer: Layer, mask: Tensor) -> None:
         """Zero what the optimizer remembers of weights that come back on with this mask."""
-        for value in self._optimizer.state.get(layer.weight, {}).values():
-            if isinstance(value, Tensor) and value.shape == mask.shape:
-                value.mul_(as_int8(~mask | layer.mask))
+        weight = layer.found.parameter
+        for value in self._optimizer.state.get(weight, {}).values():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                layer.found.part(value).mul_(as_int8(~mask | layer.mask))
+
+
+def _label(at: Position) -> str:
+    return f"step {at.step} of epoch {at.epoch}"

@@ -103,7 +103,7 @@ def test_the_table_has_what_was_measured(sweep, rsas, tmp_path):
         if len(cells := [cell.strip() for cell in line.split("│")[1:-1]]) > 1
     }
     assert rows["file, bytes"][1] == f"{size:,}"
-    assert rows["Conv and Linear weights, not zero"] == [f"{weights:,}", f"{on:,}", "0.1000"]
+    assert rows["prunable weights, not zero"] == [f"{weights:,}", f"{on:,}", "0.1000"]
     assert rows["FLOPs of one input"] == [f"{2 * weights:,}", f"{2 * on:,}", "0.1000"]
     for name in ("dense torch", "torch CSR", "scipy CSR", "dense onnxruntime"):
         assert all(float(cell) > 0 for cell in rows[name])

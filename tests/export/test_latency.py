@@ -52,6 +52,48 @@ def test_operations_of_convolutions():
     assert (found.weights, found.nonzeros) == (9 * 2 * 6, 8 * 2 * 6)
 
 
+def test_operations_of_transposed_convolutions():
+    """Each place of the input meets the whole kernel: 2 x places x in x out / groups x kernel."""
+    conv = nn.ConvTranspose2d(6, 9, (3, 2), stride=2, groups=3).eval()
+    with torch.no_grad():
+        conv.weight[:] = 1
+        conv.weight[0] = 0  # one of six
+    dense = 2 * 5 * 4 * 6 * 3 * 3 * 2
+    found = count(conv, (6, 5, 4))
+    assert (found.flops_dense, found.flops_sparse) == (dense, dense * 5 // 6)
+    assert (found.weights, found.nonzeros) == (6 * 3 * 6, 5 * 3 * 6)
+
+
+def test_operations_of_attention_with_and_without_fast_path():
+    """7 tokens through 4 projections of 16 x 16 and 2 maps of 16 x 32."""
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval()
+    with torch.no_grad():
+        layer.self_attn.in_proj_weight[16:32] = 0
+        layer.self_attn.out_proj.weight[:8] = 0
+    dense, off = 4 * 256 + 2 * 512, 256 + 128
+    for each in (layer, nn.TransformerEncoderLayer(16, 1, 32, batch_first=True)):
+        each.load_state_dict(layer.state_dict())
+        found = count(each.eval(), (7, 16))
+        assert (found.weights, found.nonzeros) == (dense, dense - off)
+        assert (found.flops_dense, found.flops_sparse) == (2 * 7 * dense, 2 * 7 * (dense - off))
+
+
+def test_operations_of_attention_between_sequences():
+    """Keys and values have sizes, and a number of tokens, of their own."""
+
+    class Cross(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=4, batch_first=True)
+
+        def forward(self, x):
+            key, value = x[:, :3, :6], x[:, :3, :4]
+            return self.attention(x, value=value, key=key)[0]
+
+    found = count(Cross().eval(), (5, 8))
+    assert found.flops_dense == 2 * (5 * 64 + 3 * 48 + 3 * 32 + 5 * 64)
+
+
 def test_a_layer_that_is_used_twice_counts_twice_but_its_weights_once():
     layer = nn.Linear(4, 4)
     found = count(nn.Sequential(layer, layer).eval(), (4,))

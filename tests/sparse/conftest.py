@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from rsas.sparse.layers import Layer
+from rsas.sparse.layers import Layer, Prunable
+from rsas.sparse.modules import Place
 
 
 @pytest.fixture
@@ -19,9 +20,7 @@ def layer():
             torch.zeros_like(values) if gradient is None else torch.as_tensor(gradient, dtype=dtype)
         )
         return Layer(
-            name="layer",
-            modules=[],
-            weight=parameter,
+            Prunable(parameter, [Place("layer", nn.Identity(), "weight")]),
             mask=on.bool(),
             keep=int(on.sum()) if keep is None else keep,
             latent=None,

@@ -6,8 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rsas.sparse.layers import Layer
+from rsas.sparse.layers import Layer, Prunable
 from rsas.sparse.measure import GlobalCredit, PerWeightCredit
+from rsas.sparse.modules import Place
 
 rates = st.floats(1e-3, 1.0)
 updates = st.sampled_from(["ema", "accumulate"])
@@ -29,7 +30,8 @@ def global_credit(**options):
 def plain_layer(size, dtype=torch.float64):
     zeros = torch.zeros(size, dtype=dtype)
     on = torch.ones(size, dtype=torch.bool)
-    return Layer("plain", [], nn.Parameter(zeros), on, size, None, zeros.clone())
+    found = Prunable(nn.Parameter(zeros), [Place("plain", nn.Identity(), "weight")])
+    return Layer(found, on, size, None, zeros.clone())
 
 
 def step_by_step(measure, mask, rewards, *, rate, update):

@@ -108,7 +108,7 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=12, deadline=None)
 @given(
-    sparsity=st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1)),
+    sparsity=st.one_of(st.just(0.0), st.just(1 - 2**-53), st.floats(0, 1, exclude_max=True)),
     distribution=st.sampled_from(["uniform", "erk"]),
     inputs=st.integers(1, 5),
     channels=st.integers(1, 4),
@@ -128,7 +128,8 @@ def test_every_layer_has_its_k_weights_after_every_step(
     target = Target(sparsity=sparsity, distribution=distribution)
     keeps = target.kept(model)
     if distribution == "uniform":
-        assert all(k == w.numel() - round(w.numel() * sparsity) for w, k in keeps.items())
+        sizes = {"0": model[0].weight.numel(), "4": model[4].weight.numel()}
+        assert keeps == {name: n - round(n * sparsity) for name, n in sizes.items()}
     found = {}
 
     def check():
@@ -136,7 +137,7 @@ def test_every_layer_has_its_k_weights_after_every_step(
         for weight, name in ((model[0].weight, "0"), (model[4].weight, "4")):
             mask = layers[name]["mask"]
             if method != "gmp":
-                assert int(mask.sum()) == keeps[weight]
+                assert int(mask.sum()) == keeps[name]
             assert not weight[~mask].any()
 
     real = Sparsifier.step
@@ -159,7 +160,7 @@ def test_every_layer_has_its_k_weights_after_every_step(
     sparsifier.attach()
     state = model.state_dict()
     for module, name in ((model[0], "0"), (model[4], "4")):
-        assert int(module.weight_mask.sum()) == keeps[module.weight_orig]
+        assert int(module.weight_mask.sum()) == keeps[name]
         assert not state[f"{name}.weight_orig"][state[f"{name}.weight_mask"] == 0].any()
 
 
@@ -406,9 +407,12 @@ def test_a_weight_shared_with_an_embedding_is_masked_in_both():
         (nn.Conv3d(2, 6, 2, bias=False), (2, 2, 2, 2)),
         (nn.Conv2d(4, 6, 3, groups=2), (4, 3, 3)),
         (nn.Conv2d(6, 6, 3, groups=6, bias=False), (6, 3, 3)),
+        (nn.ConvTranspose1d(4, 6, 1, bias=False), (4, 1)),
+        (nn.ConvTranspose2d(4, 6, 3, padding=1, groups=2), (4, 1, 1)),
+        (nn.ConvTranspose3d(2, 6, 1), (2, 1, 1, 1)),
         (nn.Sequential(nn.Flatten(), nn.Linear(4, 6, bias=False)), (4,)),
     ],
-    ids=["conv1d", "conv3d", "grouped", "depthwise", "no bias"],
+    ids=["conv1d", "conv3d", "grouped", "depthwise", "up1d", "up2d, grouped", "up3d", "no bias"],
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_kinds_of_layers(first, shape, method):
@@ -495,7 +499,7 @@ def test_no_step_waits_for_the_device(method, monkeypatch):
         (lambda: NoisePruning(regrow="grad"), "regrow='grad': expected one of zero"),
         (lambda: RigLPruning(drop_fraction=2), r"drop_fraction=2: expected a number in \[0, 1\]"),
         (lambda: GradualPruning(update_interval=0), "update_interval=0: expected an integer"),
-        (lambda: Target(sparsity=90), r"sparsity=90: expected a number in \[0, 1\]"),
+        (lambda: Target(sparsity=90), r"sparsity=90: expected a number in \[0, 1\)"),
         (lambda: Target(sparsity=0.9, distribution="ERK"), "distribution='ERK': expected one of"),
     ],
 )
@@ -547,13 +551,13 @@ def tied():
 def test_a_shared_weight_goes_by_all_its_names(name):
     model = tied()
     (first,) = Target(sparsity=0.5, exclude=(name,)).kept(model)
-    assert first is model[1].weight
+    assert first == "1"
     assert list(Target(sparsity=0.5, include=(name,)).kept(model).values()) == [18]
     densities = {name: 0.5, "*": 1.0}
     kept = Target(sparsity=0.5, distribution="map", layer_densities=densities).kept(model)
-    assert kept[model[1].weight] == round(126 * 216 / (216 + 18))
+    assert kept["1"] == round(126 * 216 / (216 + 18))
     twice = nn.Sequential(nn.Flatten(), model[1], model[2], model[2])
-    assert list(Target(sparsity=0.5, exclude=("3",)).kept(twice)) == [model[1].weight]
+    assert list(Target(sparsity=0.5, exclude=("3",)).kept(twice)) == ["1"]
 
 
 def test_what_cannot_be_pruned_is_left_out():
@@ -563,7 +567,10 @@ def test_what_cannot_be_pruned_is_left_out():
             "lazy": nn.LazyLinear(3),
             "empty": nn.utils.skip_init(nn.Linear, 4, 0),
             "complex": nn.Linear(4, 4, dtype=torch.complex64),
-            "attention": nn.MultiheadAttention(4, 2),
+            "recurrent": nn.LSTM(4, 4),
+            "embedding": nn.Embedding(4, 4),
+            "bilinear": nn.Bilinear(4, 4, 4),
+            "normalisation": nn.LayerNorm(4),
         }
     )
     assert list(Target(sparsity=0.5).kept(model).values()) == [8]
@@ -573,7 +580,7 @@ def test_what_cannot_be_pruned_is_left_out():
 def test_names_in_compiled_models_are_those_of_the_model_inside():
     inner = nn.Sequential(nn.Linear(4, 4))
     inner.add_module("my_orig_mod", nn.Linear(4, 4))
-    names = [found.name for found in prunable(torch.compile(inner)).values()]
+    names = [found.name for found in prunable(torch.compile(inner))]
     assert names == ["0", "my_orig_mod"]
 
 
