@@ -137,6 +137,8 @@ def check_launches(machine, status):
     assert (values["name"], values["address"]) == ("resnet18", "auto")
     if call[1] == "sweep":
         check_experiment(values["file"])
+    else:
+        assert values["take_over"]  # of a job on a machine that is gone
     return values
 
 

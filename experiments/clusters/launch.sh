@@ -44,7 +44,8 @@ echo $$ >"$(pid_file "$name")"
 code=0
 told=$(rsas status "$name" --workspace "$RSAS_WORKSPACE" 2>&1) || code=$?
 case $code in
-  0) exec rsas resume "$name" --address auto --workspace "$RSAS_WORKSPACE" ;;
+  # The cluster has given the first job up, on a machine that this one may not be able to ask.
+  0) exec rsas resume "$name" --take-over --address auto --workspace "$RSAS_WORKSPACE" ;;
   2) exec rsas sweep "$file" --name "$name" --address auto --workspace "$RSAS_WORKSPACE" "$@" ;;
   *) echo "$told" >&2; exit "$code" ;;
 esac

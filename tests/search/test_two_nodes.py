@@ -117,7 +117,7 @@ def test_trials_on_both_nodes_and_one_node_killed(cluster, tmp_path):
                     nodes |= {json.loads(line)["node"] for line in lines}
         assert len(nodes) == 2
         assert sorted(path.name for path in (place.runs / "s").iterdir()) == [
-            "lock",
             "study.journal",
             "sweep.json",
+            "sweep.json.copy",
         ]
