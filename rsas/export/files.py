@@ -237,7 +237,7 @@ def _from_sparse(content: bytes, max_bytes: int) -> Stored:
     shapes = [[int(size) for size in entry["shape"]] for entry in entries]
     dtypes = [_DTYPES[entry["dtype"]] for entry in entries]
     if any(len(shape) > _DIMENSIONS or min(shape, default=0) < 0 for shape in shapes):
-        raise ValueError("a shape is none of a tensor")
+        raise ValueError(f"a tensor has more than {_DIMENSIONS} dimensions, or a negative one")
     total = sum(
         math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)
     )

@@ -134,6 +134,7 @@ def rebuild(stored: Stored, builder: Callable[..., nn.Module] | None, what: str)
                 if name in stored.declared and not is_lazy(mine):  # shared tensors stay so
                     mine.data = mine.data.to(stored.declared[name].dtype)
         # A network on meta takes the tensors over; so nothing is allocated for a bad file.
+        # The declared tensors come first: a misfit is refused before anything is unpacked.
         model.load_state_dict(stored.declared, assign=builder is None)
         model.load_state_dict(stored.unpack(), assign=builder is None)
     except _MISFITS as error:

@@ -29,8 +29,8 @@ os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-# A Ray that is begun here has 127.0.0.1 as its address then, as on macOS and Windows, and listens
-# there only; ray.init has no option for that. One that is joined keeps its own address.
+# With 0, as on macOS and Windows, a Ray that is started here has the address 127.0.0.1 and listens
+# there only. ray.init has no option for that. A cluster that is joined keeps its addresses.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
@@ -47,7 +47,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
             os.environ.update({} if value is None else {name: value})
 
 
-with _environment(_LOOPBACK):  # it is read on import; 'ray start' of this process is to lack it
+with _environment(_LOOPBACK):  # read on import; 'ray start' refuses to join a cluster with it
     import ray
 
 __all__ = ["Slots", "connected", "early"]
@@ -191,9 +191,10 @@ def _start(address: str | None, path: Sequence[str]) -> None:
 
 
 def _keep_token_private() -> None:
-    """Make the token of a Ray of our own, or close it to others; Ray itself lets all users read it.
+    """Create the token of this machine's own Ray with mode 600, or give it that mode.
 
-    A token of the user's choice, ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH``, is left alone.
+    Ray would create it with the mode of the umask, readable by all users. A token that the user
+    chose by ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH`` is left as it is.
     """
     chosen = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if chosen or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
