@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rsas.errors import InputError
 from rsas.sparse.layers import Layer
+from rsas.sparse.ranks import mean_of_ranks
 
 __all__ = ["Attribution", "GlobalCredit", "Learner", "PerWeightCredit"]
 
@@ -50,7 +51,8 @@ class GlobalCredit:
     - ema: V <- (1-a)^n V + sum_j a (1-a)^(n-j) r_j, the constant-step-size bandit estimate
       V += a (r - V) (Sutton & Barto 2018, eq. 2.5) applied n times.
 
-    A step only notes its loss, on its device: nothing is computed and nothing waits.
+    A step only notes its loss, on its device: nothing is computed and nothing waits. Processes that
+    train one model together average their losses before each redraw.
 
     Args:
         rate: the measure-learning-rate a, in (0, 1].
@@ -100,7 +102,7 @@ class GlobalCredit:
         """Before a redraw: update the measure values of the weights that are on."""
         if not self._losses:
             return
-        losses = torch.stack(self._losses).double()
+        losses = mean_of_ranks(torch.stack(self._losses).double())
         changes = losses[1::2] - losses[::2] if self._paired else losses.diff()
         self._losses = [] if self._paired else self._losses[-1:]
         rewards = self._against_baseline(self._sign * changes)

@@ -16,6 +16,7 @@ from rsas.sparse.masks import as_int8
 from rsas.sparse.measure import Learner
 from rsas.sparse.methods import Position, PruningMethod
 from rsas.sparse.modules import follow
+from rsas.sparse.ranks import first_of_ranks
 
 __all__ = ["Sparsifier"]
 
@@ -41,12 +42,14 @@ class Sparsifier:
     - With a GradScaler, ``scaler.unscale_`` comes before ``observe``.
     - Gradients that are summed over several batches are observed once, when they are complete.
     - With ``method`` None the model stays dense, and both calls do nothing.
+    - ``DistributedDataParallel``: all ranks make the same calls. Masks are those that rank 0 draws,
+      whatever the seeds; losses are averaged over the ranks.
     - Averages of weights (EMA, SWA) span several masks and so are not sparse: ``apply_to`` masks
       them, after each update or once at the end.
 
     Args:
         model: moved to its device already; initial masks are put on at once. It may be wrapped
-            by ``torch.compile``.
+            by ``torch.compile`` or ``DistributedDataParallel``, now or later.
         optimizer: of all weights that are pruned; its state is zeroed for those that come back on.
         method: the pruning method, or None.
         target: the sparsity, and of which layers.
@@ -89,10 +92,11 @@ class Sparsifier:
                         "exclude"
                     )
                 planned, weight = kept[found.name], found.weight
-                mask = method.first_mask(weight, planned, generator)
+                mask = first_of_ranks(method.first_mask(weight, planned, generator))
                 latent = None
                 if method.keeps_latent:
-                    latent = weight * as_int8(~mask)
+                    # Before DistributedDataParallel, ranks may have different weights.
+                    latent = first_of_ranks(weight * as_int8(~mask))
                 layer = Layer(
                     found,
                     mask=mask,
@@ -327,7 +331,7 @@ class Sparsifier:
         if self._learner is not None:
             self._learner.settle(self._layers)
         for layer in self._layers:
-            mask = method.next_mask(layer, share, generator=self._generator)
+            mask = first_of_ranks(method.next_mask(layer, share, generator=self._generator))
             self._forget(layer, mask)
             if layer.latent is not None:
                 layer.weight.add_(layer.latent)  # exact: one of the two is zero
