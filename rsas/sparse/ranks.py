@@ -13,7 +13,7 @@ def first_of_ranks(tensor: Tensor) -> Tensor:
     """Return the tensor of rank 0; shape, dtype and device are the same on all ranks."""
     if not _are_many():
         return tensor
-    shared = tensor.contiguous()  # collectives refuse other layouts
+    shared = tensor.clone()
     dist.broadcast(shared, src=0)
     return shared
 

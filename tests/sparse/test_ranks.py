@@ -16,7 +16,7 @@ from rsas.sparse import (
     Sparsifier,
     Target,
 )
-from rsas.sparse.ranks import mean_of_ranks
+from rsas.sparse.ranks import first_of_ranks, mean_of_ranks
 
 METHODS = {
     "set": SetPruning(update_interval=3),
@@ -34,7 +34,7 @@ STEPS = 15
 def train(method, *, seed, data, wrap, first):
     """Train; ``first``: the wrapper is there before the masks are."""
     torch.manual_seed(seed)
-    inner = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+    inner = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     inner = inner.to(memory_format=torch.channels_last)
     model = wrap(inner) if first else inner
     optimizer = torch.optim.SGD(inner.parameters(), lr=0.1, momentum=0.9)
@@ -45,7 +45,7 @@ def train(method, *, seed, data, wrap, first):
     seen = [sparsifier.masks()]
     for step in range(STEPS):
         at = Position(0, step, 1, STEPS)
-        x = torch.randn(16, 1, 6, 6, generator=generator)
+        x = torch.randn(16, 2, 6, 6, generator=generator)
         y = torch.randint(0, 3, (16,), generator=generator)
         loss = nn.functional.cross_entropy(model(x), y)
         optimizer.zero_grad()
@@ -73,7 +73,8 @@ def work(rank, folder):
     """What each of the two processes does."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
-    results = {"mean": mean_of_ranks(torch.tensor([1.0, 4.0 * rank]))}
+    losses = torch.tensor([1.0, 4.0 * rank])
+    results = {"mean": mean_of_ranks(losses), "first": first_of_ranks(losses), "losses": losses}
     for name, method in METHODS.items():
         for first in (True, False):
             results[name, first] = train(
@@ -123,6 +124,8 @@ def test_ranks_with_equal_data_train_as_one_process(name, ranks):
     assert equal(alone["measures"], found["measures"])
 
 
-def test_losses_are_averaged(ranks):
-    for found in ranks:
+def test_numbers_of_the_ranks_are_averaged_and_those_of_the_first_one_are_shared(ranks):
+    for rank, found in enumerate(ranks):
         assert found["mean"].tolist() == [1.0, 2.0]
+        assert found["first"].tolist() == [1.0, 0.0]
+        assert found["losses"].tolist() == [1.0, 4.0 * rank]  # left as they were
