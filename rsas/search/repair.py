@@ -52,9 +52,8 @@ def repair(folder: SweepFolder) -> list[str]:
     uri = folder.tracking_uri()
     faults = list(check_storage(folder, status))
     mirror = tracking.read_mirror(uri, folder.record["id"])
-    surplus = {run.run_id for run in _surplus(mirror.runs)}
-    wrong = surplus | {f.run_id for f in check_mirror(mirror, folder, status) if f.content}
-    runs = {run.trial_id: run.run_id for run in mirror.runs if run.run_id not in surplus}
+    wrong = {fault.run_id for fault in check_mirror(mirror, folder, status) if fault.content}
+    runs = {run.trial_id: run.run_id for run in mirror.runs}
     for fault in faults:
         try:
             line = _mend(fault, folder, uri, runs.get(fault.trial_id))
@@ -64,9 +63,6 @@ def repair(folder: SweepFolder) -> list[str]:
     for run_id in wrong:
         tracking.delete_run(uri, run_id)
         lines.append(f"MLflow's run {run_id} is marked as deleted")
-    for run_id in mirror.parents[1:]:
-        tracking.delete_run(uri, run_id)
-        lines.append(f"MLflow's second parent run {run_id} is marked as deleted")
     said: list[str] = []
     keeper = Keeper(folder.storage, book, folder.objectives, said.append)
     for trial in status.trials:
@@ -111,20 +107,20 @@ def tracker_of(folder: SweepFolder, book: Book, *, say: tracking.Say) -> trackin
     """The mirror of a sweep in MLflow."""
     record = folder.record["experiment"]
     is_local = folder.record["tracking_uri"] is None
-    return tracking.Tracker(
-        folder.tracking_uri(),
-        lambda: book.trials(folder.objectives),
-        lambda trial: folder.history(trial).rows,
+    source = tracking.Source(
+        uri=folder.tracking_uri(),
+        trials=lambda: book.trials(folder.objectives),
+        rows=lambda trial: folder.history(trial).rows,
         sweep=folder.name,
         sweep_id=folder.record["id"],
         experiment=record["name"],
         artifacts=(folder.workspace / "artifacts").as_uri() if is_local else None,
         objectives=folder.objectives,
         record=record,
-        say=say,
-        origin=folder.record.get("origin"),
+        origin=folder.record.get("origin") or {},
         models=lambda trial: _network(folder, trial),
     )
+    return tracking.Tracker(source, say)
 
 
 def _network(folder: SweepFolder, trial: TrialRecord) -> tuple[Any, Any]:
@@ -160,15 +156,6 @@ def _check_database(folder: SweepFolder) -> None:
             f"this sweep, yet {len(records)} of its trials are kept in {folder.trials.place}; "
             "bring that database back (a relative path begins where the sweep was begun)"
         )
-
-
-def _surplus(runs: list[tracking.MirroredRun]) -> list[tracking.MirroredRun]:
-    """Of several runs of a trial all but the one that has most."""
-    best: dict[str, tracking.MirroredRun] = {}
-    for run in runs:
-        if run.trial_id not in best or len(run.epochs) > len(best[run.trial_id].epochs):
-            best[run.trial_id] = run
-    return [run for run in runs if best[run.trial_id] is not run]
 
 
 def _mend(fault: Fault, folder: SweepFolder, uri: str, run_id: str | None) -> str:

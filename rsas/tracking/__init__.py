@@ -11,12 +11,14 @@ from rsas.tracking.reading import (
     read_runs,
     read_sweep,
 )
-from rsas.tracking.tracker import Say, Tracker
+from rsas.tracking.tracker import Tracker
+from rsas.tracking.writer import Say, Source
 
 __all__ = [
     "LoggedSweep",
     "MirroredRun",
     "Say",
+    "Source",
     "Tracker",
     "connect",
     "delete_run",

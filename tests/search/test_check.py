@@ -67,7 +67,7 @@ def run_of(sweep, trial):
 def parent_of(sweep):
     client = client_of(sweep)
     experiment = client.get_experiment_by_name("disturbed").experiment_id
-    condition = f"tags.`rsas.sweep_id` = '{sweep.record['id']}'"
+    condition = f"tags.`rsas.sweep_id` = '{sweep.record['id']}' and tags.`rsas.kind` = 'sweep'"
     return client, client.search_runs([experiment], condition)[0].info.run_id
 
 
