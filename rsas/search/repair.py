@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from rsas.search.experiment import Experiment, load_experiment
 from rsas.search.folder import SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.rebuild import is_behind, rebuild
+from rsas.search.workspace import Workspace
 
-__all__ = ["check", "experiment_of", "mend_book", "repair", "tracker_of"]
+__all__ = ["check", "experiment_of", "mend_book", "mend_mirror", "repair", "tracker_of"]
 
 _LOG = logging.getLogger("rsas")
 
@@ -34,6 +37,8 @@ def check(folder: SweepFolder) -> list[Fault]:
         return faults
     status = folder.status()
     faults += check_storage(folder, status)
+    if (file := _own_mirror(folder)) and (reason := tracking.damage(file)):
+        return [*faults, Fault("damaged", "mlflow", "", f"{file} is damaged ({reason})")]
     uri = folder.tracking_uri()
     faults += check_mirror(tracking.read_mirror(uri, folder.record["id"]), folder, status)
     return faults
@@ -46,7 +51,7 @@ def repair(folder: SweepFolder) -> list[str]:
     as deleted there and made anew; folders that the book does not know are renamed.
     """
     experiment = experiment_of(folder)
-    lines = mend_book(folder, experiment)
+    lines = mend_book(folder, experiment) + mend_mirror(folder)
     status = folder.status(mine=True)
     book = folder.book(experiment)
     uri = folder.tracking_uri()
@@ -93,6 +98,38 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
     return rebuild(folder.journal, records, experiment)
 
 
+def mend_mirror(folder: SweepFolder) -> list[str]:
+    """Keep the workspace's own file of MLflow aside where it is damaged; returns a line on it.
+
+    The runs of this sweep are logged again by its next tracker.
+    """
+    file = _own_mirror(folder)
+    if file is None or not (reason := tracking.damage(file)):
+        return []
+    aside = tracking.set_aside(file)
+    if aside is None:
+        return []
+    place = Workspace(folder.workspace)
+    others = [name for name in place.names() if name != folder.name and _is_there(place, name)]
+    hint = f"; 'rsas check NAME --repair' logs those of {', '.join(others)}" if others else ""
+    return [
+        f"{file} was damaged ({reason}) and is kept aside as {aside.name}; the runs of "
+        f"{folder.name} are logged again{hint}"
+    ]
+
+
+def _own_mirror(folder: SweepFolder) -> Path | None:
+    """The workspace's own file of MLflow, where the sweep is mirrored there."""
+    return folder.workspace / "mlflow.db" if folder.record["tracking_uri"] is None else None
+
+
+def _is_there(place: Workspace, name: str) -> bool:
+    """Whether a sweep of the workspace is mirrored in its own file."""
+    with contextlib.suppress(InputError):
+        return _own_mirror(place.open(name)) is not None
+    return False
+
+
 def experiment_of(folder: SweepFolder) -> Experiment:
     """The experiment of a sweep, its space from the file that defined it.
 
@@ -104,7 +141,9 @@ def experiment_of(folder: SweepFolder) -> Experiment:
 
 
 def tracker_of(folder: SweepFolder, book: Book, *, say: tracking.Say) -> tracking.Tracker:
-    """The mirror of a sweep in MLflow."""
+    """The mirror of a sweep in MLflow; a damaged file is made again."""
+    for line in mend_mirror(folder):
+        say(line)
     record = folder.record["experiment"]
     is_local = folder.record["tracking_uri"] is None
     source = tracking.Source(

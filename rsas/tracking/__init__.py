@@ -2,6 +2,7 @@
 
 from rsas.records import MirroredRun
 from rsas.tracking.client import connect, delete_run
+from rsas.tracking.database import damage, set_aside
 from rsas.tracking.models import register
 from rsas.tracking.reading import (
     LoggedSweep,
@@ -21,6 +22,7 @@ __all__ = [
     "Source",
     "Tracker",
     "connect",
+    "damage",
     "delete_run",
     "read_history",
     "read_mirror",
@@ -28,4 +30,5 @@ __all__ = [
     "read_runs",
     "read_sweep",
     "register",
+    "set_aside",
 ]

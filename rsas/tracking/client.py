@@ -35,6 +35,8 @@ def connect(uri: str) -> MlflowClient:
     # Errors come as exceptions, too, and are told in a line; MLflow would log them with tracebacks.
     for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if uri.startswith("sqlite:"):  # no connections are kept: a new file of this name is noticed
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     try:
         _make_database(uri)
         client = MlflowClient(tracking_uri=uri)

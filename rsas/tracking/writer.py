@@ -7,6 +7,7 @@ do what it is asked and lose the answer.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ __all__ = ["Say", "Source", "Writer"]
 Say = Callable[[str], None]
 """Tells the user a line."""
 
+_TELL_SECONDS = 10.0  # between lines on how far a catch-up has come
 _METRICS_A_BATCH = 800  # of the 1000 things that log_batch takes, with 100 params and 100 tags
 
 
@@ -72,38 +74,40 @@ class _Mirrored:
 
 
 class Writer:
-    """Writes one sweep to a tracking server that answers.
+    """Writes one sweep to a tracking server.
 
-    Any call may fail; what is lacking then is written by ``catch_up`` of a new writer.
+    Begin with ``catch_up``. Any call may fail; ``catch_up`` of a new writer writes the rest.
 
     Args:
         source: what is written.
         say: tells the user a line.
-
-    Raises:
-        InputError: the server does not answer, or refuses the experiment.
     """
 
     def __init__(self, source: Source, say: Say) -> None:
         self._source, self._say = source, say
-        self._client = connect(source.uri)
-        self._experiment = experiment_id(self._client, source.experiment, source.artifacts)
         self._parent = ""
         self._runs: dict[str, _Mirrored] = {}  # by trial
         self._points: set[int] = set()  # complete trials at which the hypervolume is logged
         self._tags: dict[str, str] = {}  # of the parent
 
     def catch_up(self) -> None:
-        """Bring MLflow in line with the book: runs, points, states and the front."""
+        """Connect, and bring MLflow in line with the book: runs, points, states and the front.
+
+        Raises:
+            InputError: the server does not answer, or refuses the experiment.
+        """
+        source = self._source
+        self._client = connect(source.uri)
+        self._experiment = experiment_id(self._client, source.experiment, source.artifacts)
         made = True
         while made:  # once more: of a run whose first answer was lost there are two
-            found = tidy(self._client, self._source.sweep_id)
+            found = tidy(self._client, source.sweep_id)
             if found.surplus:
                 self._say(f"MLflow: {len(found.surplus)} surplus runs are marked as deleted")
             if found.parent is None:
                 self._make_parent()
                 continue
-            trials = self._source.trials()
+            trials = source.trials()
             self._take_parent(found.parent)
             known = {trial.trial_id: trial for trial in trials}
             self._runs = {
@@ -188,7 +192,11 @@ class Writer:
 
     def _log_all(self, trials: Sequence[TrialRecord]) -> None:
         names = {trial.trial_id for trial in front(trials, self._source.objectives)}
-        for trial in trials:
+        told = time.monotonic()
+        for count, trial in enumerate(trials):
+            if time.monotonic() > told + _TELL_SECONDS:
+                told = time.monotonic()
+                self._say(f"MLflow: {count} of {len(trials)} trials logged")
             member = trial.trial_id in names if trial.state == "complete" else None
             self.log(trial, member=member)
             if trial.state == "running":
