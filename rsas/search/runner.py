@@ -104,13 +104,14 @@ def run(
         listener.note_launch()
         status = _last_status(folder)
         keeper.close(status.trials if status else ())
-        if not tracker.close(status.state if status else "interrupted"):
+        mirrored = tracker.close(status.state if status else "interrupted")
+        if not mirrored:
             console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
     if searcher.halted:
         raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")
     if status is None:
         raise Halted(f"sweep {folder.name!r}: its book or storage cannot be read any more")
-    return status
+    return dataclasses.replace(status, mirrored=mirrored)
 
 
 def _last_status(folder: SweepFolder) -> Status | None:

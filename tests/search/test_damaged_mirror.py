@@ -1,6 +1,8 @@
 """The workspace's own file of MLflow is damaged: found, kept aside, made again."""
 
 import contextlib
+import io
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -9,13 +11,16 @@ import time
 
 import pytest
 import torch
+from rich.console import Console
 
+from rsas.cli.run import _conclude
 from rsas.errors import InputError
 from rsas.records import trial_id
 from rsas.search import repair
 from rsas.search.checkpoints import write_model
 from rsas.search.experiment import load_experiment
 from rsas.search.keeper import Keeper
+from rsas.search.sweep import resume
 from rsas.search.workspace import Workspace
 from rsas.tracking import damage
 from tests import made
@@ -180,3 +185,17 @@ def test_the_ui_of_a_damaged_file_is_one_line(workspace, command_line):
     code, _, err = command_line("ui", "--workspace", workspace.path)
     assert code == 2
     assert "is damaged" in err and "check NAME --repair" in err and err.count("\n") == 1
+
+
+def test_a_resume_that_cannot_log_does_not_say_that_it_has(workspace, tmp_path):
+    record = workspace.path / "one" / "sweep.json"
+    theirs = tmp_path / "theirs.db"
+    for uri, is_there in ((f"sqlite:///{theirs}", False), (None, True)):
+        no_database(theirs)
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"tracking_uri": uri}))
+        console = Console(file=io.StringIO(), width=200)
+        status = resume("one", workspace=workspace, console=console)
+        _conclude(status, workspace, console)
+        told = console.file.getvalue()
+        assert ("all trials and the front in MLflow" in told) is is_there
+        assert ("MLflow lacks some results; 'rsas resume one' logs them" in told) is not is_there
