@@ -2,7 +2,15 @@
 
 from rsas.redact import redact
 
-__all__ = ["Halted", "InputError", "NonFiniteLoss", "StorageError", "first_line", "reason_of"]
+__all__ = [
+    "Halted",
+    "InputError",
+    "LeaseLost",
+    "NonFiniteLoss",
+    "StorageError",
+    "first_line",
+    "reason_of",
+]
 
 
 class InputError(ValueError):
@@ -28,6 +36,10 @@ class Halted(RuntimeError):
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(message))
+
+
+class LeaseLost(Halted):
+    """Another process has taken a sweep over; this one may write no more."""
 
 
 class StorageError(OSError):

@@ -123,11 +123,13 @@ class MirroredRun:
 class Mirror:
     """What MLflow has of a sweep."""
 
-    parents: list[str]  # run ids; there is to be one
-    status: str  # of the first
+    parent: str  # run id, empty without one
+    status: str  # of the parent
     front: str  # mark of the trials in pareto/front.json
     points: list[int]  # complete trials at which the hypervolume is logged
-    runs: list[MirroredRun]
+    runs: list[MirroredRun]  # one a trial
+    surplus: dict[str, str]  # further parents and runs of trials: run id -> trial, or empty
+    strays: set[str]  # run ids of trials that are not under the parent
 
 
 def front_mark(trials: Iterable[str]) -> str:

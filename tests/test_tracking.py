@@ -21,6 +21,7 @@ from rsas import InputError, TrainConfig
 from rsas.analysis import front, hypervolume
 from rsas.records import Objective, TrialRecord, front_mark
 from rsas.tracking import (
+    Source,
     Tracker,
     connect,
     delete_run,
@@ -103,18 +104,21 @@ class Sweep:
 @pytest.fixture
 def sweep(store, request):
     def open_(sweep, **options):
-        return Tracker(
-            f"sqlite:///{store}/mlflow.db",
-            lambda: list(sweep.trials),
-            lambda trial: trial.rows,
-            sweep=request.node.name,
-            sweep_id=request.node.name[::-1],
-            experiment="tests",
-            artifacts=(store / "artifacts").as_uri(),
-            objectives=OBJECTIVES,
-            say=sweep.said.append,
-            **{"record": RECORD} | options,
+        source = Source(
+            **{
+                "uri": f"sqlite:///{store}/mlflow.db",
+                "trials": lambda: list(sweep.trials),
+                "rows": lambda trial: trial.rows,
+                "sweep": request.node.name,
+                "sweep_id": request.node.name[::-1],
+                "experiment": "tests",
+                "artifacts": (store / "artifacts").as_uri(),
+                "objectives": OBJECTIVES,
+                "record": RECORD,
+                **options,
+            }
         )
+        return Tracker(source, sweep.said.append)
 
     return Sweep(open_)
 
@@ -314,12 +318,12 @@ def test_an_outage_in_the_middle_of_a_row_loses_nothing_of_it(store, sweep, requ
     sweep.run(0)
     wait_for(lambda: points(store, name) == 1)
     monkeypatch.setattr(
-        "rsas.tracking.tracker._METRICS_A_BATCH", len(trial(1, "complete").rows[0]) + 1
+        "rsas.tracking.writer._METRICS_A_BATCH", len(trial(1, "complete").rows[0]) + 1
     )
     real, calls = MlflowClient.log_batch, []
 
     def log_batch(client, run, **batch):
-        if "metrics" in batch and batch["metrics"][0].key != "front_size":
+        if any(metric.key == "val_accuracy" for metric in batch.get("metrics", ())):
             calls.append(run)
             if len(calls) == 3:
                 raise MlflowException("away")
@@ -410,7 +414,7 @@ def test_what_was_told_before_a_catch_up_does_not_undo_it(store, sweep, request,
             raise ConnectionError("no server")
         return connect(uri)
 
-    monkeypatch.setattr("rsas.tracking.tracker.connect", fail_once)
+    monkeypatch.setattr("rsas.tracking.writer.connect", fail_once)
     sweep.trials = [trial(0, "complete"), trial(1, "complete")]
     sweep.track()
     sweep.tracker.rows("t0000", trial(0).rows)
@@ -572,10 +576,10 @@ def test_what_mlflow_has_of_a_sweep_is_read(store, sweep, request):
         sweep.run(number)
     assert sweep.close("interrupted")
     uri = f"sqlite:///{store}/mlflow.db"
-    assert read_mirror(uri, "no such sweep").parents == []
+    assert read_mirror(uri, "no such sweep").parent == ""
     found = read_mirror(uri, request.node.name[::-1])
     parent, children, _ = mirrored(store, request.node.name)
-    assert (found.parents, found.status) == ([parent.info.run_id], "KILLED")
+    assert (found.parent, found.status) == (parent.info.run_id, "KILLED")
     assert found.points == [1, 2, 3]
     assert found.front == front_mark(t.trial_id for t in front(sweep.trials, OBJECTIVES))
     assert [run.trial_id for run in found.runs] == ["t0000", "t0001", "t0002"]

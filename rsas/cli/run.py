@@ -335,7 +335,8 @@ def _conclude(found: Status, place: Workspace, console: Console) -> None:
     if found.spent:
         console.print(f"its {found.spent} are used up; {program()} extend {found.name} gives more")
     if found.state == "finished":
-        console.print(f"all trials and the front in MLflow: {program()} ui{where(place)}")
+        if found.mirrored:
+            console.print(f"all trials and the front in MLflow: {program()} ui{where(place)}")
         console.print(f"the front again: {program()} pareto {found.name}{where(place)}")
     elif found.state == "failed":
         reasons = [trial.reason for trial in found.trials if trial.state == "failed"]

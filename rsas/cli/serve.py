@@ -13,6 +13,7 @@ import typer
 from rsas.cli.app import app
 from rsas.cli.common import (
     open_workspace,
+    program,
 )
 from rsas.cli.options import (
     RUNS,
@@ -54,6 +55,12 @@ def ui(
         raise InputError(
             f"workspace {str(database.parent)!r} holds no mlflow.db: no sweep was run here, or "
             "its runs are on a tracking server"
+        )
+    from rsas.tracking import damage
+
+    if reason := damage(database):
+        raise InputError(
+            f"{database} is damaged ({reason}); {program()} check NAME --repair makes it again"
         )
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -77,11 +76,12 @@ def check_storage(folder: SweepFolder, status: Status) -> Iterator[Fault]:
 
 def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterator[Fault]:
     """What MLflow lacks, or has beyond or other than the book."""
-    if not mirror.parents:
+    if not mirror.parent:
         yield Fault("gap", "mlflow", "", "there is no parent run of this sweep")
         return
-    for run_id in mirror.parents[1:]:
-        yield Fault("twin", "mlflow", "", f"parent run {run_id} is a second one", run_id)
+    for run_id, name in mirror.surplus.items():
+        told = f"{'its' if name else 'parent'} run {run_id} is a second one"
+        yield Fault("twin", "mlflow", name, told, run_id)
     if mirror.status != SWEEP_STATUS[status.state]:
         told = f"the parent run is {mirror.status}, and the sweep {status.state}"
         yield Fault("mismatch", "mlflow", "", told)
@@ -91,9 +91,9 @@ def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterato
     complete = status.counts["complete"]
     if mirror.points != list(range(1, complete + 1)):
         told = f"the hypervolume has {len(mirror.points)} points for {complete} complete trials"
-        yield Fault("gap", "mlflow", "", told)
+        surplus = len(mirror.points) > len(set(mirror.points) & set(range(1, complete + 1)))
+        yield Fault("gap", "mlflow", "", told, mirror.parent, content=surplus)
     known = {trial.trial_id for trial in status.trials}
-    count = Counter(run.trial_id for run in mirror.runs)
     for run in mirror.runs:
         if run.trial_id not in known:
             yield Fault(
@@ -105,8 +105,8 @@ def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterato
         if name not in by_trial:
             yield Fault("gap", "mlflow", name, "it has no run")
             continue
-        if count[name] > 1:
-            yield Fault("twin", "mlflow", name, f"it has {count[name]} runs")
+        if by_trial[name].run_id in mirror.strays:
+            yield Fault("mismatch", "mlflow", name, "its run is not under the sweep's parent run")
         yield from _check_run(by_trial[name], trial, folder, status, name in members)
 
 

@@ -59,6 +59,7 @@ class Status:
     trials: list[TrialRecord]
     launches: list[Launch] = field(default_factory=list)
     spent: str = ""  # the limit that ended it before all trials were run
+    mirrored: bool = True  # MLflow has all of it, as far as this process logged
 
     @property
     def counts(self) -> dict[str, int]:

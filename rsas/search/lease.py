@@ -18,13 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from rsas.errors import Halted, InputError
+from rsas.errors import InputError, LeaseLost
 
-__all__ = ["Lease", "LeaseLost", "LeaseStore", "Owner", "acquire", "is_alive"]
-
-
-class LeaseLost(Halted):
-    """Another process has taken the sweep over; this one may write no more."""
+__all__ = ["Lease", "LeaseStore", "Owner", "acquire", "is_alive"]
 
 
 @dataclass(frozen=True)

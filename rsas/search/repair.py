@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from rsas.search.final import final_model
 from rsas.search.folder import SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.rebuild import is_behind, rebuild
+from rsas.search.workspace import Workspace
 
-__all__ = ["check", "experiment_of", "mend_book", "repair", "tracker_of"]
+__all__ = ["check", "experiment_of", "mend_book", "mend_mirror", "repair", "tracker_of"]
 
 _LOG = logging.getLogger("rsas")
 
@@ -35,6 +38,8 @@ def check(folder: SweepFolder) -> list[Fault]:
         return faults
     status = folder.status()
     faults += check_storage(folder, status)
+    if (file := _own_mirror(folder)) and (reason := tracking.damage(file)):
+        return [*faults, Fault("damaged", "mlflow", "", f"{file} is damaged ({reason})")]
     uri = folder.tracking_uri()
     faults += check_mirror(tracking.read_mirror(uri, folder.record["id"]), folder, status)
     return faults
@@ -47,15 +52,14 @@ def repair(folder: SweepFolder) -> list[str]:
     as deleted there and made anew; folders that the book does not know are renamed.
     """
     experiment = experiment_of(folder)
-    lines = mend_book(folder, experiment)
+    lines = mend_book(folder, experiment) + mend_mirror(folder)
     status = folder.status(mine=True)
     book = folder.book(experiment)
     uri = folder.tracking_uri()
     faults = list(check_storage(folder, status))
     mirror = tracking.read_mirror(uri, folder.record["id"])
-    surplus = {run.run_id for run in _surplus(mirror.runs)}
-    wrong = surplus | {f.run_id for f in check_mirror(mirror, folder, status) if f.content}
-    runs = {run.trial_id: run.run_id for run in mirror.runs if run.run_id not in surplus}
+    wrong = {fault.run_id for fault in check_mirror(mirror, folder, status) if fault.content}
+    runs = {run.trial_id: run.run_id for run in mirror.runs}
     for fault in faults:
         try:
             line = _mend(fault, folder, uri, runs.get(fault.trial_id))
@@ -65,9 +69,6 @@ def repair(folder: SweepFolder) -> list[str]:
     for run_id in wrong:
         tracking.delete_run(uri, run_id)
         lines.append(f"MLflow's run {run_id} is marked as deleted")
-    for run_id in mirror.parents[1:]:
-        tracking.delete_run(uri, run_id)
-        lines.append(f"MLflow's second parent run {run_id} is marked as deleted")
     said: list[str] = []
     keeper = Keeper(folder.storage, book, folder.objectives, said.append)
     for trial in status.trials:
@@ -96,6 +97,38 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
     return rebuild(folder.journal, records, experiment, record=folder.record, lease=folder.lease)
 
 
+def mend_mirror(folder: SweepFolder) -> list[str]:
+    """Keep the workspace's own file of MLflow aside where it is damaged; returns a line on it.
+
+    The runs of this sweep are logged again by its next tracker.
+    """
+    file = _own_mirror(folder)
+    if file is None or not (reason := tracking.damage(file)):
+        return []
+    aside = tracking.set_aside(file)
+    if aside is None:
+        return []
+    place = Workspace(folder.workspace)
+    others = [name for name in place.names() if name != folder.name and _is_there(place, name)]
+    hint = f"; 'rsas check NAME --repair' logs those of {', '.join(others)}" if others else ""
+    return [
+        f"{file} was damaged ({reason}) and is kept aside as {aside.name}; the runs of "
+        f"{folder.name} are logged again{hint}"
+    ]
+
+
+def _own_mirror(folder: SweepFolder) -> Path | None:
+    """The workspace's own file of MLflow, where the sweep is mirrored there."""
+    return folder.workspace / "mlflow.db" if folder.record["tracking_uri"] is None else None
+
+
+def _is_there(place: Workspace, name: str) -> bool:
+    """Whether a sweep of the workspace is mirrored in its own file."""
+    with contextlib.suppress(InputError):
+        return _own_mirror(place.open(name)) is not None
+    return False
+
+
 def experiment_of(folder: SweepFolder) -> Experiment:
     """The experiment of a sweep, its space from the file that defined it.
 
@@ -107,23 +140,26 @@ def experiment_of(folder: SweepFolder) -> Experiment:
 
 
 def tracker_of(folder: SweepFolder, book: Book, *, say: tracking.Say) -> tracking.Tracker:
-    """The mirror of a sweep in MLflow."""
+    """The mirror of a sweep in MLflow; a damaged file is made again."""
+    for line in mend_mirror(folder):
+        say(line)
     record = folder.record["experiment"]
     is_local = folder.record["tracking_uri"] is None
-    return tracking.Tracker(
-        folder.tracking_uri(),
-        lambda: book.trials(folder.objectives),
-        lambda trial: folder.history(trial).rows,
+    source = tracking.Source(
+        uri=folder.tracking_uri(),
+        trials=lambda: book.trials(folder.objectives),
+        rows=lambda trial: folder.history(trial).rows,
         sweep=folder.name,
         sweep_id=folder.record["id"],
         experiment=record["name"],
         artifacts=(folder.workspace / "artifacts").as_uri() if is_local else None,
         objectives=folder.objectives,
         record=record,
-        say=say,
-        origin=folder.record.get("origin"),
+        check=book.check_lease,
+        origin=folder.record.get("origin") or {},
         models=lambda trial: _network(folder, book, trial),
     )
+    return tracking.Tracker(source, say)
 
 
 def _network(folder: SweepFolder, book: Book, trial: TrialRecord) -> tuple[Any, Any]:
@@ -159,15 +195,6 @@ def _check_database(folder: SweepFolder) -> None:
             f"this sweep, yet {len(records)} of its trials are kept in {folder.trials.place}; "
             "bring that database back (a relative path begins where the sweep was begun)"
         )
-
-
-def _surplus(runs: list[tracking.MirroredRun]) -> list[tracking.MirroredRun]:
-    """Of several runs of a trial all but the one that has most."""
-    best: dict[str, tracking.MirroredRun] = {}
-    for run in runs:
-        if run.trial_id not in best or len(run.epochs) > len(best[run.trial_id].epochs):
-            best[run.trial_id] = run
-    return [run for run in runs if best[run.trial_id] is not run]
 
 
 def _mend(fault: Fault, folder: SweepFolder, uri: str, run_id: str | None) -> str:

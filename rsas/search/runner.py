@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import tempfile
@@ -103,15 +104,17 @@ def run(
         sys.setswitchinterval(interval)
         launch.note()
         status = _last_status(folder)
+        mirrored = False
         if not _is_lost(folder):
             keeper.close(status.trials if status else ())
-            if not tracker.close(status.state if status else "interrupted"):
+            mirrored = tracker.close(status.state if status else "interrupted")
+            if not mirrored:
                 console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
     if searcher.halted:
         raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")
     if status is None:
         raise Halted(f"sweep {folder.name!r}: its book or storage cannot be read any more")
-    return status
+    return dataclasses.replace(status, mirrored=mirrored)
 
 
 def _is_lost(folder: SweepFolder) -> bool:

@@ -16,7 +16,7 @@ from rsas.errors import Halted, first_line
 from rsas.records import Objective
 from rsas.search.database import open_database
 from rsas.search.experiment import Experiment
-from rsas.search.journal import Journal
+from rsas.search.journal import Damaged, Journal
 from rsas.search.lease import Lease
 
 __all__ = ["PATIENCE", "direction", "open_storage", "patiently", "sampler"]
@@ -58,6 +58,10 @@ def patiently(action: Callable[[], T]) -> T:
                 reason = first_line(error.__cause__ or error)
                 raise Halted(f"the study's database does not answer ({reason})") from None
             time.sleep(1.0)
+        except Damaged as error:
+            raise Halted(
+                f"the book is damaged ({error}); 'rsas check NAME --repair' mends it"
+            ) from None
         except OSError as error:
             raise Halted(f"the book cannot be written ({error.strerror or error})") from None
 

@@ -276,8 +276,10 @@ def _ready(
         # Nothing to run; a kill or an outage may have left files and MLflow behind.
         book = folder.book(experiment)
         Keeper(folder.storage, book, folder.objectives, console.print).close(status.trials)
-        tracker_of(folder, book, say=console.print).close(status.state)
-        yield status
+        mirrored = tracker_of(folder, book, say=console.print).close(status.state)
+        if not mirrored:
+            console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
+        yield dataclasses.replace(status, mirrored=mirrored)
         return
     check_space(experiment)
     _compare(folder, current, console)

@@ -2,6 +2,7 @@
 
 from rsas.records import MirroredRun
 from rsas.tracking.client import connect, delete_run
+from rsas.tracking.database import damage, set_aside
 from rsas.tracking.models import register
 from rsas.tracking.reading import (
     LoggedSweep,
@@ -11,14 +12,17 @@ from rsas.tracking.reading import (
     read_runs,
     read_sweep,
 )
-from rsas.tracking.tracker import Say, Tracker
+from rsas.tracking.tracker import Tracker
+from rsas.tracking.writer import Say, Source
 
 __all__ = [
     "LoggedSweep",
     "MirroredRun",
     "Say",
+    "Source",
     "Tracker",
     "connect",
+    "damage",
     "delete_run",
     "read_history",
     "read_mirror",
@@ -26,4 +30,5 @@ __all__ = [
     "read_runs",
     "read_sweep",
     "register",
+    "set_aside",
 ]

@@ -15,6 +15,7 @@ from rsas.errors import InputError, first_line, reason_of
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of single small files
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
 
 if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run
@@ -34,6 +35,8 @@ def connect(uri: str) -> MlflowClient:
     # Errors come as exceptions, too, and are told in a line; MLflow would log them with tracebacks.
     for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if uri.startswith("sqlite:"):  # no connections are kept: a new file of this name is noticed
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     try:
         _make_database(uri)
         client = MlflowClient(tracking_uri=uri)
@@ -68,9 +71,16 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
 
 def search_runs(client: MlflowClient, condition: str) -> list[Run]:
     """The runs of all experiments that a condition holds for, oldest first."""
-    experiments = [found.experiment_id for found in client.search_experiments()]
-    runs: list[Run] = []
+    experiments: list[str] = []
     token: str | None = None
+    while True:
+        found = client.search_experiments(page_token=token)
+        experiments += [each.experiment_id for each in found]
+        token = found.token
+        if not token:
+            break
+    runs: list[Run] = []
+    token = None
     while True:
         page = client.search_runs(
             experiments, condition, order_by=["attributes.start_time"], page_token=token

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rsas.errors import InputError, first_line
 from rsas.records import SWEEP_STATUS, Mirror, MirroredRun, State, TrialRecord
 from rsas.tracking.client import connect, search_runs
+from rsas.tracking.identity import SWEEP_ID, TRIAL_ID, find
 
 if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run
@@ -49,7 +50,7 @@ def read_sweep(uri: str, name: str) -> LoggedSweep:
         with tempfile.TemporaryDirectory() as folder:
             place = client.download_artifacts(parent.info.run_id, "experiment.json", folder)
             experiment = json.loads(Path(place).read_text("utf-8"))
-        children = _children(client, parent.info.run_id)
+        children = find(client, parent.data.tags[SWEEP_ID]).runs
     tags = {trial: run.data.tags for trial, run in children.items()}
     return LoggedSweep(
         state=_SWEEP_STATES.get(parent.info.status, "interrupted"),
@@ -68,11 +69,7 @@ def read_runs(uri: str, sweep_id: str) -> dict[str, str]:
     """
     client = connect(uri)
     with _answering(uri):
-        return {
-            trial: run.info.run_id
-            for parent in search_runs(client, f"tags.`rsas.sweep_id` = '{sweep_id}'")
-            for trial, run in _children(client, parent.info.run_id).items()
-        }
+        return {trial: run.info.run_id for trial, run in find(client, sweep_id).runs.items()}
 
 
 def read_mirror(uri: str, sweep_id: str) -> Mirror:
@@ -99,14 +96,11 @@ def read_history(uri: str, run_id: str) -> list[dict[str, float]]:
 
 
 def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
-    parents = search_runs(client, f"tags.`rsas.sweep_id` = '{sweep_id}'")
-    if not parents:
-        return Mirror([], "", "", [], [])
-    parent = parents[0].info.run_id
+    found = find(client, sweep_id)
     runs = [
         MirroredRun(
             run_id=run.info.run_id,
-            trial_id=run.data.tags["rsas.trial_id"],
+            trial_id=trial,
             status=run.info.status,
             state=run.data.tags.get("rsas.state", ""),
             pareto=run.data.tags.get("rsas.pareto", ""),
@@ -114,16 +108,17 @@ def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
             metrics=run.data.metrics,
             epochs=_steps(client, run.info.run_id, "epoch"),
         )
-        for each in parents
-        for run in search_runs(client, f"tags.`mlflow.parentRunId` = '{each.info.run_id}'")
-        if "rsas.trial_id" in run.data.tags
+        for trial, run in sorted(found.runs.items())
     ]
+    parent = found.parent
     return Mirror(
-        parents=[run.info.run_id for run in parents],
-        status=parents[0].info.status,
-        front=parents[0].data.tags.get("rsas.front", ""),
-        points=_steps(client, parent, "hypervolume"),
+        parent=parent.info.run_id if parent else "",
+        status=parent.info.status if parent else "",
+        front=parent.data.tags.get("rsas.front", "") if parent else "",
+        points=_steps(client, parent.info.run_id, "hypervolume") if parent else [],
         runs=runs,
+        surplus={run.info.run_id: run.data.tags.get(TRIAL_ID, "") for run in found.surplus},
+        strays={run.info.run_id for run in found.strays},
     )
 
 
@@ -155,15 +150,6 @@ def _answering(uri: str) -> Iterator[None]:
         raise InputError(f"tracking server {uri!r} stopped answering ({reason[:200]})") from None
 
 
-def _children(client: MlflowClient, parent: str) -> dict[str, Run]:
-    """The runs of trials under a parent run."""
-    return {
-        run.data.tags["rsas.trial_id"]: run
-        for run in search_runs(client, f"tags.`mlflow.parentRunId` = '{parent}'")
-        if "rsas.trial_id" in run.data.tags  # else somebody's own run
-    }
-
-
 def _record(run: Run, experiment: dict[str, Any]) -> TrialRecord:
     tags, metrics = run.data.tags, run.data.metrics
     names = [each["name"] for each in experiment["objectives"]]
@@ -172,7 +158,7 @@ def _record(run: Run, experiment: dict[str, Any]) -> TrialRecord:
     by_seed = {k: v for k, v in metrics.items() if k.partition("/")[2] in names}
     is_complete = state == "complete"
     return TrialRecord(
-        trial_id=tags["rsas.trial_id"],
+        trial_id=tags[TRIAL_ID],
         state=state,
         params={name: _value(text, axes.get(name)) for name, text in run.data.params.items()},
         objectives={name: metrics[name] for name in names} if is_complete else {},

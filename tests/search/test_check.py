@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sqlite3
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def run_of(sweep, trial):
 def parent_of(sweep):
     client = client_of(sweep)
     experiment = client.get_experiment_by_name("disturbed").experiment_id
-    condition = f"tags.`rsas.sweep_id` = '{sweep.record['id']}'"
+    condition = f"tags.`rsas.sweep_id` = '{sweep.record['id']}' and tags.`rsas.kind` = 'sweep'"
     return client, client.search_runs([experiment], condition)[0].info.run_id
 
 
@@ -141,6 +142,33 @@ def second_parent(sweep):
     found = client.get_run(run)
     client.create_run(found.info.experiment_id, tags=found.data.tags)
     return ("twin", "mlflow", "")
+
+
+def run_under_a_second_parent(sweep):
+    """As where the answer to the first parent's making was lost."""
+    second_parent(sweep)
+    client, run = run_of(sweep, "t0001")
+    parents = client.search_runs(
+        [client.get_run(run).info.experiment_id],
+        f"tags.`rsas.sweep_id` = '{sweep.record['id']}' and tags.`rsas.kind` = 'sweep'",
+    )
+    under = client.get_run(run).data.tags["mlflow.parentRunId"]
+    (other,) = {each.info.run_id for each in parents} - {under}
+    client.set_tag(run, "mlflow.parentRunId", other)
+    return ("mismatch", "mlflow", "t0001")
+
+
+def points_too_many(sweep):
+    client, run = parent_of(sweep)
+    client.log_metric(run, "hypervolume", 0.1, step=2)
+    return ("gap", "mlflow", "")
+
+
+def points_between_missing(sweep):
+    with contextlib.closing(sqlite3.connect(sweep.workspace / "mlflow.db")) as database, database:
+        _, run = parent_of(sweep)
+        database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step = 2", [run])
+    return ("gap", "mlflow", "")
 
 
 def other_parent_status(sweep):
@@ -233,6 +261,9 @@ def no_journal(sweep):
         other_value,
         epochs_too_many,
         second_parent,
+        run_under_a_second_parent,
+        points_too_many,
+        points_between_missing,
         other_parent_status,
         other_front,
         no_parent,
@@ -257,6 +288,17 @@ def test_each_fault_is_found_and_mended(sweep, harm):
     assert repair.check(sweep) == []
     after = sweep.status()
     assert (after.trials, after.state) == (before.trials, before.state)
+
+
+def test_runs_outlive_their_parent(sweep):
+    """Somebody deleted the parent run alone; the trials' runs go under the new one."""
+    _, before = run_of(sweep, "t0001")
+    no_parent(sweep)
+    with sweep.locked():
+        repair.repair(sweep)
+    client, after = run_of(sweep, "t0001")
+    assert after == before
+    assert client.get_run(after).data.tags["mlflow.parentRunId"] == parent_of(sweep)[1]
 
 
 def test_a_model_that_is_lost_is_told_and_not_made_up(sweep):

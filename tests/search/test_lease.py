@@ -14,13 +14,13 @@ import optuna
 import pytest
 
 from rsas import InputError
-from rsas.errors import Halted
+from rsas.errors import Halted, LeaseLost
 from rsas.search import lease as leases
 from rsas.search.book import Book
 from rsas.search.database import DatabaseLeases
 from rsas.search.experiment import load_experiment
 from rsas.search.journal import Damaged, Journal, whole_lines
-from rsas.search.lease import Lease, LeaseLost, Owner, acquire, is_alive
+from rsas.search.lease import Lease, Owner, acquire, is_alive
 from rsas.search.workspace import Workspace
 from tests import made
 from tests.servers import postgres

@@ -1,0 +1,69 @@
+"""Which of MLflow's runs are a sweep's: found by tag, each once.
+
+A server whose answer is lost has made the run all the same, and the request is sent again. So a
+run that was asked for once may be there several times; what is surplus is known by its tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rsas.tracking.client import search_runs
+
+if TYPE_CHECKING:  # seconds to import
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["PARENT", "SWEEP_ID", "TRIAL_ID", "Found", "find", "tidy"]
+
+PARENT = "mlflow.parentRunId"
+SWEEP_ID = "rsas.sweep_id"  # of the parent run and of the trials' runs
+TRIAL_ID = "rsas.trial_id"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The runs of a sweep."""
+
+    parent: Run | None
+    runs: dict[str, Run]  # by trial
+    surplus: list[Run]  # further parents, and further runs of a trial
+
+    @property
+    def strays(self) -> list[Run]:
+        """Runs of trials that are not under the parent."""
+        parent = self.parent and self.parent.info.run_id
+        return [run for run in self.runs.values() if run.data.tags.get(PARENT) != parent]
+
+
+def find(client: MlflowClient, sweep_id: str) -> Found:
+    """Find the runs that are tagged as a sweep's; of several of one thing keep the fullest."""
+    groups: dict[str, list[Run]] = {}
+    for run in search_runs(client, f"tags.`{SWEEP_ID}` = '{sweep_id}'"):
+        groups.setdefault(run.data.tags.get(TRIAL_ID, ""), []).append(run)
+    kept = {trial: max(runs, key=_content) for trial, runs in groups.items()}
+    surplus = [run for trial, runs in groups.items() for run in runs if run is not kept[trial]]
+    return Found(parent=kept.pop("", None), runs=kept, surplus=surplus)
+
+
+def tidy(client: MlflowClient, sweep_id: str) -> Found:
+    """Find the runs of a sweep, mark surplus ones as deleted, and put strays under the parent."""
+    found = find(client, sweep_id)
+    _delete(client, found.surplus)
+    if found.parent is not None:
+        for run in found.strays:
+            client.set_tag(run.info.run_id, PARENT, found.parent.info.run_id)
+    return found
+
+
+def _delete(client: MlflowClient, runs: Iterable[Run]) -> None:
+    for run in runs:
+        client.delete_run(run.info.run_id)
+
+
+def _content(run: Run) -> tuple[float, int]:
+    """How much a run holds: its epochs, then all else."""
+    data = run.data
+    return data.metrics.get("epoch", 0), len(data.params) + len(data.metrics) + len(data.tags)

@@ -1,0 +1,411 @@
+"""Writes a sweep to MLflow: one parent run, a child run a trial, the front on the parent.
+
+Whatever is written can be written again: runs are found by tag, and points of metrics have times
+that depend on the book alone, so MLflow takes a point that it has for the same one. A server may
+do what it is asked and lose the answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rsas.analysis.pareto import front, hypervolume
+from rsas.analysis.trials import Sweep
+from rsas.errors import reason_of
+from rsas.records import SWEEP_STATUS, Objective, TrialRecord, front_mark, status_of
+from rsas.redact import redact
+from rsas.tracking.client import connect, experiment_id
+from rsas.tracking.identity import PARENT, SWEEP_ID, TRIAL_ID, tidy
+from rsas.tracking.models import log_model
+from rsas.tracking.pages import (
+    author,
+    dataset_input,
+    log_front,
+    log_origin,
+    redacted,
+    report_page,
+    run_name,
+)
+
+if TYPE_CHECKING:  # seconds to import
+    from mlflow.entities import Metric, Param, Run, RunTag
+
+__all__ = ["Say", "Source", "Writer"]
+
+Say = Callable[[str], None]
+"""Tells the user a line."""
+
+_TELL_SECONDS = 10.0  # between lines on how far a catch-up has come
+_METRICS_A_BATCH = 800  # of the 1000 things that log_batch takes, with 100 params and 100 tags
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sweep that is mirrored, as the book and the histories have it."""
+
+    uri: str  # of the tracking server or the SQLite file
+    trials: Callable[[], Sequence[TrialRecord]]  # all that the book holds now
+    rows: Callable[[TrialRecord], Sequence[dict[str, float]]]  # the history of a trial
+    sweep: str  # its name, the tag rsas.sweep of its runs
+    sweep_id: str  # by which its runs are found among those of other sweeps of this name
+    experiment: str  # name of the MLflow experiment
+    artifacts: str | None  # where a new MLflow experiment keeps them; None is the server's choice
+    objectives: Sequence[Objective]
+    record: Mapping[str, Any]  # the resolved experiment
+    # Raises LeaseLost where another process has taken the sweep over, and writes to MLflow.
+    check: Callable[[], None] = lambda: None
+    origin: Mapping[str, Any] = field(default_factory=dict)  # as rsas.search.origin found it
+    # The final network of a trial, in eval mode, and two inputs as an array; None where none is.
+    models: Callable[[TrialRecord], tuple[Any, Any] | None] = lambda trial: None
+
+
+@dataclass
+class _Mirrored:
+    """What MLflow has of a trial."""
+
+    run_id: str
+    trial: TrialRecord
+    status: str = "RUNNING"
+    params: int = 0  # how many are logged
+    epoch: float = 0.0  # last one logged
+    seconds: float = 0.0  # of training, up to that epoch
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Writer:
+    """Writes one sweep to a tracking server.
+
+    Begin with ``catch_up``. Any call may fail; ``catch_up`` of a new writer writes the rest.
+
+    Args:
+        source: what is written.
+        say: tells the user a line.
+    """
+
+    def __init__(self, source: Source, say: Say) -> None:
+        self._source, self._say = source, say
+        self._parent = ""
+        self._runs: dict[str, _Mirrored] = {}  # by trial
+        self._points: set[int] = set()  # complete trials at which the hypervolume is logged
+        self._tags: dict[str, str] = {}  # of the parent
+
+    def catch_up(self) -> None:
+        """Connect, and bring MLflow in line with the book: runs, points, states and the front.
+
+        Raises:
+            InputError: the server does not answer, or refuses the experiment.
+        """
+        source = self._source
+        self._client = connect(source.uri)
+        self._experiment = experiment_id(self._client, source.experiment, source.artifacts)
+        made = True
+        while made:  # once more: of a run whose first answer was lost there are two
+            found = tidy(self._client, source.sweep_id)
+            if found.surplus:
+                self._say(f"MLflow: {len(found.surplus)} surplus runs are marked as deleted")
+            if found.parent is None:
+                self._make_parent()
+                continue
+            trials = source.trials()
+            self._take_parent(found.parent)
+            known = {trial.trial_id: trial for trial in trials}
+            self._runs = {
+                name: _Mirrored(
+                    run_id=run.info.run_id,
+                    trial=known[name],
+                    status=run.info.status,
+                    params=len(run.data.params),
+                    epoch=run.data.metrics.get("epoch", 0),
+                    tags=dict(run.data.tags),
+                )
+                for name, run in found.runs.items()
+                if name in known
+            }
+            made = len(self._runs) < len(trials)
+            self._log_all(trials)
+
+    def log(self, trial: TrialRecord, *, member: bool | None = None) -> None:
+        """Bring the run of a trial in line with the book.
+
+        Args:
+            trial: as the book has it now.
+            member: whether it is on the front, where that is known.
+        """
+        run = self._runs.get(trial.trial_id) or self._make_run(trial)
+        run.trial = trial
+        wanted = _tags(trial, member)
+        lacking = {name: text for name, text in wanted.items() if run.tags.get(name) != text}
+        params = _params(trial.params) if run.params < len(trial.params) else []
+        batches: list[list[Metric]] = [[]]
+        if "rsas.state" in lacking:
+            batches = self._batches(run, self._lacking_rows(run)) or [[]]
+            batches[-1] += _at_end(trial)
+        for batch in batches[:-1]:
+            self._client.log_batch(run.run_id, metrics=batch)
+        if batches[-1] or params or lacking:
+            tags = _run_tags(lacking)
+            self._client.log_batch(run.run_id, metrics=batches[-1], params=params, tags=tags)
+        run.params = len(trial.params)
+        run.tags |= lacking
+        if trial.state != "complete" and "rsas.pareto" in run.tags:  # somebody else's tag
+            self._client.delete_tag(run.run_id, "rsas.pareto")
+            del run.tags["rsas.pareto"]
+        self._set_status(run, status_of(trial.state, running=True))
+
+    def log_rows(self, trial: str, rows: Sequence[dict[str, float]]) -> None:
+        """Log the rows MLflow lacks. An epoch that was trained again gave the same numbers."""
+        run = self._runs[trial]
+        lacking = [row for row in rows if row["epoch"] > run.epoch]
+        if lacking and lacking[0]["epoch"] > run.epoch + 1:
+            # A process that trained the epochs between died before it told of them.
+            lacking = self._lacking_rows(run) or lacking
+        self._log_rows(run, lacking)
+
+    def log_front(self, trials: Sequence[TrialRecord]) -> None:
+        """Log the front's files, the tags of its members, and its size and hypervolume."""
+        complete = _in_order(trials)
+        members = front(complete, self._source.objectives)
+        names = {trial.trial_id for trial in members}
+        if members and _mark(members) != self._tags.get("rsas.front"):
+            self._log_front_files(complete, _mark(members))
+        for trial in complete:
+            run, text = self._runs[trial.trial_id], str(trial.trial_id in names).lower()
+            if run.tags.get("rsas.pareto") != text:
+                self._client.set_tag(run.run_id, "rsas.pareto", text)
+                run.tags["rsas.pareto"] = text
+        self._log_points(complete)
+
+    def end(self, state: str) -> None:
+        """Log what is left and end the parent run; ``state`` as of ``Tracker.close``."""
+        trials = self._source.trials()
+        complete = _in_order(trials)
+        members = front(complete, self._source.objectives)
+        if int(self._tags.get("rsas.front_trials", 0)) < len(complete):
+            self._log_front_files(complete, _mark(members))  # dominated ones came since
+        if state != "interrupted" and members:
+            self._log_end(trials, members)
+        for trial in trials:
+            if trial.state == "running":
+                self._set_status(self._runs[trial.trial_id], "KILLED")
+        self._client.set_terminated(self._parent, SWEEP_STATUS[state])
+
+    def _log_all(self, trials: Sequence[TrialRecord]) -> None:
+        names = {trial.trial_id for trial in front(trials, self._source.objectives)}
+        told = time.monotonic()
+        for count, trial in enumerate(trials):
+            if time.monotonic() > told + _TELL_SECONDS:
+                told = time.monotonic()
+                self._say(f"MLflow: {count} of {len(trials)} trials logged")
+            member = trial.trial_id in names if trial.state == "complete" else None
+            self.log(trial, member=member)
+            if trial.state == "running":
+                run = self._runs[trial.trial_id]
+                self._log_rows(run, self._lacking_rows(run))
+        self.log_front(trials)
+
+    def _make_parent(self) -> None:
+        tags = {"rsas.sweep": self._source.sweep, "rsas.kind": "sweep"}
+        self._client.create_run(
+            self._experiment,
+            run_name=self._source.sweep,
+            tags={**tags, SWEEP_ID: self._source.sweep_id, **author()},
+        )
+
+    def _take_parent(self, run: Run) -> None:
+        """Go on in a parent run, with what it lacks of the sweep's own record."""
+        parent = self._parent = str(run.info.run_id)
+        self._tags = dict(run.data.tags)
+        if run.info.status != "RUNNING":
+            self._client.update_run(parent, status="RUNNING")
+        points = self._client.get_metric_history(parent, "front_size")
+        self._points = {point.step for point in points}
+        if not run.data.params:
+            record = self._source.record
+            plain = {k: v for k, v in record.items() if not isinstance(v, (dict, list))}
+            base = {f"base.{name}": value for name, value in record["base"].items()}
+            self._client.log_dict(parent, redacted(record), "experiment.json")
+            log_origin(self._client, parent, self._source.origin)
+            self._log_dataset(parent)
+            # Last: they tell that all of it is there.
+            self._client.log_batch(parent, params=_params(plain | base))
+
+    def _make_run(self, trial: TrialRecord) -> _Mirrored:
+        tags = {
+            PARENT: self._parent,
+            "rsas.sweep": self._source.sweep,
+            SWEEP_ID: self._source.sweep_id,
+            "rsas.kind": "trial",
+            TRIAL_ID: trial.trial_id,
+        }
+        made = self._client.create_run(
+            self._experiment,
+            start_time=round(trial.started * 1000),
+            run_name=run_name(trial),
+            tags={**tags, **author()},
+        )
+        run = self._runs[trial.trial_id] = _Mirrored(made.info.run_id, trial)
+        self._log_dataset(run.run_id)
+        return run
+
+    def _log_dataset(self, run: str) -> None:
+        if "data" in self._source.record:  # sweeps of earlier versions lack it
+            self._client.log_inputs(run, [dataset_input(self._source.record["data"])])
+
+    def _log_rows(self, run: _Mirrored, rows: Sequence[dict[str, float]]) -> None:
+        for batch in self._batches(run, rows):
+            self._client.log_batch(run.run_id, metrics=batch)
+
+    def _set_status(self, run: _Mirrored, status: str) -> None:
+        if run.status == status:
+            return
+        if status == "RUNNING":
+            self._client.update_run(run.run_id, status=status)
+        else:
+            finished = run.trial.finished
+            ended = None if finished is None else round(finished * 1000)
+            self._client.set_terminated(run.run_id, status, end_time=ended)
+        run.status = status
+
+    def _lacking_rows(self, run: _Mirrored) -> list[dict[str, float]]:
+        """The rows of a trial's history that MLflow lacks."""
+        rows = self._source.rows(run.trial)
+        there = [row for row in rows if row["epoch"] <= run.epoch]
+        run.seconds = sum(row.get("seconds", 0.0) for row in there)
+        return [row for row in rows if row["epoch"] > run.epoch]
+
+    def _batches(self, run: _Mirrored, rows: Sequence[dict[str, float]]) -> list[list[Metric]]:
+        """Points in batches of whole rows: of a row that was cut off nobody knew what is missing.
+
+        The time of a row is the trial's start and the seconds of training since.
+        """
+        from mlflow.entities import Metric
+
+        at_once = max(_METRICS_A_BATCH // max(map(len, rows), default=1), 1)
+        points = []
+        for row in rows:
+            run.seconds += row.get("seconds", 0.0)
+            run.epoch = row["epoch"]
+            moment = round(1000 * (run.trial.started + run.seconds))
+            step = round(row["epoch"])
+            points.append([Metric(name, value, moment, step) for name, value in row.items()])
+        return [
+            [point for row in points[start : start + at_once] for point in row]
+            for start in range(0, len(points), at_once)
+        ]
+
+    def _log_points(self, complete: Sequence[TrialRecord]) -> None:
+        """The front's size and hypervolume at each complete trial where MLflow lacks them."""
+        from mlflow.entities import Metric
+
+        objectives = self._source.objectives
+        lacking = sorted(set(range(1, len(complete) + 1)) - self._points)
+        if not lacking:
+            return
+        members = front(complete[: lacking[0] - 1], objectives)
+        metrics = []
+        for count in range(lacking[0], len(complete) + 1):
+            trial = complete[count - 1]
+            members = front([*members, trial], objectives)
+            if count not in self._points:
+                moment = round(1000 * (trial.finished or 0.0))
+                volume = hypervolume(members, objectives)
+                metrics.append(Metric("front_size", len(members), moment, count))
+                metrics.append(Metric("hypervolume", volume, moment, count))
+        for start in range(0, len(metrics), _METRICS_A_BATCH):
+            self._client.log_batch(self._parent, metrics=metrics[start : start + _METRICS_A_BATCH])
+        self._points.update(lacking)
+
+    def _log_front_files(self, complete: Sequence[TrialRecord], mark: str) -> None:
+        runs = {trial: run.run_id for trial, run in self._runs.items()}
+        source = self._source
+        log_front(self._client, self._parent, source.sweep, complete, source.objectives, runs)
+        self._set_parent_tags({"rsas.front": mark, "rsas.front_trials": str(len(complete))})
+
+    def _set_parent_tags(self, tags: Mapping[str, str]) -> None:
+        self._client.log_batch(self._parent, tags=_run_tags(tags))
+        self._tags |= tags
+
+    def _log_end(self, trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
+        """What a finished sweep has beside: the networks of the front, and the report."""
+        for trial in members:
+            run = self._runs[trial.trial_id]
+            if "rsas.model" not in run.tags:
+                self._log_model(trial, run)
+        mark = f"{len(trials)}-{_mark(members)}"
+        if mark == self._tags.get("rsas.report"):
+            return
+        sweep = Sweep(
+            name=self._source.sweep,
+            state="finished",
+            experiment=dict(self._source.record),
+            objectives=tuple(self._source.objectives),
+            trials=list(trials),
+            history=self._source.rows,
+        )
+        try:
+            page = report_page(sweep)
+        except Exception as error:  # a picture is not worth a sweep
+            self._say(f"its report is not in MLflow ({type(error).__name__}: {error})")
+        else:
+            self._client.log_text(self._parent, page, "report.html")
+            self._set_parent_tags({"rsas.report": mark})
+
+    def _log_model(self, trial: TrialRecord, run: _Mirrored) -> None:
+        try:
+            found = self._source.models(trial)
+            if found is None:
+                return
+            uri = log_model(self._source.uri, run.run_id, *found)
+        except Exception as error:  # of torch.export, or of the user's own model
+            reason = reason_of(error)[:200]
+            self._say(f"{trial.trial_id}: its network is not in MLflow ({reason})")
+            return
+        self._client.set_tag(run.run_id, "rsas.model", uri)
+        run.tags["rsas.model"] = uri
+
+
+def _tags(trial: TrialRecord, member: bool | None) -> dict[str, str]:
+    """The tags of a trial that ended; ``rsas.state`` says that all of it is logged."""
+    if trial.state == "running":
+        return {}
+    tags = {
+        "rsas.reason": redact(trial.reason)[:5000],
+        "rsas.same_as": trial.same_as,
+        "rsas.pareto": "" if member is None else str(member).lower(),
+        "rsas.state": trial.state,
+    }
+    return {name: text for name, text in tags.items() if text}
+
+
+def _at_end(trial: TrialRecord) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    if not trial.device_seconds:
+        return []
+    moment = round(1000 * (trial.finished or 0.0))
+    return [Metric("device_seconds", trial.device_seconds, moment, round(trial.epochs))]
+
+
+def _params(params: Mapping[str, Any]) -> list[Param]:
+    from mlflow.entities import Param
+
+    return [Param(name, redact(str(value))) for name, value in params.items()]
+
+
+def _run_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(name, text) for name, text in tags.items()]
+
+
+def _mark(members: Sequence[TrialRecord]) -> str:
+    return front_mark(trial.trial_id for trial in members)
+
+
+def _in_order(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials in the order they were finished."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    return sorted(complete, key=lambda trial: trial.finished or 0.0)
