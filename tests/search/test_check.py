@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sqlite3
+import time
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from rsas.search.checkpoints import TrialFolder, write_model
 from rsas.search.experiment import load_experiment
 from rsas.search.keeper import Keeper
 from rsas.search.storage import Storage
+from rsas.search.workspace import Workspace
 from tests import made
 from tests.faults.harness import Place
 
@@ -378,3 +380,19 @@ def test_a_storage_that_fails_keeps_nothing_else_from_being_mended(sweep, monkey
         lines = repair.repair(sweep)
     assert "cannot move t0077" in lines
     assert told(repair.check(sweep)) == {("ghost", "storage", "t0077")}
+
+
+def test_a_driver_that_was_replaced_logs_nothing_more(sweep):
+    """As one that was stopped with results in its queue, and goes on."""
+    other = Workspace(sweep.workspace).open(sweep.name)
+    said = []
+    with sweep.locked():
+        tracker = repair.tracker_of(sweep, sweep.book(repair.experiment_of(sweep)), say=said.append)
+        tracker.rows("t0000", [])  # connects first
+        while not tracker._queue.empty():
+            time.sleep(0.05)
+        with other.locked(take_over=True):
+            tracker.rows("t0000", made.rows(4, 0.9, 0.5)[3:])
+            tracker._thread.join(30)
+    assert not tracker._thread.is_alive()
+    assert (repair.check(sweep), said) == ([], [])
