@@ -23,6 +23,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 
 from rsas.errors import InputError
+from rsas.redact import redact
 from rsas.search.experiment import Resources
 
 __all__ = ["Slots", "connected", "early"]
@@ -182,5 +183,5 @@ def _init(busy: type[Exception], **options: Any) -> None:
 
 def _reason(error: Exception) -> str:
     """An error in one line; of a traceback that Ray Client passes on, the line that says it."""
-    lines = f"{type(error).__name__}: {error}".strip().splitlines()
+    lines = redact(f"{type(error).__name__}: {error}").strip().splitlines()
     return f"{lines[0]} {lines[-1].strip()}" if "Traceback" in str(error) else lines[0]

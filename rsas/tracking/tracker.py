@@ -405,9 +405,9 @@ class Tracker:
             history=self._rows,
         )
         try:
-            page = report_page(sweep)
+            page = report_page([sweep])
         except Exception as error:  # a picture is not worth a sweep
-            self._say(f"its report is not in MLflow ({type(error).__name__}: {error})")
+            self._say(f"its report is not in MLflow ({reason_of(error)})")
         else:
             self._client.log_text(self._parent, page, "report.html")
             self._client.set_tag(self._parent, "rsas.report", mark)
