@@ -165,12 +165,15 @@ def _spelled(char: str) -> str:
         return r"(?:\\|%5[Cc]|\\*(?:\\u005c|&#x5c;))+"
     encoded = char.encode("utf-8", "surrogateescape")
     units = char.encode("utf-16-be", "surrogatepass")
-    escaped = {
-        ascii(char)[1:-1],  # \n, \xe9, \U0001f600
-        json.dumps(char)[1:-1],  # \n, \u00e9, \ud83d\ude00
-        repr(encoded)[2:-1],  # \n, \xc3\xa9
-        "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)),
-    } - {char}
+    escaped = (
+        {
+            ascii(char)[1:-1],  # \n, \xe9, \U0001f600
+            json.dumps(char)[1:-1],  # \n, \u00e9, \ud83d\ude00
+            repr(encoded)[2:-1],  # \n, \xc3\xa9
+            "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)),
+        }
+        - {char}
+    )
     spellings = [
         rf"\\*{re.escape(char)}",
         *("(?i:" + each.replace("\\", r"\\+") + ")" for each in sorted(escaped)),

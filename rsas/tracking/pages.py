@@ -168,7 +168,10 @@ def _hidden(value: Any) -> Any:
 
 def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """For pictures and tables, which would write a secret in many ways."""
-    return [dataclasses.replace(trial, params=redacted(trial.params)) for trial in trials]
+    return [
+        dataclasses.replace(trial, params=redacted(trial.params), reason=redact(trial.reason))
+        for trial in trials
+    ]
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:
