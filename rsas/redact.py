@@ -32,7 +32,7 @@ _QUOTED = (
 )
 _CLOSING = r"""['")\],.:\\}]*"""  # of the text around a value
 _NEW = rf"(?!{re.escape(HIDDEN)}{_CLOSING}(?:[\s&;]|$))"
-_PASSWORD = (
+_KEYWORD = (
     r"password|passwd|passphrase|secret(?:[_-]\w+)?|(?:access|account|api|auth)[_-]?key"
     r"|shared_?access_?(?:key|signature)|(?:access|auth|refresh|session|security)[_-]?token"
 )
@@ -46,12 +46,12 @@ _SHAPES = [
         ("-----begin", r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----)(.+?)(?=-----END|\Z)"),
         (  # a part of a query, or of a connection string
             _WORDS,
-            rf"(?im)([?&;](?:[\w.-]*(?:{_PASSWORD}|token|pwd|signature|(?<![a-z])sig(?![a-z]))"
+            rf"(?im)([?&;](?:[\w.-]*(?:{_KEYWORD}|token|pwd|signature|(?<![a-z])sig(?![a-z]))"
             rf"[\w-]*|key)=){_NEW}({_QUOTED}|[^&;\s]+?(?={_CLOSING}(?:[&;\s]|$)))",
         ),
         (  # a keyword of libpq or Python
             _WORDS,
-            rf"(?im)((?:(?:{_PASSWORD}|(?<![a-z])pwd(?!=/)){_EQUALS}|(?<!\w)sig=))"
+            rf"(?im)((?:(?:{_KEYWORD}|(?<![a-z])pwd(?!=/)){_EQUALS}|(?<!\w)sig=))"
             rf"{_NEW}({_QUOTED}|\S+?(?={_CLOSING}(?:\s|$)))",
         ),
         ("token", rf"(?im)((?<![a-z])token{_EQUALS})(?=\\*['\"]){_NEW}({_QUOTED})"),

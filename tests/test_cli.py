@@ -339,3 +339,16 @@ def test_no_secret_is_printed(leak, kind, rsas, monkeypatch):
     else:
         assert code == (1 if kind is Halted else 2)
         assert err.startswith("rsas: error: ") and err.count("\n") == 1
+
+
+def test_no_secret_is_in_a_report(rsas, made, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "val_fraction0")
+    record = tmp_path / "runs" / "made" / "sweep.json"
+    shutil.copytree(made, tmp_path / "runs")
+    kept = json.loads(record.read_text())
+    kept["experiment"]["base"]["model"] = "at val_fraction0"
+    record.write_text(json.dumps(kept))
+    code, _, err = rsas("report", "made", "-o", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert code == 0, err
+    assert "val_fraction0" not in page and "at ***" in page

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rsas import InputError
-from rsas.errors import Halted
+from rsas.errors import Halted, StorageError, first_line
 from rsas.redact import HIDDEN, is_redacted, redact, without_passwords
 from tests.leaks import LEAKS, PEM
 
@@ -168,7 +168,12 @@ def test_a_password_of_any_characters_is_hidden(user, password, rest):
     assert redact(f"at x+y://{user}:{password}@{rest}, no") == f"at x+y://{user}:***@{rest}, no"
 
 
-@pytest.mark.parametrize("kind", [InputError, Halted])
+def test_the_first_line_is_cut_after_a_key_is_hidden(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "abc\ndef\nghi")  # whose lines alone are too short
+    assert first_line(OSError("no abc\ndef\nghi here\nat all")) == "no *** here"
+
+
+@pytest.mark.parametrize("kind", [InputError, Halted, StorageError])
 def test_errors_hide(kind):
     assert str(kind("no a://u:p@h with 0123456789")) == "no a://u:***@h with ***"
 

@@ -158,7 +158,7 @@ class TrialFolder:
             self._storage.delete(name)
 
     def set_error(self, text: str) -> None:
-        """Keep the traceback of an error, secrets hidden, in a file that its owner alone can read."""
+        """Keep the traceback of an error, secrets hidden, in a file of mode 0600."""
         self._storage.private.write("error.txt", redact(text).encode())
 
     def set_record(self, record: dict[str, Any]) -> None:
