@@ -45,14 +45,18 @@ class LeaseLost(Halted):
 class StorageError(OSError):
     """A sweep's storage could not be read or written, for longer than a hiccup.
 
-    The message is one line; the command line prints it and ends with exit code 2.
+    The message is one line; secrets in it are hidden. The command line prints it and ends with
+    exit code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 def first_line(error: BaseException) -> str:
     """The first line of its message, secrets hidden; the type's name where it has none."""
-    lines = str(error).strip().splitlines()
-    return redact(lines[0]) if lines else type(error).__name__
+    lines = redact(str(error)).strip().splitlines()  # before a cut that would part a secret
+    return lines[0] if lines else type(error).__name__
 
 
 def reason_of(error: BaseException) -> str:

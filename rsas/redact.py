@@ -1,45 +1,184 @@
-"""Keep passwords, tokens and keys out of whatever is shown, logged or stored."""
+"""Keep passwords, tokens and keys out of all that is shown, logged or stored."""
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import re
+from collections.abc import Callable
+from functools import lru_cache
 
 __all__ = ["HIDDEN", "is_redacted", "redact", "without_passwords"]
 
 HIDDEN = "***"
-# What an URI carries before its @, up to the last one: a password may hold another, / and quotes.
-_USERINFO = re.compile(r"(?<=://)[^/\s:]*:\S*(?=@)")
-_QUERY = re.compile(
-    r"(?i)([?&;](?:[\w-]*(?:password|passwd|pwd|secret|token|access_key|api_key|signature|sig)[\w-]*)=)"
-    r"[^&;\s'\"]+"
+
+# Words in the name of a variable with a secret. Short words stand between "_" or at an end, as
+# PATH, COMPASS and KEYBOARD have no secret. PWD alone is the current folder.
+_SECRET = re.compile(
+    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|CONNECTION_?STRING|APIKEY|TOKEN(?![A-Z])"
+    r"|(?<![A-Z])(?:PASS|PAT|KEYS?)(?![A-Z])|(?<=_)PWD(?![A-Z])",
+    re.IGNORECASE,
 )
-_NAMES = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|ACCESS_KEY|API_KEY)", re.IGNORECASE)
-_SHORTEST = 6  # of a value worth hiding by itself; shorter ones would blacken ordinary words
+_FILE = re.compile(r"(?:FILE|PATH|DIR|APPLICATION_CREDENTIALS)$", re.IGNORECASE)  # where a file is
+_SHORTEST = 6  # shorter values would hide parts of ordinary text
+_ORDINARY = re.compile(r".{,7}|(?:[A-Z]?[a-z]+|[A-Z]+)(?<!.{16})", re.DOTALL)
+_PLAIN = re.compile(r"[A-Za-z0-9]+")  # spelled in one way everywhere
+_NEWLINE = re.compile(r"\r?\n|\\n")  # one variable may have the lines of a key with \n between them
+
+# Shapes of secrets in any text: the first group stays, the second one is hidden.
+_QUOTED = (
+    r"""'(?:[^'\\\n]|\\.)*(?:'|$)|"(?:[^"\\\n]|\\.)*(?:"|$)|(?P<q>\\+['"]).*?(?P=q)|\{[^}\n]*\}"""
+)
+_CLOSING = r"""['")\],.:\\}]*"""  # of the text around a value
+_NEW = rf"(?!{re.escape(HIDDEN)}{_CLOSING}(?:[\s&;]|$))"
+_KEYWORD = (
+    r"password|passwd|passphrase|secret(?:[_-]\w+)?|(?:access|account|api|auth)[_-]?key"
+    r"|shared_?access_?(?:key|signature)|(?:access|auth|refresh|session|security)[_-]?token"
+)
+_EQUALS = r"""(?:\s*=(?!=)\s*|\\*['"]\s*:\s*)"""  # of keywords, or in the repr of a dictionary
+_AUTHORIZATION = r"""(?i)(authorization\\*['"]?\s*[:=,]\s*b?\\*['"]?"""
+_WORDS = "pass secret key token pwd sig"
+# With words, one of which a text must have: a search for words takes less time than a pattern.
+_SHAPES = [
+    (words.split(), re.compile(shape))
+    for words, shape in (
+        ("-----begin", r"(?s)(-----BEGIN [A-Z ]*PRIVATE KEY-----)(.+?)(?=-----END|\Z)"),
+        (  # a part of a query, or of a connection string
+            _WORDS,
+            rf"(?im)([?&;](?:[\w.-]*(?:{_KEYWORD}|token|pwd|signature|(?<![a-z])sig(?![a-z]))"
+            rf"[\w-]*|key)=){_NEW}({_QUOTED}|[^&;\s]+?(?={_CLOSING}(?:[&;\s]|$)))",
+        ),
+        (  # a keyword of libpq or Python
+            _WORDS,
+            rf"(?im)((?:(?:{_KEYWORD}|(?<![a-z])pwd(?!=/)){_EQUALS}|(?<!\w)sig=))"
+            rf"{_NEW}({_QUOTED}|\S+?(?={_CLOSING}(?:\s|$)))",
+        ),
+        ("token", rf"(?im)((?<![a-z])token{_EQUALS})(?=\\*['\"]){_NEW}({_QUOTED})"),
+        (
+            "bearer",
+            r"(?i)(\bbearer\s+)(?!(?:tokens?|auth\w*|realm|error|scheme)\b)([\w.~+/=-]+)",
+        ),
+        ("basic", r"(\bBasic\s+)(?=[A-Za-z+/]*[0-9=])([A-Za-z0-9+/]{8,}=*)"),
+        (
+            "authorization",
+            _AUTHORIZATION + r"""(?:basic|token|digest|negotiate|apikey)\s+)([^\s'"\\,]+)""",
+        ),
+        ("authorization", _AUTHORIZATION + r""")([^\s'"\\,]{16,})"""),
+        (  # a user of the web without a password is a token
+            "@",
+            r"""((?:\bhttps?|\bgit)://)([^/\s:@?#'"]+)(?=(?::(?:x-oauth-basic)?)?@)""",
+        ),
+        # What an URI has before its last @: a password may have another @, / and quotes.
+        ("@", r"(://(?!\[)[^/\s:]*:)(\S*)(?=@)"),
+        (  # with spaces, what it has before its first @; digits alone are a port
+            "@",
+            r"""(://(?!\[)[^/:@\n'"]*:)(?=\S)(?!\d+(?:\W|$))((?:(?!://)[^@\n])*)(?=@)""",
+        ),
+    )
+]
 
 
 def redact(text: str) -> str:
-    """The text without secrets: a user and password in an URI, and values of the environment.
+    """Return the text without secrets: values of the environment, and ``without_passwords``.
 
-    A user alone (``postgresql://me@host``) stays. Variables whose name speaks of a password,
-    a secret, a token or a key are looked for by their values.
+    A variable has a secret if its name has a word such as ``PASSWORD``, ``TOKEN``, ``KEY``,
+    ``PAT`` or ``CONNECTION_STRING``. Its value is hidden as it stands, as ``repr``, JSON, HTML
+    and URLs spell it, and by line. Values of fewer than 6 characters are not hidden. Values of
+    fewer than 8, and plain words of fewer than 16, are not hidden inside other words.
     """
-    for name, value in sorted(os.environ.items(), key=lambda item: -len(item[1])):
-        if len(value) >= _SHORTEST and _NAMES.search(name) and not os.path.isabs(value):
-            text = text.replace(value, HIDDEN)
-    return without_passwords(text)
+    names = [name for name in os.environ if _has_secret(name)]
+    patterns = _patterns(tuple(os.environ.get(name, "") for name in names))
+
+    def once(text: str) -> str:
+        for word, pattern in patterns:
+            if word in text:
+                text = pattern.sub(HIDDEN, text)
+        return _without_shapes(text)
+
+    return _settled(once, text)
 
 
 def without_passwords(uri: str) -> str:
-    """An URI without what it carries as password, token or key, whatever the environment holds."""
-    return _USERINFO.sub(_without_password, _QUERY.sub(rf"\g<1>{HIDDEN}", uri))
+    """Return an URI or text without what has the shape of a secret, in any environment.
+
+    These are passwords in URIs, queries, connection strings (``AccountKey=``), keywords
+    (``password=``) and dictionaries, ``Authorization`` headers, a token as user of a web address,
+    and PEM private keys. The user of another URI (``postgresql://me@host``) stays.
+    """
+    return _settled(_without_shapes, uri)
 
 
 def is_redacted(text: str) -> bool:
-    """Whether something was taken out of it."""
+    """Return whether a secret was hidden in the text."""
     return HIDDEN in text
 
 
-def _without_password(found: re.Match[str]) -> str:
-    user, colon, _ = found.group().partition(":")
-    return f"{user}:{HIDDEN}" if colon else user
+def _settled(hide: Callable[[str], str], text: str) -> str:
+    """Hide until nothing changes: what is hidden may give the rest another meaning."""
+    while (hidden := hide(text)) != text:
+        text = hidden
+    return text
+
+
+def _without_shapes(text: str) -> str:
+    lower = text.lower()
+    for words, shape in _SHAPES:
+        if any(word in lower for word in words):
+            text = shape.sub(rf"\g<1>{HIDDEN}", text)
+    return text
+
+
+@lru_cache(maxsize=4096)
+def _has_secret(name: str) -> bool:
+    return bool(_SECRET.search(name)) and not _FILE.search(name)
+
+
+@lru_cache(maxsize=8)
+def _patterns(values: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
+    """Return a pattern of each value and of its secret parts, the longest first.
+
+    Before each pattern stands a word that all spellings of its value have.
+    """
+    found = set()
+    for value in values:
+        found.add(value.strip())
+        lines = [line.strip() for line in _NEWLINE.split(value)]
+        keys = [match[2] for _, shape in _SHAPES for match in shape.finditer(value)]
+        found |= {part for part in (*lines, *keys) if not _ORDINARY.fullmatch(part)}
+    wanted = sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
+    return [(max(_PLAIN.findall(each), key=len, default=""), _pattern(each)) for each in wanted]
+
+
+def _pattern(value: str) -> re.Pattern[str]:
+    spelled = "".join(map(_spelled, re.findall(r"\\+|[^\\]", value)))
+    if _ORDINARY.fullmatch(value):
+        spelled = rf"(?:(?<!\w)|(?<=\\[nrt])){spelled}(?!\w)"
+    return re.compile(spelled)
+
+
+def _spelled(char: str) -> str:
+    """Return a pattern of all spellings of a character; backslashes come in any number."""
+    if _PLAIN.fullmatch(char):
+        return char
+    if char[0] == "\\":
+        return r"(?:\\|%5[Cc]|\\*(?:\\u005c|&#x5c;))+"
+    encoded = char.encode("utf-8", "surrogateescape")
+    units = char.encode("utf-16-be", "surrogatepass")
+    escaped = (
+        {
+            ascii(char)[1:-1],  # \n, \xe9, \U0001f600
+            json.dumps(char)[1:-1],  # \n, \u00e9, \ud83d\ude00
+            repr(encoded)[2:-1],  # \n, \xc3\xa9
+            "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2)),
+        }
+        - {char}
+    )
+    spellings = [
+        rf"\\*{re.escape(char)}",
+        *("(?i:" + each.replace("\\", r"\\+") + ")" for each in sorted(escaped)),
+        "(?i:" + "".join(f"%{byte:02x}" for byte in encoded) + ")",
+        *({re.escape(html.escape(char))} - {re.escape(char)}),
+        *([r"\+"] if char == " " else []),
+    ]
+    return f"(?:{'|'.join(spellings)})"

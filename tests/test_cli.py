@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rsas.errors import StorageError
+from rsas.errors import Halted, InputError, StorageError
 from rsas.search.checkpoints import TrialFolder, write_model
 from rsas.search.experiment import Budget, load_experiment
 from tests.analysis.conftest import EXPERIMENT, fill
+from tests.leaks import LEAKS
 from tests.made import make, rows
 
 QUICKSTART = "experiments/digits_quickstart.py"
@@ -410,3 +411,36 @@ def test_a_storage_that_is_away_hides_no_other_sweep(rsas, monkeypatch):
     code, _, err = rsas("status")
     assert (code, err) == (0, "rsas: the storage of lost is away\n")
     assert rsas("status", "lost")[0] == 2
+
+
+@pytest.mark.parametrize("kind", [InputError, Halted, StorageError, RuntimeError])
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.name)
+def test_no_secret_is_printed(leak, kind, rsas, monkeypatch):
+    """A RuntimeError stands for a defect, of which the traceback is printed."""
+
+    def fail(path):
+        raise kind(leak.text)
+
+    for name, value in leak.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("rsas.cli.look.open_workspace", fail)
+    code, out, err = rsas("status")
+    assert not any(secret in out + err for secret in leak.hidden)
+    if kind is RuntimeError:
+        assert code == 1 and err.startswith("Traceback") and "\nRuntimeError: " in err
+    else:
+        assert code == (1 if kind is Halted else 2)
+        assert err.startswith("rsas: error: ") and err.count("\n") == 1
+
+
+def test_no_secret_is_in_a_report(rsas, made, tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "val_fraction0")
+    record = tmp_path / "runs" / "made" / "sweep.json"
+    shutil.copytree(made, tmp_path / "runs")
+    kept = json.loads(record.read_text())
+    kept["experiment"]["base"]["model"] = "at val_fraction0"
+    record.write_text(json.dumps(kept))
+    code, _, err = rsas("report", "made", "-o", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert code == 0, err
+    assert "val_fraction0" not in page and "at ***" in page

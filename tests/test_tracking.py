@@ -32,6 +32,7 @@ from rsas.tracking import (
     register,
 )
 from rsas.tracking.pages import redacted, run_name
+from tests.leaks import LEAKS
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 POINTS = [(0.9, 0.5), (0.8, 0.4), (0.7, 0.9), (0.95, 0.6)]  # the last one beats the first
@@ -541,6 +542,41 @@ def test_secrets_are_nowhere_in_mlflow(store, sweep, monkeypatch):
     for secret in hidden:
         found = {path.name for path in written if secret.encode() in path.read_bytes()}
         assert found == set()
+
+
+def test_no_secret_of_any_kind_is_in_mlflow(store, sweep, request, monkeypatch):
+    for leak in LEAKS:
+        for name, value in leak.environment.items():
+            monkeypatch.setenv(name, value)
+    texts = {leak.name: leak.text for leak in LEAKS}
+    origin = {"source": " and ".join(texts.values()), "commit": "", "dirty": False}
+    sweep.track(
+        record=RECORD
+        | texts
+        | {"inner": [texts], "base": TrainConfig(exclude=(*texts.values(),)).to_dict()},
+        origin=origin,
+    )
+    sweep.run(0, params=texts)
+    for number, leak in enumerate(LEAKS):
+        failed = trial(1, "failed", reason=leak.text, params={"source": leak.text})
+        failed = dataclasses.replace(failed, trial_id=f"t{number + 1:04d}")
+        sweep.put(failed)
+        sweep.tracker.begin(failed)
+        sweep.end(failed)
+    assert sweep.close(), sweep.said
+    parent, children, _ = mirrored(store, request.node.name)
+    for number, leak in enumerate(LEAKS):
+        run = children[f"t{number + 1:04d}"].data
+        seen = [run.tags["rsas.reason"], run.params["source"], parent.data.params[leak.name]]
+        assert all("***" in text for text in seen), leak.name
+    names = {path.name for path in store.rglob("*")}
+    assert {"experiment.json", "environment.json", "report.html", "front.csv"} <= names
+    written = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    for leak in LEAKS:
+        for secret in leak.hidden:
+            if len(secret) > 3:  # shorter ones occur in plotly
+                found = [path.name for path in written if secret.encode() in written[path]]
+                assert found == [], leak.name
 
 
 def test_secrets_in_a_record_are_its_strings(monkeypatch):

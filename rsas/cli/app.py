@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
 from rsas.errors import Halted, InputError, NonFiniteLoss, StorageError
+from rsas.redact import redact
 
 __all__ = ["app", "main", "tell"]
 
@@ -29,8 +31,11 @@ def main() -> None:
     except (Halted, NonFiniteLoss) as error:
         tell(error)
         sys.exit(1)
+    except Exception:  # a defect: Python would print the traceback with the secrets in it
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 def tell(error: Exception) -> None:
-    """One line for the user."""
-    print(f"rsas: error: {error}", file=sys.stderr)
+    """Print one line for the user, secrets hidden."""
+    print(redact(f"rsas: error: {error}"), file=sys.stderr)

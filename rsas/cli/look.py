@@ -215,9 +215,9 @@ def report(
     check_output("-o", output)
     console = make_console()
     with console.status("reading and drawing"):
-        from rsas.analysis.report import report as make_report
+        from rsas.tracking.pages import report_page
 
-        page = make_report(_sweeps(names, workspace, tracking_uri))
+        page = report_page(_sweeps(names, workspace, tracking_uri))
         output.write_text(page, encoding="utf-8")
     console.print(f"report: {output}", markup=False)
 

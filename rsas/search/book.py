@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rsas.config import TrainConfig
 from rsas.errors import Halted, InputError, reason_of
 from rsas.records import Objective, State, TrialRecord, trial_id
+from rsas.redact import redact
 from rsas.search.experiment import Experiment
 from rsas.search.frozen import (
     BY_SEED,
@@ -307,8 +308,8 @@ class Book:
         self._tell(number, TrialState.PRUNED)
 
     def fail(self, number: int, reason: str, device_seconds: float = 0.0) -> None:
-        """A trial failed for good."""
-        self._set(number, REASON, reason)
+        """A trial failed for good, for a reason whose secrets are hidden."""
+        self._set(number, REASON, redact(reason))
         self._set(number, DEVICE_SECONDS, device_seconds)
         self._tell(number, TrialState.FAIL)
 

@@ -4,7 +4,7 @@ Whoever runs the trial, this process or the next one, finds them there by name:
 
 checkpoint-000040.pt    the state of its trainer, of the two newest intervals
 history-0001.jsonl      a line an epoch, a file each time the trial was begun or gone on with
-error.txt               the last traceback
+error.txt               the last traceback, mode 0600
 trial.json              what the book has of it (rsas.search.book)
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rsas.redact import redact
 from rsas.search.storage import Storage
 
 if TYPE_CHECKING:  # histories are read without torch
@@ -159,8 +160,8 @@ class TrialFolder:
             self._storage.delete(name)
 
     def set_error(self, text: str) -> None:
-        """Keep the traceback of an error."""
-        self._storage.write("error.txt", text.encode())
+        """Keep the traceback of an error, secrets hidden, in a file of mode 0600."""
+        self._storage.private.write("error.txt", redact(text).encode())
 
     def set_record(self, record: dict[str, Any]) -> None:
         """Keep what the book has of the trial, from which a damaged book is made again."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rsas.errors import InputError
+from rsas.redact import redact
 from rsas.search.experiment import Resources
 
 # Read by Tune when it is imported: its own output, loggers and snapshots are not used.
@@ -235,5 +236,5 @@ def _init(busy: type[Exception], **options: Any) -> None:
 
 def _reason(error: Exception) -> str:
     """An error in one line; of a traceback that Ray Client passes on, the line that says it."""
-    lines = f"{type(error).__name__}: {error}".strip().splitlines()
+    lines = redact(f"{type(error).__name__}: {error}").strip().splitlines()
     return f"{lines[0]} {lines[-1].strip()}" if "Traceback" in str(error) else lines[0]

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from rsas.analysis.pareto import front, hypervolume
 from rsas.records import Objective, TrialRecord, clock, trial_id
+from rsas.redact import redact
 
 __all__ = ["SweepDisplay", "front_table"]
 
@@ -81,7 +82,7 @@ class SweepDisplay:
 
     def note(self, line: str) -> None:
         """Something the user should know."""
-        self._console.print(f"note: {line}", style="yellow", markup=False)
+        self._console.print(redact(f"note: {line}"), style="yellow", markup=False)
 
     def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
         """A trial ended; ``trials`` are all of the sweep now."""
@@ -202,4 +203,4 @@ def front_table(
 def _short(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else redact(str(value))

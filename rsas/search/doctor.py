@@ -63,7 +63,7 @@ def examine(
             place.write(f"{_folder(token)}/driver", token.encode())
             mine.results["storage"] = "written"
         except OSError as error:
-            mine.faults["storage"] = f"{error}; give a folder or bucket you may write"
+            mine.faults["storage"] = f"{first_line(error)}; give a folder or bucket you may write"
     if tracking_uri is not None:
         _note_tracking(mine, tracking_uri)
     mine.results["data"] = f"{experiment.base.dataset}, {_bytes(arrays) / 2**20:.0f} MiB"
@@ -85,7 +85,8 @@ def examine(
             found.faults.update(faults)
             _compare_versions(found, results["versions"])
         except (RayError, TimeoutError) as error:
-            reason = str(error).strip().splitlines()[-1][:200] if str(error) else "no answer"
+            lines = redact(str(error)).strip().splitlines()  # the last one tells the cause
+            reason = lines[-1][:200] if lines else "no answer"
             found.faults["answers"] = (
                 f"no trial can run there ({type(error).__name__}: {reason}); is rsas installed "
                 "there, in the same Python?"

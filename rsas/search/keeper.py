@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from rsas.analysis.pareto import front
-from rsas.errors import StorageError
+from rsas.errors import StorageError, first_line
 from rsas.records import Objective, TrialRecord, trial_id
 from rsas.search.book import Book
 from rsas.search.checkpoints import TrialFolder
@@ -84,4 +84,4 @@ class Keeper:
         except (StorageError, OSError) as error:
             if not self._is_told:
                 self._is_told = True
-                self._say(str(error))
+                self._say(first_line(error))

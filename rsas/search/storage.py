@@ -57,12 +57,20 @@ class Storage:
                 "AWS_SECRET_ACCESS_KEY, or what your cloud reads"
             )
         self._fs, self._path = _open(self.place)
+        self._mode = 0o666  # of new local files, less the umask
 
     def __truediv__(self, name: str) -> Storage:
         inner = copy.copy(self)  # with the same connection
         bare, mark, query = (self.place, "", "") if self.is_local else self.place.partition("?")
         inner.place, inner._path = f"{bare}/{name}{mark}{query}", f"{self._path}/{name}"
         return inner
+
+    @property
+    def private(self) -> Storage:
+        """The same place, where new local files can be read by their owner alone (mode 0600)."""
+        same = copy.copy(self)
+        same._mode = 0o600
+        return same
 
     @property
     def is_local(self) -> bool:
@@ -180,7 +188,9 @@ class Storage:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
-            with partial.open("wb") as file:
+            # The mode comes with the file: a reader that opens it before a chmod keeps it open.
+            opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode)
+            with open(opened, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())  # or a power cut may leave an empty file of that name

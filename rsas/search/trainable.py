@@ -17,7 +17,6 @@ from ray import tune
 from rsas.config import TrainConfig
 from rsas.data import Arrays
 from rsas.errors import InputError, StorageError, reason_of
-from rsas.redact import redact
 from rsas.replicates import Replicates
 from rsas.search.checkpoints import Superseded, TrialFolder, write_model
 from rsas.search.experiment import Resources
@@ -106,7 +105,7 @@ class TrialTrainable(tune.Trainable):
         except torch.AcceleratorError:  # the device is lost to this process
             self._trainer = None  # within an epoch: cleanup() may not save it
             with contextlib.suppress(StorageError):
-                self._folder.set_error(redact(traceback.format_exc()))
+                self._folder.set_error(traceback.format_exc())
             raise
         except Exception as error:
             cause = error.__cause__
@@ -115,7 +114,7 @@ class TrialTrainable(tune.Trainable):
             self._failures += 1
             self._trainer = None
             with contextlib.suppress(StorageError):  # the next step meets it again, and tells
-                self._folder.set_error(redact(traceback.format_exc()))
+                self._folder.set_error(traceback.format_exc())
             if self._failures > self._retries or isinstance(error, InputError):
                 found = {FAILED: reason_of(error), "done": True}
             else:

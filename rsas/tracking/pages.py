@@ -62,7 +62,7 @@ def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> Non
     """The commit as MLflow shows it, and the environment as a file."""
     if not origin:
         return  # of an earlier version
-    client.log_dict(run, dict(origin), "environment.json")
+    client.log_dict(run, redacted(origin), "environment.json")
     tags = {"mlflow.source.name": redact(origin["source"]), "mlflow.source.type": "LOCAL"}
     if origin["commit"]:
         tags["mlflow.source.git.commit"] = origin["commit"]
@@ -139,14 +139,18 @@ def log_front(
     client.set_tag(run, "rsas.knee", middle.trial_id)
 
 
-def report_page(sweep: Sweep) -> str:
-    """The page of ``rsas report``, without secrets."""
+def report_page(sweeps: Sequence[Sweep]) -> str:
+    """Return the page of ``rsas report``, without secrets."""
     from rsas.analysis.report import report
 
-    safe = dataclasses.replace(
-        sweep, experiment=redacted(sweep.experiment), trials=_without_secrets(sweep.trials)
+    return report(
+        [
+            dataclasses.replace(
+                sweep, experiment=redacted(sweep.experiment), trials=_without_secrets(sweep.trials)
+            )
+            for sweep in sweeps
+        ]
     )
-    return report([safe])
 
 
 def redacted(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +168,10 @@ def _hidden(value: Any) -> Any:
 
 def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """For pictures and tables, which would write a secret in many ways."""
-    return [dataclasses.replace(trial, params=redacted(trial.params)) for trial in trials]
+    return [
+        dataclasses.replace(trial, params=redacted(trial.params), reason=redact(trial.reason))
+        for trial in trials
+    ]
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:

@@ -346,9 +346,9 @@ class Writer:
             history=self._source.rows,
         )
         try:
-            page = report_page(sweep)
+            page = report_page([sweep])
         except Exception as error:  # a picture is not worth a sweep
-            self._say(f"its report is not in MLflow ({type(error).__name__}: {error})")
+            self._say(f"its report is not in MLflow ({reason_of(error)})")
         else:
             self._client.log_text(self._parent, page, "report.html")
             self._set_parent_tags({"rsas.report": mark})

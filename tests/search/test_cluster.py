@@ -211,3 +211,9 @@ def test_why_a_head_refuses_a_client_is_told_in_one_line(client_refused):
     ):
         pass
     assert "\n" not in str(refused.value)
+
+
+def test_a_key_in_the_error_of_a_head_is_hidden_before_the_error_is_cut(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "abc\ndef\nghi")
+    error = RuntimeError("Traceback\n  in f\nValueError: abc\ndef\nghi")
+    assert cluster._reason(error) == "RuntimeError: Traceback ValueError: ***"

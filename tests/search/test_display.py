@@ -168,3 +168,15 @@ def test_many_parameters_share_a_column():
     assert "│ sparsity asked 0.51, regrow zero " in text
     assert text.count("option_number_11 11") == 1
     assert text.rstrip().endswith("option_number_11 11")
+
+
+def test_secrets_are_not_shown(monkeypatch):
+    monkeypatch.setenv("GITHUB_PAT", "pat-4711")
+    member = dataclasses.replace(trial(0, 0.55, 0.5), params={"source": "at pat-4711"})
+    assert "at ***" in shown(front_table([member], OBJECTIVES, "a front"))
+    console = Console(file=io.StringIO(), width=100)
+    display = SweepDisplay(
+        console, name="s", asked=1, epochs=1, objectives=OBJECTIVES, trials=[member]
+    )
+    display.note("the storage is away: pat-4711")
+    assert console.file.getvalue() == "note: the storage is away: ***\n"

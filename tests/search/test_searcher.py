@@ -12,12 +12,13 @@ from rsas import TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective
 from rsas.search.book import Book, Launch, Rung
-from rsas.search.checkpoints import History
+from rsas.search.checkpoints import History, TrialFolder
 from rsas.search.experiment import Budget, Experiment, Resources
 from rsas.search.scheduler import Halving
 from rsas.search.searcher import BookSearcher, LimitStopper, RungScheduler, StartCallback
 from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS
 from search_spaces.paper import paper
+from tests.leaks import LEAKS
 
 OBJECTIVES = (Objective("val_accuracy", "max", 0.1), Objective("sparsity", "max", 0.0))
 EPOCHS = 10  # of a whole training
@@ -682,3 +683,25 @@ def test_a_repetition_that_was_cut_off_is_none_the_more_trained(tmp_path, monkey
 
 def test_tune_can_pickle_its_searcher(desk):
     assert isinstance(pickle.loads(pickle.dumps(desk.searcher)), BookSearcher)
+
+
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.name)
+def test_no_secret_is_in_the_book(leak, tmp_path, monkeypatch):
+    """Of the space, nor of a worker that lacks the driver's environment and so hid nothing."""
+
+    def space(trial):
+        if trial.number == 0:
+            raise RuntimeError(leak.text)
+        return paper(trial)
+
+    for name, value in leak.environment.items():
+        monkeypatch.setenv(name, value)
+    desk = Desk(tmp_path / "book", space=space, failures=9)
+    desk.suggest("a")
+    desk.complete("a", result(1, 2, **{FAILED: leak.text}))
+    trials = [desk.book.trial(number, OBJECTIVES) for number in range(2)]
+    assert [trial.state for trial in trials] == ["failed", "failed"]
+    assert all("***" in trial.reason for trial in trials)
+    kept = b"".join(TrialFolder.record_bytes(desk.book.to_dict(number)) for number in range(2))
+    written = [kept.decode(), desk.path.read_text(), *(trial.reason for trial in trials)]
+    assert not any(secret in text for text in written for secret in leak.hidden)

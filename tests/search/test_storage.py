@@ -71,6 +71,29 @@ def test_what_is_written_is_read(storage):
     assert again.read("a.txt") == b""
 
 
+def test_private_files_are_the_owners_from_the_beginning(tmp_path, monkeypatch):
+    storage = Storage(tmp_path)
+    modes, opened = [], os.open
+
+    def look(path, *options):
+        file = opened(path, *options)
+        modes.append(os.fstat(file).st_mode & 0o777)
+        return file
+
+    monkeypatch.setattr(os, "open", look)
+    before = os.umask(0o022)
+    try:
+        storage.write("error.txt", b"old")  # readable by all
+        (storage / "deep").private.write("error.txt", b"1")
+        storage.private.write("error.txt", b"2")
+        storage.write("other", b"3")
+    finally:
+        os.umask(before)
+    assert modes == [0o644, 0o600, 0o600, 0o644]
+    assert (tmp_path / "error.txt").stat().st_mode & 0o777 == 0o600
+    assert (storage.read("error.txt"), storage.read("deep/error.txt")) == (b"2", b"1")
+
+
 def test_names_and_what_exists(storage):
     assert storage.names() == []
     assert not storage.exists("t1")

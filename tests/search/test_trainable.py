@@ -17,6 +17,7 @@ from rsas.search.checkpoints import read_model
 from rsas.search.experiment import Resources
 from rsas.search.storage import Storage
 from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS, TrialTrainable
+from tests.leaks import LEAKS
 
 CONFIG = TrainConfig(hidden=(20,), epochs=5, batch_size=100, update_interval=5)
 KEY = "0123456789abcdef"
@@ -527,6 +528,18 @@ def test_secrets_are_in_no_result_and_no_file(tmp_path, monkeypatch):
     for file in (tmp_path / "trials" / "t0000").iterdir():
         assert KEY not in file.read_text()
     assert shown in (tmp_path / "trials" / "t0000" / "error.txt").read_text()
+
+
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.name)
+def test_no_secret_of_an_error_is_told_or_kept(leak, tmp_path, monkeypatch):
+    for name, value in leak.environment.items():
+        monkeypatch.setenv(name, value)
+    failing(monkeypatch, RuntimeError(leak.text))
+    result = trainable(tmp_path, retries=0).step()
+    kept = (tmp_path / "trials" / "t0000" / "error.txt").read_text()
+    assert result[FAILED].startswith("RuntimeError: ") and "RuntimeError: " in kept
+    assert "***" in result[FAILED] and "***" in kept
+    assert not any(secret in text for text in (result[FAILED], kept) for secret in leak.hidden)
 
 
 # What rsas.search lacks.

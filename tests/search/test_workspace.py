@@ -16,6 +16,7 @@ from rich.console import Console
 from rsas import InputError, TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective, TrialRecord
+from rsas.redact import without_passwords
 from rsas.search import repair, runner, sweep
 from rsas.search.book import Book, Launch
 from rsas.search.checkpoints import TrialFolder
@@ -191,6 +192,31 @@ def test_a_password_is_taken_from_the_environment(monkeypatch):
         )
     monkeypatch.setenv("RSAS_STUDY_STORAGE", whole)
     assert known_uri(recorded, "RSAS_STUDY_STORAGE") == whole
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "postgresql+psycopg://me:pass-word@db/rsas",
+        "postgresql+psycopg://me:my pass@db/rsas",
+        "postgresql+psycopg://db/rsas?user=me&password=pass-word&sslmode=require",
+        "postgresql+psycopg:///?host=db password='a b' user=me",
+        "mssql+pyodbc:///?odbc_connect=Server=db;UID=me;PWD={a;b};Encrypt=yes",
+        "https://token@mlflow.host/path",
+        "https://token:@mlflow.host/path",
+        "https://me:p@ss@mlflow.host/path",
+    ],
+)
+def test_an_address_comes_back_with_its_password(given, monkeypatch):
+    recorded = without_passwords(given)
+    assert "***" in recorded
+    assert not any(
+        secret in recorded for secret in ("pass-", "my pass", "token", "a b", "a;b", "p@ss")
+    )
+    with pytest.raises(InputError, match="passwords are not kept"):
+        known_uri(recorded, "RSAS_STUDY_STORAGE")
+    monkeypatch.setenv("RSAS_STUDY_STORAGE", given)
+    assert known_uri(recorded, "RSAS_STUDY_STORAGE") == given
 
 
 def test_a_book_in_a_database_is_named_by_the_sweep_and_needs_its_password(workspace, monkeypatch):
