@@ -18,7 +18,14 @@ from rsas.errors import reason_of
 from rsas.records import SWEEP_STATUS, Objective, TrialRecord, front_mark, status_of
 from rsas.tracking.client import connect, experiment_id
 from rsas.tracking.entities import end_metrics, end_tags, params_of, tags_of
-from rsas.tracking.identity import PARENT, SWEEP_ID, TRIAL_ID, tidy
+from rsas.tracking.identity import (
+    FRONT_FILES,
+    PARENT,
+    SWEEP_ID,
+    TRIAL_ID,
+    missing_artifacts,
+    tidy,
+)
 from rsas.tracking.models import log_model
 from rsas.tracking.pages import (
     author,
@@ -220,7 +227,12 @@ class Writer:
             self._client.update_run(parent, status="RUNNING")
         points = self._client.get_metric_history(parent, "front_size")
         self._points = {point.step for point in points}
-        if not run.data.params:
+        missing = missing_artifacts(self._client, run)
+        if missing & FRONT_FILES:
+            del self._tags["rsas.front"]
+        if "report.html" in missing:
+            del self._tags["rsas.report"]
+        if not run.data.params or "experiment.json" in missing:
             record = self._source.record
             plain = {k: v for k, v in record.items() if not isinstance(v, (dict, list))}
             base = {f"base.{name}": value for name, value in record["base"].items()}
