@@ -129,6 +129,7 @@ class Mirror:
     points: list[int]  # complete trials at which the hypervolume is logged
     runs: list[MirroredRun]  # one a trial
     surplus: dict[str, str]  # further parents and runs of trials: run id -> trial, or empty
+    missing: set[str]  # artifacts of the parent that are gone
     strays: set[str]  # run ids of trials that are not under the parent
 
 

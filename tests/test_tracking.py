@@ -606,6 +606,19 @@ def test_a_trial_without_new_rows_logs_nothing(sweep, monkeypatch):
     assert calls == []
 
 
+def test_a_long_catch_up_tells_how_far_it_has_come(store, sweep, request, monkeypatch):
+    sweep.trials = [trial(n, "complete") for n in range(3)]
+    monkeypatch.setattr("rsas.tracking.writer._TELL_SECONDS", 0.0)
+    sweep.track()
+    wait_for(lambda: points(store, request.node.name) == 3)
+    assert sweep.said[:2] == [f"MLflow: {n} of 3 trials logged" for n in (1, 2)]
+    monkeypatch.undo()
+    sweep.said.clear()
+    assert sweep.close()
+    assert sweep.said == []
+    check_whole(store, request.node.name, 3)
+
+
 def test_what_mlflow_has_of_a_sweep_is_read(store, sweep, request):
     sweep.track()
     for number in range(3):

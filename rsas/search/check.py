@@ -88,6 +88,8 @@ def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterato
     members = {trial.trial_id for trial in status.front}
     if members and mirror.front != front_mark(members):
         yield Fault("mismatch", "mlflow", "", "pareto/front.json is not the front of the book")
+    for name in sorted(mirror.missing):
+        yield Fault("gap", "mlflow", "", f"the artifact {name} is missing")
     complete = status.counts["complete"]
     if mirror.points != list(range(1, complete + 1)):
         told = f"the hypervolume has {len(mirror.points)} points for {complete} complete trials"

@@ -16,11 +16,21 @@ if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = ["PARENT", "SWEEP_ID", "TRIAL_ID", "Found", "find", "tidy"]
+__all__ = [
+    "FRONT_FILES",
+    "PARENT",
+    "SWEEP_ID",
+    "TRIAL_ID",
+    "Found",
+    "find",
+    "missing_artifacts",
+    "tidy",
+]
 
 PARENT = "mlflow.parentRunId"
 SWEEP_ID = "rsas.sweep_id"  # of the parent run and of the trials' runs
 TRIAL_ID = "rsas.trial_id"
+FRONT_FILES = {f"pareto/{name}" for name in ("front.json", "front.csv", "front.html", "trials.csv")}
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,16 @@ def tidy(client: MlflowClient, sweep_id: str) -> Found:
         for run in found.strays:
             client.set_tag(run.info.run_id, PARENT, found.parent.info.run_id)
     return found
+
+
+def missing_artifacts(client: MlflowClient, parent: Run) -> set[str]:
+    """Return the artifacts that a parent run is said to have, and that are gone."""
+    tags, run = parent.data.tags, parent.info.run_id
+    wanted = {"experiment.json"} if parent.data.params else set()
+    wanted |= FRONT_FILES if "rsas.front" in tags else set()
+    wanted |= {"report.html"} if "rsas.report" in tags else set()
+    there = [*client.list_artifacts(run), *client.list_artifacts(run, "pareto")]
+    return wanted - {each.path for each in there}
 
 
 def _delete(client: MlflowClient, runs: Iterable[Run]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rsas.errors import InputError, first_line
 from rsas.records import SWEEP_STATUS, Mirror, MirroredRun, State, TrialRecord
 from rsas.tracking.client import connect, search_runs
-from rsas.tracking.identity import SWEEP_ID, TRIAL_ID, find
+from rsas.tracking.identity import SWEEP_ID, TRIAL_ID, find, missing_artifacts
 
 if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run
@@ -118,6 +118,7 @@ def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
         points=_steps(client, parent.info.run_id, "hypervolume") if parent else [],
         runs=runs,
         surplus={run.info.run_id: run.data.tags.get(TRIAL_ID, "") for run in found.surplus},
+        missing=missing_artifacts(client, parent) if parent else set(),
         strays={run.info.run_id for run in found.strays},
     )
 

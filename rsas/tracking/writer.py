@@ -16,9 +16,16 @@ from rsas.analysis.pareto import front, hypervolume
 from rsas.analysis.trials import Sweep
 from rsas.errors import reason_of
 from rsas.records import SWEEP_STATUS, Objective, TrialRecord, front_mark, status_of
-from rsas.redact import redact
 from rsas.tracking.client import connect, experiment_id
-from rsas.tracking.identity import PARENT, SWEEP_ID, TRIAL_ID, tidy
+from rsas.tracking.entities import end_metrics, end_tags, params_of, tags_of
+from rsas.tracking.identity import (
+    FRONT_FILES,
+    PARENT,
+    SWEEP_ID,
+    TRIAL_ID,
+    missing_artifacts,
+    tidy,
+)
 from rsas.tracking.models import log_model
 from rsas.tracking.pages import (
     author,
@@ -31,7 +38,7 @@ from rsas.tracking.pages import (
 )
 
 if TYPE_CHECKING:  # seconds to import
-    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.entities import Metric, Run
 
 __all__ = ["Say", "Source", "Writer"]
 
@@ -136,17 +143,17 @@ class Writer:
         """
         run = self._runs.get(trial.trial_id) or self._make_run(trial)
         run.trial = trial
-        wanted = _tags(trial, member)
+        wanted = end_tags(trial, member)
         lacking = {name: text for name, text in wanted.items() if run.tags.get(name) != text}
-        params = _params(trial.params) if run.params < len(trial.params) else []
+        params = params_of(trial.params) if run.params < len(trial.params) else []
         batches: list[list[Metric]] = [[]]
         if "rsas.state" in lacking:
             batches = self._batches(run, self._lacking_rows(run)) or [[]]
-            batches[-1] += _at_end(trial)
+            batches[-1] += end_metrics(trial)
         for batch in batches[:-1]:
             self._client.log_batch(run.run_id, metrics=batch)
         if batches[-1] or params or lacking:
-            tags = _run_tags(lacking)
+            tags = tags_of(lacking)
             self._client.log_batch(run.run_id, metrics=batches[-1], params=params, tags=tags)
         run.params = len(trial.params)
         run.tags |= lacking
@@ -196,7 +203,7 @@ class Writer:
         names = {trial.trial_id for trial in front(trials, self._source.objectives)}
         told = time.monotonic()
         for count, trial in enumerate(trials):
-            if time.monotonic() > told + _TELL_SECONDS:
+            if count and time.monotonic() > told + _TELL_SECONDS:
                 told = time.monotonic()
                 self._say(f"MLflow: {count} of {len(trials)} trials logged")
             member = trial.trial_id in names if trial.state == "complete" else None
@@ -222,7 +229,12 @@ class Writer:
             self._client.update_run(parent, status="RUNNING")
         points = self._client.get_metric_history(parent, "front_size")
         self._points = {point.step for point in points}
-        if not run.data.params:
+        missing = missing_artifacts(self._client, run)
+        if missing & FRONT_FILES:
+            del self._tags["rsas.front"]
+        if "report.html" in missing:
+            del self._tags["rsas.report"]
+        if not run.data.params or "experiment.json" in missing:
             record = self._source.record
             plain = {k: v for k, v in record.items() if not isinstance(v, (dict, list))}
             base = {f"base.{name}": value for name, value in record["base"].items()}
@@ -230,7 +242,7 @@ class Writer:
             log_origin(self._client, parent, self._source.origin)
             self._log_dataset(parent)
             # Last: they tell that all of it is there.
-            self._client.log_batch(parent, params=_params(plain | base))
+            self._client.log_batch(parent, params=params_of(plain | base))
 
     def _make_run(self, trial: TrialRecord) -> _Mirrored:
         tags = {
@@ -325,7 +337,7 @@ class Writer:
         self._set_parent_tags({"rsas.front": mark, "rsas.front_trials": str(len(complete))})
 
     def _set_parent_tags(self, tags: Mapping[str, str]) -> None:
-        self._client.log_batch(self._parent, tags=_run_tags(tags))
+        self._client.log_batch(self._parent, tags=tags_of(tags))
         self._tags |= tags
 
     def _log_end(self, trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
@@ -365,40 +377,6 @@ class Writer:
             return
         self._client.set_tag(run.run_id, "rsas.model", uri)
         run.tags["rsas.model"] = uri
-
-
-def _tags(trial: TrialRecord, member: bool | None) -> dict[str, str]:
-    """The tags of a trial that ended; ``rsas.state`` says that all of it is logged."""
-    if trial.state == "running":
-        return {}
-    tags = {
-        "rsas.reason": redact(trial.reason)[:5000],
-        "rsas.same_as": trial.same_as,
-        "rsas.pareto": "" if member is None else str(member).lower(),
-        "rsas.state": trial.state,
-    }
-    return {name: text for name, text in tags.items() if text}
-
-
-def _at_end(trial: TrialRecord) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    if not trial.device_seconds:
-        return []
-    moment = round(1000 * (trial.finished or 0.0))
-    return [Metric("device_seconds", trial.device_seconds, moment, round(trial.epochs))]
-
-
-def _params(params: Mapping[str, Any]) -> list[Param]:
-    from mlflow.entities import Param
-
-    return [Param(name, redact(str(value))) for name, value in params.items()]
-
-
-def _run_tags(tags: Mapping[str, str]) -> list[RunTag]:
-    from mlflow.entities import RunTag
-
-    return [RunTag(name, text) for name, text in tags.items()]
 
 
 def _mark(members: Sequence[TrialRecord]) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sqlite3
 import time
 
@@ -173,6 +174,24 @@ def points_between_missing(sweep):
     return ("gap", "mlflow", "")
 
 
+def no_artifacts(sweep):
+    _, run = parent_of(sweep)
+    shutil.rmtree(sweep.workspace / "artifacts" / run)
+    return ("gap", "mlflow", "")
+
+
+def no_report(sweep):
+    _, run = parent_of(sweep)
+    (sweep.workspace / "artifacts" / run / "artifacts" / "report.html").unlink()
+    return ("gap", "mlflow", "")
+
+
+def no_picture(sweep):
+    _, run = parent_of(sweep)
+    (sweep.workspace / "artifacts" / run / "artifacts" / "pareto" / "front.html").unlink()
+    return ("gap", "mlflow", "")
+
+
 def other_parent_status(sweep):
     client, run = parent_of(sweep)
     client.update_run(run, status="RUNNING")
@@ -266,6 +285,9 @@ def no_journal(sweep):
         run_under_a_second_parent,
         points_too_many,
         points_between_missing,
+        no_artifacts,
+        no_report,
+        no_picture,
         other_parent_status,
         other_front,
         no_parent,

@@ -279,13 +279,10 @@ def test_a_moved_workspace_takes_its_mlflow_along(workspace, folder, monkeypatch
     record |= {"tracking_uri": None, "id": "x"}
     (folder.path / "sweep.json").write_text(json.dumps(record))
     moved = workspace.path.rename(workspace.path.with_name("moved"))
-    seen = {}
-    monkeypatch.setattr(
-        "rsas.tracking.Tracker", lambda uri, *_, **options: seen.update(options, uri=uri)
-    )
-    repair.tracker_of(Workspace(moved).open("first"), None, say=print)
-    assert seen["uri"] == f"sqlite:///{moved}/mlflow.db"
-    assert seen["artifacts"] == (moved / "artifacts").as_uri()
+    monkeypatch.setattr("rsas.tracking.Tracker", lambda source, say: source)
+    source = repair.tracker_of(Workspace(moved).open("first"), None, say=print)
+    assert source.uri == f"sqlite:///{moved}/mlflow.db"
+    assert source.artifacts == (moved / "artifacts").as_uri()
 
 
 def test_checking_leaves_nothing(workspace):
