@@ -30,6 +30,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.compat
 	$(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.scheduler
+	$(BIN)/python -m tests.benchmarks.scale
 
 lint: setup
 	$(BIN)/ruff check .
