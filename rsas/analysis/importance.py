@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a second to import
     from optuna.importance import BaseImportanceEvaluator
     from optuna.study import Study
 
-__all__ = ["importance", "without_effect"]
+__all__ = ["importance", "sampled", "without_effect"]
 
 _LEAST = 8  # trials, below which nothing is said
 _BINS = 4
@@ -71,6 +71,18 @@ def importance(
     frame = pd.concat(columns, axis=1).astype(float)
     order = frame[list(parts)].mean(axis=1).sort_values(ascending=False, kind="stable")
     return frame.loc[order.index]
+
+
+def sampled(trials: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
+    """Return the complete trials in their order; of more than ``most``, a sample of ``most``.
+
+    The sample is drawn uniformly, without replacement, and is the same each time.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
+    if len(complete) <= most:
+        return complete
+    drawn = np.random.default_rng(0).choice(len(complete), most, replace=False)
+    return [complete[at] for at in np.sort(drawn)]
 
 
 def without_effect(
@@ -164,7 +176,7 @@ def _shares(
     from optuna.importance import get_param_importances
 
     try:
-        varies = np.ptp([trial.value for trial in study.trials]) > 0
+        varies = len({trial.value for trial in study.get_trials(deepcopy=False)}) > 1
         found = get_param_importances(study, evaluator=evaluator) if varies else {}
     except RuntimeError:  # Optuna's, where those that a tree drew are all alike
         found = {}
