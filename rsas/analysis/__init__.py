@@ -10,6 +10,7 @@ from rsas.analysis.pareto import (
     front,
     hypervolume,
     knee,
+    running_fronts,
     split_seeds,
 )
 from rsas.analysis.plots import front_figure
@@ -45,6 +46,7 @@ __all__ = [
     "load_network",
     "load_sweep",
     "load_trials",
+    "running_fronts",
     "split_by",
     "split_seeds",
     "sweep_names",

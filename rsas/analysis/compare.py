@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rsas.analysis.pareto import epsilon, front, hypervolume, knee, split_seeds, with_objectives
+from rsas.analysis.pareto import (
+    epsilon,
+    front,
+    hypervolume_of,
+    knee,
+    split_seeds,
+    values_of,
+)
 from rsas.analysis.trials import Sweep
 from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
@@ -22,6 +29,7 @@ _LEVEL = 0.95
 _PLACES = 6  # where values are compared, unless the caller says where
 
 Floats = npt.NDArray[np.float64]
+Front = Sequence[TrialRecord]  # its members alone
 
 
 @dataclass(frozen=True)
@@ -64,28 +72,22 @@ def compare(*sweeps: Sweep, at: Sequence[float] | None = None, seed: int = 0) ->
         InputError: they cannot be compared.
     """
     objectives = _shared_objectives(sweeps)
-    places = _places(sweeps, objectives) if at is None else np.asarray(at, dtype=np.float64)
-
-    def measures(trials: Sequence[TrialRecord]) -> Floats:
-        return np.array(
-            [hypervolume(trials, objectives)]
-            + [_value(attained(trials, objectives, place), objectives) for place in places]
-        )
-
-    found = [measures(sweep.trials) for sweep in sweeps]
+    fronts = [front(sweep.trials, objectives) for sweep in sweeps]
+    places = _places(fronts, objectives) if at is None else np.asarray(at, dtype=np.float64)
+    found = [_measures(values_of(members, objectives), objectives, places) for members in fronts]
     draws = [
-        _resampled(sweep.trials, objectives, measures, np.random.default_rng([seed, i]))
+        _resampled(sweep.trials, objectives, places, np.random.default_rng([seed, i]))
         for i, sweep in enumerate(sweeps)
     ]
     rows = []
-    for sweep, own, drawn in zip(sweeps, found, draws, strict=True):
+    for sweep, members, own, drawn in zip(sweeps, fronts, found, draws, strict=True):
         low, high = _interval(own[0], None if drawn is None else drawn[:, 0])
-        middle = knee(sweep.trials, objectives)
+        middle = knee(members, objectives)
         rows.append(
             {
                 "sweep": sweep.name,
                 "complete": sum(trial.state == "complete" for trial in sweep.trials),
-                "front": len(front(sweep.trials, objectives)),
+                "front": len(members),
                 "hypervolume": own[0],
                 "low": low,
                 "high": high,
@@ -105,14 +107,14 @@ def compare(*sweeps: Sweep, at: Sequence[float] | None = None, seed: int = 0) ->
                 "hypervolume": found[i][0] - found[0][0],
                 "low": low,
                 "high": high,
-                "epsilon": epsilon(sweep.trials, sweeps[0].trials, objectives),
+                "epsilon": epsilon(fronts[i], fronts[0], objectives),
             }
         )
     values = []
     for j, place in enumerate(places, 1):
-        for sweep, own, drawn in zip(sweeps, found, draws, strict=True):
+        for sweep, members, own, drawn in zip(sweeps, fronts, found, draws, strict=True):
             low, high = _interval(own[j], None if drawn is None else drawn[:, j])
-            best = attained(sweep.trials, objectives, place)
+            best = attained(members, objectives, place)
             values.append(
                 {
                     "at": place,
@@ -128,7 +130,7 @@ def compare(*sweeps: Sweep, at: Sequence[float] | None = None, seed: int = 0) ->
         sweeps=pd.DataFrame(rows),
         differences=pd.DataFrame(differences),
         values=pd.DataFrame(values),
-        ranges=_ranges(sweeps, objectives),
+        ranges=_ranges(sweeps, fronts, objectives),
     )
 
 
@@ -148,12 +150,15 @@ def attained(
     return max(there, key=lambda trial: _sign(up) * trial.objectives[up.name], default=None)
 
 
-def _ranges(sweeps: Sequence[Sweep], objectives: Sequence[Objective]) -> pd.DataFrame:
+def _ranges(
+    sweeps: Sequence[Sweep], fronts: Sequence[Front], objectives: Sequence[Objective]
+) -> pd.DataFrame:
     """Between neighbouring values of the fronts nothing changes: the better end speaks for all."""
     sign = _sign(objectives[-1])
-    edges = np.unique(sign * _fronts_values(sweeps, objectives))
+    edges = np.unique(sign * _across(fronts, objectives))
+    values = [values_of(members, objectives) for members in fronts]
     pieces = [
-        (worse, better, *_leader(sweeps, objectives, sign * better))
+        (worse, better, *_leader(sweeps, values, objectives, sign * better))
         for worse, better in itertools.pairwise(edges.tolist())
     ]
     rows = []
@@ -167,12 +172,13 @@ def _ranges(sweeps: Sequence[Sweep], objectives: Sequence[Objective]) -> pd.Data
 
 
 def _leader(
-    sweeps: Sequence[Sweep], objectives: Sequence[Objective], place: float
+    sweeps: Sequence[Sweep],
+    values: Sequence[Floats],
+    objectives: Sequence[Objective],
+    place: float,
 ) -> tuple[str, float]:
-    values = np.array(
-        [_value(attained(sweep.trials, objectives, place), objectives) for sweep in sweeps]
-    )
-    scores = np.where(np.isnan(values), -np.inf, _sign(objectives[0]) * values)
+    best = np.array([_best(each, objectives, place) for each in values])
+    scores = np.where(np.isnan(best), -np.inf, _sign(objectives[0]) * best)
     order = np.argsort(-scores, kind="stable")
     first, second = scores[order[0]], scores[order[1]]
     if first == second:
@@ -183,21 +189,36 @@ def _leader(
 def _resampled(
     trials: Sequence[TrialRecord],
     objectives: Sequence[Objective],
-    measures: Callable[[Sequence[TrialRecord]], Floats],
+    places: Floats,
     rng: np.random.Generator,
 ) -> Floats | None:
     """Measures of trials whose seeds are drawn again, shape (resamples, measures)."""
     sets = split_seeds(trials, objectives)
     if len(sets) < 2:
         return None
-    names = [objective.name for objective in objectives]
-    values = np.array([[[t.objectives[n] for n in names] for t in each] for each in sets])
+    values = np.array([values_of(each, objectives) for each in sets])
     found = []
     for _ in range(_RESAMPLES):
         drawn = rng.integers(len(sets), size=(len(sets), values.shape[1]))
         means = np.take_along_axis(values, drawn[..., None], axis=0).mean(axis=0)
-        found.append(measures(with_objectives(sets[0], objectives, means)))
+        found.append(_measures(means, objectives, places))
     return np.array(found)
+
+
+def _measures(values: Floats, objectives: Sequence[Objective], places: Floats) -> Floats:
+    """The hypervolume of values of shape (trials, objectives), and what they attain at places."""
+    best = [_best(values, objectives, place) for place in places]
+    return np.array([hypervolume_of(values, objectives), *best])
+
+
+def _best(values: Floats, objectives: Sequence[Objective], place: float) -> float:
+    """The value of ``attained``; NaN where nothing is.
+
+    The whole set of trials and their front have the same one.
+    """
+    up, across = _sign(objectives[0]), _sign(objectives[-1])
+    there = values[across * values[:, -1] >= across * place, 0]
+    return float(up * np.max(up * there)) if len(there) else np.nan
 
 
 def _interval(estimate: float, draws: Floats | None) -> tuple[float, float]:
@@ -221,21 +242,14 @@ def _shared_objectives(sweeps: Sequence[Sweep]) -> tuple[Objective, ...]:
     return sweeps[0].objectives
 
 
-def _places(sweeps: Sequence[Sweep], objectives: Sequence[Objective]) -> Floats:
-    values = _fronts_values(sweeps, objectives)
+def _places(fronts: Sequence[Front], objectives: Sequence[Objective]) -> Floats:
+    values = _across(fronts, objectives)
     return np.linspace(values.min(), values.max(), _PLACES)
 
 
-def _fronts_values(sweeps: Sequence[Sweep], objectives: Sequence[Objective]) -> Floats:
+def _across(fronts: Sequence[Front], objectives: Sequence[Objective]) -> Floats:
     """Values of the last objective of all members of the fronts."""
-    across = objectives[-1].name
-    return np.array(
-        [t.objectives[across] for sweep in sweeps for t in front(sweep.trials, objectives)]
-    )
-
-
-def _value(trial: TrialRecord | None, objectives: Sequence[Objective]) -> float:
-    return np.nan if trial is None else trial.objectives[objectives[0].name]
+    return np.concatenate([values_of(members, objectives)[:, -1] for members in fronts])
 
 
 def _sign(objective: Objective) -> float:

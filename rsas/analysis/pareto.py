@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import moocore
@@ -21,8 +21,11 @@ __all__ = [
     "epsilon",
     "front",
     "hypervolume",
+    "hypervolume_of",
     "knee",
+    "running_fronts",
     "split_seeds",
+    "values_of",
     "with_objectives",
 ]
 
@@ -40,7 +43,7 @@ def front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> lis
     if not complete:
         return []
     keep = moocore.is_nondominated(
-        _values(complete, objectives), maximise=_maximise(objectives), keep_weakly=True
+        values_of(complete, objectives), maximise=_maximise(objectives), keep_weakly=True
     )
     members = [trial for trial, kept in zip(complete, keep, strict=True) if kept]
     last = objectives[-1].name
@@ -54,15 +57,46 @@ def hypervolume(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) 
     above 0.1 and sparsity above 0 it is in [0, 0.9]. Fonseca et al. 2006; 0 without trials.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
+    return hypervolume_of(values_of(complete, objectives), objectives) if complete else 0.0
+
+
+def hypervolume_of(values: npt.NDArray[np.float64], objectives: Sequence[Objective]) -> float:
+    """``hypervolume`` of finite values of shape (trials, objectives), at least one trial."""
+    maximise = _maximise(objectives)
+    # Dominated values and the order of the others would change the last digits of the sum.
+    members = np.unique(values[moocore.is_nondominated(values, maximise=maximise)], axis=0)
+    worst = np.array([objective.worst for objective in objectives])
+    return float(moocore.hypervolume(members, ref=worst, maximise=maximise))
+
+
+def running_fronts(
+    trials: Sequence[TrialRecord], objectives: Sequence[Objective]
+) -> Iterator[tuple[TrialRecord, int, float]]:
+    """Yield each complete trial, and the front of the complete trials up to and including it.
+
+    The values equal those of ``front`` and ``hypervolume`` of each prefix. Both are computed only
+    where a trial joins the front, and from the front's members alone.
+
+    Args:
+        trials: in the order in which they count.
+        objectives: of the sweep.
+
+    Yields:
+        The trial, the number of members of the front, and its hypervolume.
+    """
+    complete = [trial for trial in trials if trial.state == "complete"]
     if not complete:
-        return 0.0
-    return float(
-        moocore.hypervolume(
-            _values(complete, objectives),
-            ref=np.array([objective.worst for objective in objectives]),
-            maximise=_maximise(objectives),
-        )
-    )
+        return
+    signs = np.where(_maximise(objectives), 1.0, -1.0)
+    members = np.empty((0, len(objectives)))
+    volume = 0.0
+    for trial, values in zip(complete, values_of(complete, objectives) * signs, strict=True):
+        differs = (members != values).any(axis=1)
+        if not ((members >= values).all(axis=1) & differs).any():
+            is_beaten = (members <= values).all(axis=1) & differs
+            members = np.vstack([members[~is_beaten], values])
+            volume = hypervolume_of(members * signs, objectives)
+        yield trial, len(members), volume
 
 
 def knee(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> TrialRecord | None:
@@ -80,7 +114,7 @@ def knee(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> Tria
     members = front(trials, objectives)
     if not members:
         return None
-    values = _values(members, objectives) * [1 if up else -1 for up in _maximise(objectives)]
+    values = values_of(members, objectives) * [1 if up else -1 for up in _maximise(objectives)]
     low, span = values.min(axis=0), np.ptp(values, axis=0)
     scaled = (values - low) / np.where(span > 0, span, 1)
     # Rounded, as 0.1 + 0.9 and 0.5 + 0.5 are not the same but for rounding.
@@ -139,20 +173,19 @@ def course(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> pd
         (trial for trial in trials if trial.state != "running"),
         key=lambda trial: (trial.finished or 0.0, trial.trial_id),
     )
+    fronts = running_fronts(ended, objectives)
     rows: list[dict[str, Any]] = []
-    complete: list[TrialRecord] = []
     spent = since = volume = 0.0
     for trial in ended:
         spent += trial.device_seconds
         if trial.state != "complete":
             continue
-        complete.append(trial)
-        now = hypervolume(complete, objectives)
+        _, _, now = next(fronts)
         gain, volume = now - volume, now
         rows.append(
             {
                 "trial_id": trial.trial_id,
-                "trials": len(complete),
+                "trials": len(rows) + 1,
                 "device_seconds": spent,
                 "hypervolume": now,
                 "gain": gain,
@@ -179,7 +212,7 @@ def epsilon(
     fronts = [front(each, objectives) for each in (trials, reference)]
     if not all(fronts):
         raise InputError("epsilon: both sweeps need a complete trial")
-    ours, theirs = (_values(each, objectives) for each in fronts)
+    ours, theirs = (values_of(each, objectives) for each in fronts)
     return float(moocore.epsilon_additive(ours, ref=theirs, maximise=_maximise(objectives)))
 
 
@@ -210,7 +243,7 @@ def attainment(
     if not fronts or not all(fronts):
         raise InputError("attainment: each set needs a complete trial")
     signs = np.array([-1.0 if up else 1.0 for up in _maximise(objectives)])
-    points = np.concatenate([_values(each, objectives) for each in fronts]) * signs
+    points = np.concatenate([values_of(each, objectives) for each in fronts]) * signs
     number = np.concatenate([np.full(len(each), i + 1) for i, each in enumerate(fronts)])
     surface = moocore.eaf(points, number, percentiles=list(percentiles))
     names = [objective.name for objective in objectives]
@@ -246,17 +279,14 @@ def with_objectives(
     ]
 
 
-_COURSE = ("trial_id", "trials", "device_seconds", "hypervolume", "gain", "cost_per_gain")
-
-
-def _first_to_last(trials: Sequence[TrialRecord]) -> str:
-    names = sorted(trial.trial_id for trial in trials)
-    return " to ".join(dict.fromkeys([names[0], names[-1]])) if names else "none yet"
-
-
-def _values(
+def values_of(
     trials: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> npt.NDArray[np.float64]:
+    """Objectives of complete trials, shape (trials, objectives).
+
+    Raises:
+        InputError: one of them is not finite.
+    """
     values = np.array(
         [[trial.objectives[objective.name] for objective in objectives] for trial in trials],
         dtype=np.float64,
@@ -265,6 +295,14 @@ def _values(
         name, value = objectives[column].name, values[row, column]
         raise InputError(f"{trials[row].trial_id}: {name}={value}: expected a finite number")
     return values
+
+
+_COURSE = ("trial_id", "trials", "device_seconds", "hypervolume", "gain", "cost_per_gain")
+
+
+def _first_to_last(trials: Sequence[TrialRecord]) -> str:
+    names = sorted(trial.trial_id for trial in trials)
+    return " to ".join(dict.fromkeys([names[0], names[-1]])) if names else "none yet"
 
 
 def _maximise(objectives: Sequence[Objective]) -> list[bool]:
