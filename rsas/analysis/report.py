@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from rsas.analysis.compare import Comparison, compare
-from rsas.analysis.importance import importance, without_effect
+from rsas.analysis.importance import importance, sampled, without_effect
 from rsas.analysis.page import PAGE
 from rsas.analysis.parallel import parallel_figure
 from rsas.analysis.pareto import choose, course, hypervolume, knee, split_seeds
@@ -33,6 +33,8 @@ from rsas.records import TrialRecord, clock
 __all__ = ["report"]
 
 _CHOICES = ("knee", "most-accurate", "sparsest")
+_JUDGED = 250  # trials whose importances are computed within seconds
+_SHOWN = 40  # rows of a front that are not folded away
 
 
 def report(sweeps: Sequence[Sweep]) -> str:
@@ -169,7 +171,8 @@ def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
     if is_one:
         parts.figure(front_figure(sweep.trials, sweep.objectives), height=540)
     parts.text(_trade_off(sweep))
-    parts.table(_front_table(sweep))
+    members = _front_table(sweep)
+    parts.table(members, summary=f"All {len(members)} members" if len(members) > _SHOWN else "")
     if len(sweep.objectives) > 1 and len(split_seeds(sweep.trials, sweep.objectives)) > 1:
         parts.heading("Over seeds", level=3)
         parts.text("What the best of the seeds reaches, half of them, and all of them.")
@@ -201,9 +204,15 @@ def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
 
 
 def _add_what_mattered(parts: _Parts, sweep: Sweep) -> None:
-    frame = importance(sweep.trials, sweep.objectives, sweep.experiment.get("axes"))
+    judged = sampled(sweep.trials, _JUDGED)
+    frame = importance(judged, sweep.objectives, sweep.experiment.get("axes"))
     if len(frame):
         parts.heading("What mattered", level=3)
+        count = sum(trial.state == "complete" for trial in sweep.trials)
+        if len(judged) < count:
+            parts.text(
+                f"Importance from {len(judged)} of {count:,} complete trials, drawn at random."
+            )
         parts.figure(importance_figure(frame))
         idle = without_effect(sweep.trials, sweep.objectives)
         if idle:
