@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 _METHODS = (*COLORS[1:], "#8c6bb1", "#7f7f7f")  # the first one is the front's
+_MANY = 1000  # trials, above which points would hide each other
 
 
 def front_figure(
@@ -36,18 +37,21 @@ def front_figure(
     """The complete trials, the front and its knee among them, over the last and first objective.
 
     Trials of several methods differ in colour; several seeds give bars of one standard deviation.
+    Points of more than 1,000 trials are small and translucent.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     figure = go.Figure()
     methods = list(dict.fromkeys(str(trial.params.get("method", "")) for trial in complete))
+    size, opacity = (4, 0.5) if len(complete) > _MANY else (7 if len(methods) == 1 else 8, 1.0)
     if len(methods) == 1:
         members = {trial.trial_id for trial in front(trials, objectives)}
         others = [trial for trial in complete if trial.trial_id not in members]
-        _add_points(figure, others, objectives, "dominated", OTHERS)
+        _add_points(figure, others, objectives, "dominated", OTHERS, size=size, opacity=opacity)
     else:
         for method, color in zip(methods, itertools.cycle(_METHODS), strict=False):
             own = [trial for trial in complete if str(trial.params.get("method", "")) == method]
-            _add_points(figure, own, objectives, method or "no method", color, size=8)
+            name = method or "no method"
+            _add_points(figure, own, objectives, name, color, size=size, opacity=opacity)
     _add_front(figure, complete, objectives, "Pareto front", COLORS[0])
     return _styled(figure, title, objectives)
 

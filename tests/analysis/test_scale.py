@@ -16,6 +16,7 @@ from rsas.analysis import (
     compare,
     course,
     front,
+    front_figure,
     hypervolume,
     importance,
     running_fronts,
@@ -26,6 +27,8 @@ from rsas.analysis.importance import sampled
 from rsas.analysis.pareto import with_objectives
 from rsas.analysis.report import report
 from rsas.records import Objective, TrialRecord
+from rsas.search.check import check_storage
+from tests.benchmarks.scale import write
 
 ACCURACY = Objective("val_accuracy", "max", worst=0.1)
 LOSS = Objective("val_loss", "min", worst=3.0)
@@ -146,13 +149,7 @@ def test_a_sample_is_drawn_only_of_more_trials_than_it_has():
     assert np.mean(places) == pytest.approx(209.5, abs=3 * 109.7 / 10)  # all over the sweep
 
 
-def drawn_at_once(count):
-    """A sweep whose accuracy is its only parameter ``x``."""
-    points = np.random.default_rng(0).random((count, 2)).tolist()
-    trials = [
-        dataclasses.replace(trial, params={"x": trial.objectives["val_accuracy"]})
-        for trial in trials_of(points, BOTH)
-    ]
+def sweep_of(trials):
     base = {"model": "mlp", "dataset": "digits", "epochs": 1}
     experiment = {"base": base, "space": "one", "axes": {}}
     return Sweep("made", "finished", experiment, BOTH, trials, history=lambda trial: [])
@@ -160,7 +157,12 @@ def drawn_at_once(count):
 
 @pytest.mark.parametrize(("count", "says"), [(250, False), (251, True)])
 def test_the_page_says_what_is_drawn_from_a_sample(count, says):
-    sweep = drawn_at_once(count)
+    points = np.random.default_rng(0).random((count, 2)).tolist()
+    trials = [
+        dataclasses.replace(trial, params={"x": trial.objectives["val_accuracy"]})
+        for trial in trials_of(points, BOTH)
+    ]
+    sweep = sweep_of(trials)
     page = report([sweep])
     told = f"Importance from 250 of {count} complete trials, drawn at random."
     assert (told in page) == says
@@ -169,3 +171,33 @@ def test_the_page_says_what_is_drawn_from_a_sample(count, says):
     bars = [trace for f in figures.values() for trace in f["data"] if trace["type"] == "bar"]
     shown = np.frombuffer(base64.b64decode(bars[0]["x"]["bdata"]))
     assert shown.tolist() == shares[::-1].tolist()
+
+
+@pytest.mark.parametrize(("members", "folds"), [(40, False), (41, True)])
+def test_a_long_front_is_folded_away(members, folds):
+    points = [(at / 50, 1 - at / 50) for at in range(members)]
+    page = report([sweep_of(trials_of(points, BOTH))])
+    assert (f"<summary>All {members} members</summary>" in page) == folds
+    assert page.count(f"<td>t{members - 1:04d}</td>") == 3  # front, course, all trials
+
+
+@pytest.mark.parametrize(("count", "opacity"), [(1000, 1.0), (1001, 0.5)])
+@pytest.mark.parametrize("methods", [("reinforced",), ("reinforced", "rigl")])
+def test_points_of_many_trials_are_translucent(count, opacity, methods):
+    points = np.random.default_rng(0).random((count, 2)).tolist()
+    trials = [
+        dataclasses.replace(trial, params={"method": methods[i % len(methods)]})
+        for i, trial in enumerate(trials_of(points, BOTH))
+    ]
+    points = [trace for trace in front_figure(trials, BOTH).data if trace.marker.opacity]
+    assert [trace.marker.opacity for trace in points] == [opacity] * len(methods)
+    assert all((trace.marker.size == 4) == (opacity < 1) for trace in points)
+
+
+def test_the_benchmark_writes_what_a_driver_leaves(tmp_path):
+    folder = write(tmp_path, "a", 40, seeds=2)
+    status = folder.status()
+    assert sum(status.counts.values()) - status.asked == 40
+    assert status.state == "finished"
+    found = {fault.what for fault in check_storage(folder, status)}
+    assert found == {"the final model of a front member is missing"}
