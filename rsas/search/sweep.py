@@ -26,10 +26,11 @@ from rsas.search import cluster, doctor
 from rsas.search.book import Book
 from rsas.search.changes import check_axes, definition, differences
 from rsas.search.experiment import Experiment, load_experiment
-from rsas.search.folder import Status, SweepFolder, known_uri
+from rsas.search.folder import Status, SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.metrics import serving
 from rsas.search.origin import origin
+from rsas.search.record import known_uri
 from rsas.search.repair import mend_book, tracker_of
 from rsas.search.runner import run
 from rsas.search.spaces import check_points, check_space, idle_axes
