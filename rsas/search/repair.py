@@ -139,7 +139,13 @@ def experiment_of(folder: SweepFolder) -> Experiment:
     return Experiment.from_dict(folder.record["experiment"], current.space)
 
 
-def tracker_of(folder: SweepFolder, book: Book, *, say: tracking.Say) -> tracking.Tracker:
+def tracker_of(
+    folder: SweepFolder,
+    book: Book,
+    *,
+    say: tracking.Say,
+    progress: tracking.Progress = lambda done, total: None,
+) -> tracking.Tracker:
     """The mirror of a sweep in MLflow; a damaged file is made again."""
     for line in mend_mirror(folder):
         say(line)
@@ -156,6 +162,7 @@ def tracker_of(folder: SweepFolder, book: Book, *, say: tracking.Say) -> trackin
         objectives=folder.objectives,
         record=record,
         check=book.check_lease,
+        progress=progress,
         origin=folder.record.get("origin") or {},
         models=lambda trial: _network(folder, book, trial),
     )

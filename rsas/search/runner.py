@@ -70,7 +70,7 @@ def run(
         objectives=experiment.objectives,
         trials=book.trials(experiment.objectives),
     )
-    tracker = tracker_of(folder, book, say=display.note)
+    tracker = tracker_of(folder, book, say=display.note, progress=display.mirror)
     keeper = Keeper(folder.storage, book, experiment.objectives, display.note)
     metrics = SweepMetrics(
         folder.name,
@@ -107,7 +107,8 @@ def run(
         mirrored, lost = False, _is_lost(folder)
         if not lost:
             keeper.close(status.trials if status else ())
-            mirrored = tracker.close(status.state if status else "interrupted")
+            with display.mirror:
+                mirrored = tracker.close(status.state if status else "interrupted")
             if not mirrored:
                 console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
     if lost:
