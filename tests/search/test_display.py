@@ -122,7 +122,7 @@ def test_a_long_catch_up_of_mlflow_is_a_bar_or_lines(monkeypatch):
         now.seconds += 6
     with plain.mirror:  # draws nothing there
         plain.mirror(0, 3)
-    assert console.file.getvalue() == "MLflow: 2 of 3 trials logged\n"
+    assert console.file.getvalue() == "note: MLflow: 2 of 3 trials logged\n"
 
 
 def test_elsewhere_than_on_a_terminal_a_line_a_trial():
