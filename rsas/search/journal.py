@@ -58,6 +58,7 @@ class Journal(BaseJournalBackend):
         self._lock = JournalFileOpenLock(str(path))
         self._thread_lock = threading.RLock()  # a write reads, too
         self._inode = 0
+        self._size = 0  # of the file when it was read
         self._end = 0  # of the lines that were read
         self._number = 0  # of the next line
         self._unread: list[Line] = []  # that Optuna has not been given
@@ -141,8 +142,10 @@ class Journal(BaseJournalBackend):
         rest = memoryview(b"".join(lines))
         # Not buffered, or the rest would be written when the file is closed after an error.
         with self._path.open("ab", buffering=0) as file:
-            # Behind the last whole line is what a process left that was killed in a write.
-            os.truncate(file.fileno(), self._end)
+            # Half a line is from a process that was killed in a write. Without one, no truncation:
+            # this process may have been stopped since the look, and another may have written.
+            if self._size > self._end:
+                os.truncate(file.fileno(), self._end)
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
@@ -164,7 +167,7 @@ class Journal(BaseJournalBackend):
             stat = os.fstat(file.fileno())
             if self._end and (stat.st_ino != self._inode or stat.st_size < self._end):
                 raise _gone(self._path)
-            self._inode = stat.st_ino
+            self._inode, self._size = stat.st_ino, stat.st_size
             file.seek(self._end)
             for line, log in _lines(file, self._number, self._end, self._path):
                 self._end += len(line)
