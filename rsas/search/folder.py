@@ -31,7 +31,7 @@ from rsas.redact import is_redacted, without_passwords
 from rsas.search.checkpoints import History, TrialFolder
 from rsas.search.experiment import Budget, Experiment
 from rsas.search.lease import Lease, LeaseStore, acquire, is_alive
-from rsas.search.record import OtherVersion, experiment_in, to_json
+from rsas.search.record import OtherObjectives, OtherVersion, experiment_in, to_json
 from rsas.search.storage import Storage
 
 if TYPE_CHECKING:  # optuna takes a second to import
@@ -42,7 +42,6 @@ __all__ = ["FILES", "Status", "SweepFolder", "hours_of", "known_uri"]
 FILES = ("sweep.json", "sweep.json.copy", "study.journal")
 """Each of them makes a folder that of a sweep."""
 _COPY = FILES[1]
-_MEND = "correct the file, or delete it, and a copy is used"
 _SILENCE = 600.0  # seconds after which a driver that this machine cannot see counts as dead
 
 SweepState = Literal["running", "finished", "interrupted", "failed"]
@@ -188,9 +187,10 @@ class SweepFolder:
         else:
             book = Book(url, experiment, study=self.record["id"], lease=lease)
         if len(book.study.directions) != len(self.objectives):
-            raise InputError(
+            raise OtherObjectives(
                 f"sweep {self.name!r}: sweep.json has {len(self.objectives)} objectives, and its "
-                f"study {len(book.study.directions)}; {_MEND}"
+                f"study {len(book.study.directions)}; correct the file, or delete it, and a copy "
+                "is used"
             )
         return book
 

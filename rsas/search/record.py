@@ -8,7 +8,7 @@ from typing import Any
 from rsas.errors import InputError
 from rsas.search.experiment import Experiment
 
-__all__ = ["SCHEMA", "OtherVersion", "experiment_in", "to_json"]
+__all__ = ["SCHEMA", "OtherObjectives", "OtherVersion", "experiment_in", "to_json"]
 
 SCHEMA = 1
 
@@ -32,6 +32,10 @@ class OtherVersion(InputError):
     """The record is of another version of rsas."""
 
 
+class OtherObjectives(InputError):
+    """The record has other objectives than the study of its sweep; neither is damaged."""
+
+
 def experiment_in(record: Any) -> Experiment:
     """Return the experiment of a record that is as ``rsas sweep`` writes it.
 
@@ -49,11 +53,9 @@ def experiment_in(record: Any) -> Experiment:
             raise InputError(f"{name}={record.get(name)!r}: expected {kind}")
     try:
         return Experiment.from_dict(record["experiment"], _unknown)
-    except InputError as error:
-        raise InputError(f"experiment: {error}") from None
     except KeyError as error:
         raise InputError(f"experiment: {error} is missing") from None
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError) as error:  # an InputError is a ValueError
         raise InputError(f"experiment: {error}") from None
 
 

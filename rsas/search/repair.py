@@ -20,6 +20,7 @@ from rsas.search.final import final_model
 from rsas.search.folder import SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.rebuild import is_behind, rebuild
+from rsas.search.record import OtherObjectives
 from rsas.search.workspace import Workspace
 
 __all__ = ["check", "experiment_of", "mend_book", "mend_mirror", "repair", "tracker_of"]
@@ -83,7 +84,8 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
     """Make the book anew where its file is damaged; returns lines that say so.
 
     Raises:
-        InputError: it is in a database, and not there; a new one would run all trials again.
+        InputError: it is in a database, and not there; a new one would run all trials again. Or
+            it has other objectives than the record of the sweep.
     """
     if folder.record.get("study_storage"):
         _check_database(folder)
@@ -92,6 +94,8 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
     try:
         if not is_behind(folder.book(experiment), records):
             return []
+    except OtherObjectives:
+        raise
     except InputError:
         pass
     return rebuild(folder.journal, records, experiment, record=folder.record, lease=folder.lease)

@@ -172,8 +172,11 @@ def test_a_record_with_another_number_of_objectives_is_refused(sweep):
     record = json.loads(file.read_text())
     del record["experiment"]["objectives"][1]
     file.write_text(json.dumps(record))
-    with pytest.raises(InputError, match="sweep.json has 1 objectives, and its study 2; correct"):
-        Workspace(sweep.workspace).open("first").status()
+    again = Workspace(sweep.workspace).open("first")
+    for use in (again.status, lambda: mend(again)):
+        message = "sweep.json has 1 objectives, and its study 2; correct"
+        with pytest.raises(InputError, match=message):
+            use()
     file.unlink()
     assert len(trials_of(sweep)) == 5
 
