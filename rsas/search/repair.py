@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,6 @@ from rsas.search.record import OtherObjectives
 from rsas.search.workspace import Workspace
 
 __all__ = ["check", "experiment_of", "mend_book", "mend_mirror", "repair", "tracker_of"]
-
-_LOG = logging.getLogger("rsas")
 
 
 def check(folder: SweepFolder) -> list[Fault]:
