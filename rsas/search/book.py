@@ -219,7 +219,7 @@ class Book:
             self.config(number)
         except Halted:
             raise
-        except Exception:  # the space's: whoever asks for the configuration meets it again
+        except Exception:  # the space's; the next call of config raises it again
             return number
         return number
 

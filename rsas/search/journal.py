@@ -3,10 +3,10 @@
 Each line has its number as ``n``, from 0, and a checksum. So a reader sees what Optuna's own file
 does not show:
 
-- a line whose number was there before comes from a process that had lost the lease in the middle
-  of a write, or from a copy of the file at its end; the line is skipped, as one without number;
-- a line whose number is too large has lost the lines before it: the file is damaged, as where a
-  checksum is wrong.
+- A line with a number that was there before is skipped. It comes from a process that lost the lease
+  in the middle of a write, or from a copy of the file at its end.
+- A line without a number is skipped. Another program wrote it.
+- A number that is too large, or a wrong checksum, is damage: lines are missing or changed.
 
 The lease (``rsas.search.lease``) is an attribute of the study, so its place among the lines is the
 moment from which its former owner may write no more.
@@ -61,8 +61,8 @@ class Journal(BaseJournalBackend):
         self._size = 0  # of the file when it was read
         self._end = 0  # of the lines that were read
         self._number = 0  # of the next line
-        self._unread: list[Line] = []  # that Optuna has not been given
-        self._given = 0
+        self._unread: list[Line] = []  # by Optuna
+        self._given = 0  # how many lines Optuna has read
         self._lease: Lease | None = None
 
     def read_logs(self, log_number_from: int) -> list[Line]:

@@ -241,7 +241,7 @@ class Writer:
             self._client.log_dict(parent, redacted(record), "experiment.json")
             log_origin(self._client, parent, self._source.origin)
             self._log_dataset(parent)
-            # Last: they tell that all of it is there.
+            # Last: parameters in the parent mean that all of this is there.
             self._client.log_batch(parent, params=params_of(plain | base))
 
     def _make_run(self, trial: TrialRecord) -> _Mirrored:
