@@ -167,7 +167,7 @@ class SweepFolder:
             record["number"]: record
             for name, record in zip(names, map(TrialFolder.record_in, contents), strict=True)
             if record is not None
-            and record["sweep"] == self.record["id"]
+            and record.get("sweep") == self.record["id"]
             and trial_id(record["number"]) == name
         }
 
