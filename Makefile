@@ -31,6 +31,7 @@ bench: setup
 	$(BIN)/python -m tests.benchmarks.sweep
 	$(BIN)/python -m tests.benchmarks.scheduler
 	$(BIN)/python -m tests.benchmarks.scale
+	$(BIN)/python -m tests.benchmarks.scale_mirror
 
 lint: setup
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ from rsas.cli.options import (
     TrialsOption,
     WorkspaceOption,
 )
-from rsas.errors import Halted, InputError, StorageError
+from rsas.errors import Halted, InputError, LeaseLost, StorageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -352,6 +352,8 @@ def _resumable(place: Workspace, name: str, console: Console) -> Iterator[None]:
     """After Ctrl-C, however early, or when it had to stop, say how to go on."""
     try:
         yield
+    except LeaseLost:  # another process goes on
+        raise
     except (KeyboardInterrupt, Halted):
         if name in place.names():
             console.print(f"interrupted; to go on: {program()} resume {name}{where(place)}")

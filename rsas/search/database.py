@@ -63,7 +63,7 @@ class DatabaseLeases:
         with self._transaction() as connection:
             if not sql.inspect(connection).has_table(_TABLE.name):
                 return None
-            return _read(connection, self._study)
+            return _read(connection, _of(self._study))
 
     def put(self, lease: Lease, over: Lease | None) -> None:
         """Replace the lease ``over``.
@@ -104,14 +104,17 @@ def _fence(engine: sql.Engine, study: str, mine: Lease) -> None:
 
     @sql.event.listens_for(engine, "commit")
     def compare(connection: sql.Connection) -> None:
-        held = _read(connection, study)
+        held = _read(connection, _of(study).with_for_update(read=True))
         if held is None or held.epoch != mine.epoch:
             raise mine.lost_to(held)
 
 
-def _read(connection: sql.Connection, study: str) -> Lease | None:
-    query = sql.select(_TABLE.c.lease).where(_TABLE.c.study == study)
-    text = connection.execute(query.with_for_update(read=True)).scalar()
+def _of(study: str) -> sql.Select[Any]:
+    return sql.select(_TABLE.c.lease).where(_TABLE.c.study == study)
+
+
+def _read(connection: sql.Connection, query: sql.Select[Any]) -> Lease | None:
+    text = connection.execute(query).scalar()
     return None if text is None else Lease.from_dict(json.loads(text))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,12 +16,57 @@ from rsas.analysis.pareto import front, hypervolume
 from rsas.records import Objective, TrialRecord, clock, trial_id
 from rsas.redact import redact
 
-__all__ = ["SweepDisplay", "front_table"]
+__all__ = ["MirrorProgress", "SweepDisplay", "front_table"]
 
 _PARAM_COLUMNS = 4  # more do not fit beside objectives and bar
 _FRONT_ROWS = 12  # of the front while the sweep runs
 _BAR = 10
+_MIRROR_BAR = 40
+_NOTE_SECONDS = 10.0  # between lines on how far MLflow is
 _SILENT = 60.0  # seconds without a report that are worth a word
+
+
+class MirrorProgress:
+    """Shows how far MLflow is brought in line: a bar on a terminal, elsewhere lines.
+
+    As a context manager it draws the bar itself; while a ``SweepDisplay`` runs, that one does.
+
+    Args:
+        console: where to show it.
+        say: prints a line.
+    """
+
+    def __init__(self, console: Console, say: Callable[[str], None]) -> None:
+        self._console, self._say = console, say
+        self._done = self._total = 0
+        self._noted = time.monotonic()
+        self._live = Live(console=console, get_renderable=lambda: self.bar() or "", transient=True)
+
+    def __enter__(self) -> MirrorProgress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take that so many trials are logged."""
+        self._done, self._total = done, total
+        if self._console.is_terminal or not 0 < done < total:
+            return
+        if time.monotonic() > self._noted + _NOTE_SECONDS:
+            self._noted = time.monotonic()
+            self._say(f"MLflow: {done} of {total} trials logged")
+
+    def bar(self) -> Table | None:
+        """Return the bar; None where nothing is left to log."""
+        if self._done >= self._total:
+            return None
+        line = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=self._total, completed=self._done, width=_MIRROR_BAR)
+        line.add_row("MLflow:", bar, f"{self._done} of {self._total} trials logged")
+        return line
 
 
 class SweepDisplay:
@@ -54,6 +99,7 @@ class SweepDisplay:
         self._reported: dict[int, float] = {}  # when, by trial
         self._epochs_trained = 0
         self._began: float | None = None
+        self.mirror = MirrorProgress(console, self.note)
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True
         )
@@ -145,6 +191,8 @@ class SweepDisplay:
             if silent > _SILENT:
                 values += f", no report for {clock(silent)}"
             lines.add_row(Text(f"  {trial_id(number)} {told}{values}", style="dim"))
+        if bar := self.mirror.bar():
+            lines.add_row(bar)
         members = front(self._trials, self._objectives)
         if members:
             lines.add_row(front_table(members[-_FRONT_ROWS:], self._objectives, "front so far"))

@@ -17,7 +17,6 @@ import dataclasses
 import datetime
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,17 +26,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from rsas.analysis.pareto import front, hypervolume
 from rsas.errors import Halted, InputError, reason_of
 from rsas.records import Objective, TrialRecord, trial_id
-from rsas.redact import is_redacted, without_passwords
 from rsas.search.checkpoints import History, TrialFolder
 from rsas.search.experiment import Budget, Experiment
 from rsas.search.lease import Lease, LeaseStore, acquire, is_alive
-from rsas.search.record import OtherObjectives, OtherVersion, experiment_in, to_json
+from rsas.search.record import OtherStudy, OtherVersion, experiment_in, known_uri, to_json
 from rsas.search.storage import Storage
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from rsas.search.book import Book, Launch
 
-__all__ = ["FILES", "Status", "SweepFolder", "hours_of", "known_uri"]
+__all__ = ["FILES", "Status", "SweepFolder", "hours_of"]
 
 FILES = ("sweep.json", "sweep.json.copy", "study.journal")
 """Each of them makes a folder that of a sweep."""
@@ -186,8 +184,14 @@ class SweepFolder:
             book = Book(self.journal, experiment, lease=lease)
         else:
             book = Book(url, experiment, study=self.record["id"], lease=lease)
+        noted = book.record()
+        if noted is not None and noted["id"] != self.record["id"]:
+            raise OtherStudy(
+                f"sweep {self.name!r}: its study is that of another sweep, {noted['id']!r} where "
+                f"sweep.json has {self.record['id']!r}; bring the right file back"
+            )
         if len(book.study.directions) != len(self.objectives):
-            raise OtherObjectives(
+            raise OtherStudy(
                 f"sweep {self.name!r}: sweep.json has {len(self.objectives)} objectives, and its "
                 f"study {len(book.study.directions)}; correct the file, or delete it, and a copy "
                 "is used"
@@ -378,19 +382,3 @@ class SweepFolder:
 def hours_of(launches: Sequence[Launch]) -> float:
     """For which the sweep has run, its interruptions not counted."""
     return sum(max(each.last - each.began, 0.0) for each in launches) / 3600
-
-
-def known_uri(recorded: str, variable: str) -> str:
-    """The URI of a record, with its password, which the record does not hold.
-
-    Raises:
-        InputError: the environment does not have it.
-    """
-    if not is_redacted(recorded):
-        return recorded
-    given = os.environ.get(variable, "")
-    if without_passwords(given) != recorded:
-        raise InputError(
-            f"{recorded}: passwords are not kept; set {variable} to this URI with its password"
-        )
-    return given

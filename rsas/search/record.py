@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from rsas.errors import InputError
+from rsas.redact import is_redacted, without_passwords
 from rsas.search.experiment import Experiment
 
-__all__ = ["SCHEMA", "OtherObjectives", "OtherVersion", "experiment_in", "to_json"]
+__all__ = ["SCHEMA", "OtherStudy", "OtherVersion", "experiment_in", "known_uri", "to_json"]
 
 SCHEMA = 1
 
@@ -32,8 +34,8 @@ class OtherVersion(InputError):
     """The record is of another version of rsas."""
 
 
-class OtherObjectives(InputError):
-    """The record has other objectives than the study of its sweep; neither is damaged."""
+class OtherStudy(InputError):
+    """The record and the study are not of one sweep; neither of them is damaged."""
 
 
 def experiment_in(record: Any) -> Experiment:
@@ -57,6 +59,22 @@ def experiment_in(record: Any) -> Experiment:
         raise InputError(f"experiment: {error} is missing") from None
     except (TypeError, AttributeError, ValueError) as error:  # an InputError is a ValueError
         raise InputError(f"experiment: {error}") from None
+
+
+def known_uri(recorded: str, variable: str) -> str:
+    """Return the URI of a record with its password, which the record does not hold.
+
+    Raises:
+        InputError: the environment does not have it.
+    """
+    if not is_redacted(recorded):
+        return recorded
+    given = os.environ.get(variable, "")
+    if without_passwords(given) != recorded:
+        raise InputError(
+            f"{recorded}: passwords are not kept; set {variable} to this URI with its password"
+        )
+    return given
 
 
 def to_json(record: dict[str, Any]) -> bytes:

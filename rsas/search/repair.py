@@ -19,7 +19,7 @@ from rsas.search.final import final_model
 from rsas.search.folder import SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.rebuild import is_behind, rebuild
-from rsas.search.record import OtherObjectives
+from rsas.search.record import OtherStudy
 from rsas.search.workspace import Workspace
 
 __all__ = ["check", "experiment_of", "mend_book", "mend_mirror", "repair", "tracker_of"]
@@ -82,7 +82,7 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
 
     Raises:
         InputError: it is in a database, and not there; a new one would run all trials again. Or
-            it has other objectives than the record of the sweep.
+            it is not the study of this sweep.
     """
     if folder.record.get("study_storage"):
         _check_database(folder)
@@ -91,7 +91,7 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
     try:
         if not is_behind(folder.book(experiment), records):
             return []
-    except OtherObjectives:
+    except OtherStudy:
         raise
     except InputError:
         pass
@@ -140,7 +140,13 @@ def experiment_of(folder: SweepFolder) -> Experiment:
     return Experiment.from_dict(folder.record["experiment"], current.space)
 
 
-def tracker_of(folder: SweepFolder, book: Book, *, say: tracking.Say) -> tracking.Tracker:
+def tracker_of(
+    folder: SweepFolder,
+    book: Book,
+    *,
+    say: tracking.Say,
+    progress: tracking.Progress = lambda done, total: None,
+) -> tracking.Tracker:
     """The mirror of a sweep in MLflow; a damaged file is made again."""
     for line in mend_mirror(folder):
         say(line)
@@ -157,6 +163,7 @@ def tracker_of(folder: SweepFolder, book: Book, *, say: tracking.Say) -> trackin
         objectives=folder.objectives,
         record=record,
         check=book.check_lease,
+        progress=progress,
         origin=folder.record.get("origin") or {},
         models=lambda trial: _network(folder, book, trial),
     )

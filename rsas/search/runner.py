@@ -17,7 +17,7 @@ from ray.train._internal import storage as tune_storage
 from rich.console import Console
 
 from rsas import data, tracking
-from rsas.errors import Halted, InputError, StorageError
+from rsas.errors import Halted, InputError, LeaseLost, StorageError
 from rsas.records import trial_id
 from rsas.search import cluster
 from rsas.search.book import Book
@@ -70,7 +70,7 @@ def run(
         objectives=experiment.objectives,
         trials=book.trials(experiment.objectives),
     )
-    tracker = tracker_of(folder, book, say=display.note)
+    tracker = tracker_of(folder, book, say=display.note, progress=display.mirror)
     keeper = Keeper(folder.storage, book, experiment.objectives, display.note)
     metrics = SweepMetrics(
         folder.name,
@@ -104,12 +104,17 @@ def run(
         sys.setswitchinterval(interval)
         launch.note()
         status = _last_status(folder)
-        mirrored = False
-        if not _is_lost(folder):
+        mirrored, lost = False, _is_lost(folder)
+        if not lost:
             keeper.close(status.trials if status else ())
-            mirrored = tracker.close(status.state if status else "interrupted")
+            with display.mirror:
+                mirrored = tracker.close(status.state if status else "interrupted")
             if not mirrored:
                 console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
+    if lost:
+        raise LeaseLost(
+            f"another process has taken the sweep over; 'rsas status {folder.name}' follows it"
+        )
     if searcher.halted:
         raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")
     if status is None:

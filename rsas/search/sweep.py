@@ -25,11 +25,13 @@ from rsas.redact import without_passwords
 from rsas.search import cluster, doctor
 from rsas.search.book import Book
 from rsas.search.changes import check_axes, definition, differences
+from rsas.search.display import MirrorProgress
 from rsas.search.experiment import Experiment, load_experiment
-from rsas.search.folder import Status, SweepFolder, known_uri
+from rsas.search.folder import Status, SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.metrics import serving
 from rsas.search.origin import origin
+from rsas.search.record import known_uri
 from rsas.search.repair import mend_book, tracker_of
 from rsas.search.runner import run
 from rsas.search.spaces import check_points, check_space, idle_axes
@@ -276,7 +278,9 @@ def _ready(
         # Nothing to run; a kill or an outage may have left files and MLflow behind.
         book = folder.book(experiment)
         Keeper(folder.storage, book, folder.objectives, console.print).close(status.trials)
-        mirrored = tracker_of(folder, book, say=console.print).close(status.state)
+        with MirrorProgress(console, console.print) as progress:
+            tracker = tracker_of(folder, book, say=console.print, progress=progress)
+            mirrored = tracker.close(status.state)
         if not mirrored:
             console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
         yield dataclasses.replace(status, mirrored=mirrored)

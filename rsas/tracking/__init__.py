@@ -13,11 +13,12 @@ from rsas.tracking.reading import (
     read_sweep,
 )
 from rsas.tracking.tracker import Tracker
-from rsas.tracking.writer import Say, Source
+from rsas.tracking.writer import Progress, Say, Source
 
 __all__ = [
     "LoggedSweep",
     "MirroredRun",
+    "Progress",
     "Say",
     "Source",
     "Tracker",

@@ -7,7 +7,6 @@ do what it is asked and lose the answer.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -40,12 +39,13 @@ from rsas.tracking.pages import (
 if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Metric, Run
 
-__all__ = ["Say", "Source", "Writer"]
+__all__ = ["Progress", "Say", "Source", "Writer"]
 
 Say = Callable[[str], None]
 """Tells the user a line."""
+Progress = Callable[[int, int], None]
+"""Shows how many trials a catch-up has logged, and of how many."""
 
-_TELL_SECONDS = 10.0  # between lines on how far a catch-up has come
 _METRICS_A_BATCH = 800  # of the 1000 things that log_batch takes, with 100 params and 100 tags
 
 
@@ -64,6 +64,7 @@ class Source:
     record: Mapping[str, Any]  # the resolved experiment
     # Raises LeaseLost where another process has taken the sweep over, and writes to MLflow.
     check: Callable[[], None] = lambda: None
+    progress: Progress = lambda done, total: None
     origin: Mapping[str, Any] = field(default_factory=dict)  # as rsas.search.origin found it
     # The final network of a trial, in eval mode, and two inputs as an array; None where none is.
     models: Callable[[TrialRecord], tuple[Any, Any] | None] = lambda trial: None
@@ -201,17 +202,15 @@ class Writer:
 
     def _log_all(self, trials: Sequence[TrialRecord]) -> None:
         names = {trial.trial_id for trial in front(trials, self._source.objectives)}
-        told = time.monotonic()
         for count, trial in enumerate(trials):
-            if count and time.monotonic() > told + _TELL_SECONDS:
-                told = time.monotonic()
-                self._say(f"MLflow: {count} of {len(trials)} trials logged")
+            self._source.progress(count, len(trials))
             member = trial.trial_id in names if trial.state == "complete" else None
             self.log(trial, member=member)
             if trial.state == "running":
                 run = self._runs[trial.trial_id]
                 self._log_rows(run, self._lacking_rows(run))
         self.log_front(trials)
+        self._source.progress(len(trials), len(trials))
 
     def _make_parent(self) -> None:
         tags = {"rsas.sweep": self._source.sweep, "rsas.kind": "sweep"}

@@ -108,6 +108,16 @@ def test_a_journal_that_was_appended_to_itself_is_as_it_was(sweep):
     assert sweep.status().counts["running"] == 1
 
 
+def test_the_study_of_another_sweep_is_refused(sweep, tmp_path):
+    experiment, source = load_experiment(Place(tmp_path).source)
+    other, _ = made.make(sweep.workspace, "other", experiment, source)
+    shutil.copy(other.journal, sweep.journal)
+    again = Workspace(sweep.workspace).open("first")
+    for use in (again.status, lambda: mend(again)):  # no repair takes over the other's trials
+        with pytest.raises(InputError, match="study is that of another sweep, 'id-other' where"):
+            use()
+
+
 # The record of the sweep.
 
 

@@ -104,6 +104,27 @@ def test_trials_that_have_not_reported_for_a_minute_are_pointed_out(monkeypatch)
     assert "sparsity 0.7000, no report for 1:00:31" in shown(live._render())
 
 
+def test_a_long_catch_up_of_mlflow_is_a_bar_or_lines(monkeypatch):
+    now = set_clock(monkeypatch)
+    live, _ = display(terminal=True)
+    assert "MLflow" not in shown(live._render())
+    live.mirror(500, 2000)
+    text = shown(live._render())
+    assert "500 of 2000 trials logged" in text
+    (bar,) = [line for line in text.splitlines() if "trials logged" in line]
+    assert bar.count("━") == 10  # of 40
+    live.mirror(2000, 2000)
+    assert "MLflow" not in shown(live._render())
+
+    plain, console = display(terminal=False)
+    for done in (0, 1, 2, 3):
+        plain.mirror(done, 3)
+        now.seconds += 6
+    with plain.mirror:  # draws nothing there
+        plain.mirror(0, 3)
+    assert console.file.getvalue() == "MLflow: 2 of 3 trials logged\n"
+
+
 def test_elsewhere_than_on_a_terminal_a_line_a_trial():
     live, console = display(terminal=False)
     trials = [

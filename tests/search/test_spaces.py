@@ -59,7 +59,7 @@ def test_names_that_mlflow_refuses_are_refused_before():
     ("fields", "message"),
     [
         ({"sparcity": 0.5}, "unknown field 'sparcity'.*did you mean 'sparsity'"),
-        ({"sparsity": 1.5}, r"sparsity=1.5: expected a number in \[0, 1\]"),
+        ({"sparsity": 1.5}, r"sparsity=1.5: expected a number in \[0, 1\)"),
         ({"dataset": "mnist"}, "'dataset' is the same for all trials"),
     ],
 )

@@ -21,7 +21,8 @@ from rsas.search import repair, runner, sweep
 from rsas.search.book import Book, Launch
 from rsas.search.checkpoints import TrialFolder
 from rsas.search.experiment import Budget, Experiment, Resources, load_experiment
-from rsas.search.folder import Status, SweepFolder, hours_of, known_uri
+from rsas.search.folder import Status, SweepFolder, hours_of
+from rsas.search.record import known_uri
 from rsas.search.workspace import Workspace
 from search_spaces.paper import paper
 from tests import made
@@ -224,7 +225,7 @@ def test_a_book_in_a_database_is_named_by_the_sweep_and_needs_its_password(works
     folder = make(workspace, experiment(), study_storage=url, id="1234")
     with pytest.raises(InputError, match="set RSAS_STUDY_STORAGE to this URI"):
         folder.book()
-    opened, book = [], Mock(study=Mock(directions=[1, 2]))
+    opened, book = [], Mock(study=Mock(directions=[1, 2]), **{"record.return_value": None})
     monkeypatch.setattr(
         "rsas.search.book.Book",
         lambda *place, study, lease: opened.append((place, study)) or book,
@@ -280,7 +281,7 @@ def test_a_moved_workspace_takes_its_mlflow_along(workspace, folder, monkeypatch
     (folder.path / "sweep.json").write_text(json.dumps(record))
     moved = workspace.path.rename(workspace.path.with_name("moved"))
     monkeypatch.setattr("rsas.tracking.Tracker", lambda source, say: source)
-    source = repair.tracker_of(Workspace(moved).open("first"), None, say=print)
+    source = repair.tracker_of(Workspace(moved).open("first"), Mock(), say=print)
     assert source.uri == f"sqlite:///{moved}/mlflow.db"
     assert source.artifacts == (moved / "artifacts").as_uri()
 
