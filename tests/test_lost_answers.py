@@ -1,13 +1,8 @@
 """A tracking server that does what it is asked, and whose answers get lost on the way."""
 
 import contextlib
-import http.client
-import http.server
-import random
 import sqlite3
-import threading
 import time
-from collections import Counter
 
 import pytest
 
@@ -17,58 +12,10 @@ from rsas.search.experiment import load_experiment
 from rsas.search.keeper import Keeper
 from tests import made
 from tests.faults.harness import Place
-from tests.servers import mlflow_server
+from tests.servers import losing_answers, mlflow_server
 
 POINTS = [(0.9, 0.5), (0.8, 0.7), (0.6, 0.9)]
 EPOCHS = 3
-
-
-class Proxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to a server on this machine, and loses answers by a seeded schedule."""
-
-    def __init__(self, upstream, seed):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.upstream, self.random = upstream, random.Random(seed)
-        self.calm, self.lost = False, Counter()
-        self.uri = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def loses(self, path):
-        """Whether this answer gets lost: the first ones of each kind do, and a third of others."""
-        if self.calm or (self.lost[path] >= 2 and self.random.random() > 1 / 3):
-            return False
-        self.lost[path] += 1
-        return True
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def _pass_on(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
-        with contextlib.closing(upstream):
-            kept = {
-                k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection")
-            }
-            upstream.request(self.command, self.path, body, kept)
-            answer = upstream.getresponse()
-            content = answer.read()
-        status = answer.status
-        if self.command == "POST" and self.server.loses(self.path):
-            self.close_connection = True
-            if self.server.random.random() < 0.5:
-                return  # the client sees a connection that was reset
-            status, content = 503, b"{}"
-        self.send_response(status)
-        self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +30,8 @@ def proxy(server, monkeypatch):
     monkeypatch.setattr("rsas.tracking.tracker._RETRY_SECONDS", 0.05)
     for name in ("BACKOFF_FACTOR", "BACKOFF_JITTER"):  # retries come at once
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "0")
-    with Proxy(server[0].port, seed=0) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-        thread.start()
+    with losing_answers(server[0].port, seed=0) as proxy:
         yield proxy
-        proxy.shutdown()
-        thread.join()
 
 
 def doubled(database, sweep):

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Network", "network_of", "rebuild"]
 
 _SCHEMA = 1
-_MISFITS = (
-    *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
-)  # of metadata that can be any JSON, and of torch
+# Of metadata that can be any JSON, and of torch.
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)

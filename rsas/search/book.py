@@ -9,7 +9,7 @@ import errno
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,7 +219,7 @@ class Book:
             self.config(number)
         except Halted:
             raise
-        except Exception:  # the space's: whoever asks for the configuration meets it again
+        except Exception:  # the space's; the next call of config raises it again
             return number
         return number
 
@@ -388,13 +388,11 @@ class Book:
         return patiently(lambda: self._study.get_trials(deepcopy=False))
 
     def _begun(self) -> list[FrozenTrial]:
-        own = self._own(self._frozen())
-        return [trial for trial in own if trial.state is not TrialState.WAITING]
-
-    @staticmethod
-    def _own(trials: Sequence[FrozenTrial]) -> Iterator[FrozenTrial]:
-        """Those that are not another sweep's."""
-        return (trial for trial in trials if KNOWN not in trial.user_attrs)
+        return [
+            trial
+            for trial in self._frozen()
+            if KNOWN not in trial.user_attrs and trial.state is not TrialState.WAITING
+        ]
 
     def _writable(self) -> Experiment:
         assert self._experiment is not None, "this book was opened for reading"

@@ -51,7 +51,7 @@ def serve(book: Book, host: str, port: int, say: Callable[[str], None]) -> None:
 def _read_only(app: App) -> App:
     """The dashboard without what it can do to a study: notes, deletion, trials told by hand.
 
-    The book decides what a sweep does; whoever writes to it holds the sweep's lock.
+    The book decides what a sweep does; only the process that has the sweep's lease writes.
     """
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

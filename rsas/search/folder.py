@@ -29,7 +29,7 @@ from rsas.records import Objective, TrialRecord, trial_id
 from rsas.search.checkpoints import History, TrialFolder
 from rsas.search.experiment import Budget, Experiment
 from rsas.search.lease import Lease, LeaseStore, acquire, is_alive
-from rsas.search.record import OtherVersion, experiment_in, known_uri, to_json
+from rsas.search.record import OtherStudy, OtherVersion, experiment_in, known_uri, to_json
 from rsas.search.storage import Storage
 
 if TYPE_CHECKING:  # optuna takes a second to import
@@ -40,7 +40,6 @@ __all__ = ["FILES", "Status", "SweepFolder", "hours_of"]
 FILES = ("sweep.json", "sweep.json.copy", "study.journal")
 """Each of them makes a folder that of a sweep."""
 _COPY = FILES[1]
-_MEND = "correct the file, or delete it, and a copy is used"
 _SILENCE = 600.0  # seconds after which a driver that this machine cannot see counts as dead
 
 SweepState = Literal["running", "finished", "interrupted", "failed"]
@@ -166,7 +165,7 @@ class SweepFolder:
             record["number"]: record
             for name, record in zip(names, map(TrialFolder.record_in, contents), strict=True)
             if record is not None
-            and record["sweep"] == self.record["id"]
+            and record.get("sweep") == self.record["id"]
             and trial_id(record["number"]) == name
         }
 
@@ -187,14 +186,15 @@ class SweepFolder:
             book = Book(url, experiment, study=self.record["id"], lease=lease)
         noted = book.record()
         if noted is not None and noted["id"] != self.record["id"]:
-            raise InputError(
+            raise OtherStudy(
                 f"sweep {self.name!r}: its study is that of another sweep, {noted['id']!r} where "
                 f"sweep.json has {self.record['id']!r}; bring the right file back"
             )
         if len(book.study.directions) != len(self.objectives):
-            raise InputError(
+            raise OtherStudy(
                 f"sweep {self.name!r}: sweep.json has {len(self.objectives)} objectives, and its "
-                f"study {len(book.study.directions)}; {_MEND}"
+                f"study {len(book.study.directions)}; correct the file, or delete it, and a copy "
+                "is used"
             )
         return book
 

@@ -3,10 +3,10 @@
 Each line has its number as ``n``, from 0, and a checksum. So a reader sees what Optuna's own file
 does not show:
 
-- a line whose number was there before comes from a process that had lost the lease in the middle
-  of a write, or from a copy of the file at its end; the line is skipped, as one without number;
-- a line whose number is too large has lost the lines before it: the file is damaged, as where a
-  checksum is wrong.
+- A line with a number that was there before is skipped. It comes from a process that lost the lease
+  in the middle of a write, or from a copy of the file at its end.
+- A line without a number is skipped. Another program wrote it.
+- A number that is too large, or a wrong checksum, is damage: lines are missing or changed.
 
 The lease (``rsas.search.lease``) is an attribute of the study, so its place among the lines is the
 moment from which its former owner may write no more.
@@ -58,10 +58,11 @@ class Journal(BaseJournalBackend):
         self._lock = JournalFileOpenLock(str(path))
         self._thread_lock = threading.RLock()  # a write reads, too
         self._inode = 0
+        self._size = 0  # of the file when it was read
         self._end = 0  # of the lines that were read
         self._number = 0  # of the next line
-        self._unread: list[Line] = []  # that Optuna has not been given
-        self._given = 0
+        self._unread: list[Line] = []  # by Optuna
+        self._given = 0  # how many lines Optuna has read
         self._lease: Lease | None = None
 
     def read_logs(self, log_number_from: int) -> list[Line]:
@@ -141,8 +142,10 @@ class Journal(BaseJournalBackend):
         rest = memoryview(b"".join(lines))
         # Not buffered, or the rest would be written when the file is closed after an error.
         with self._path.open("ab", buffering=0) as file:
-            # Behind the last whole line is what a process left that was killed in a write.
-            os.truncate(file.fileno(), self._end)
+            # Half a line is from a process that was killed in a write. Without one, no truncation:
+            # this process may have been stopped since the look, and another may have written.
+            if self._size > self._end:
+                os.truncate(file.fileno(), self._end)
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
@@ -164,7 +167,7 @@ class Journal(BaseJournalBackend):
             stat = os.fstat(file.fileno())
             if self._end and (stat.st_ino != self._inode or stat.st_size < self._end):
                 raise _gone(self._path)
-            self._inode = stat.st_ino
+            self._inode, self._size = stat.st_ino, stat.st_size
             file.seek(self._end)
             for line, log in _lines(file, self._number, self._end, self._path):
                 self._end += len(line)

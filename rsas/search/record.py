@@ -10,7 +10,7 @@ from rsas.errors import InputError
 from rsas.redact import is_redacted, without_passwords
 from rsas.search.experiment import Experiment
 
-__all__ = ["SCHEMA", "OtherVersion", "experiment_in", "known_uri", "to_json"]
+__all__ = ["SCHEMA", "OtherStudy", "OtherVersion", "experiment_in", "known_uri", "to_json"]
 
 SCHEMA = 1
 
@@ -34,6 +34,10 @@ class OtherVersion(InputError):
     """The record is of another version of rsas."""
 
 
+class OtherStudy(InputError):
+    """The record and the study are not of one sweep; neither of them is damaged."""
+
+
 def experiment_in(record: Any) -> Experiment:
     """Return the experiment of a record that is as ``rsas sweep`` writes it.
 
@@ -51,11 +55,9 @@ def experiment_in(record: Any) -> Experiment:
             raise InputError(f"{name}={record.get(name)!r}: expected {kind}")
     try:
         return Experiment.from_dict(record["experiment"], _unknown)
-    except InputError as error:
-        raise InputError(f"experiment: {error}") from None
     except KeyError as error:
         raise InputError(f"experiment: {error} is missing") from None
-    except (TypeError, AttributeError, ValueError) as error:
+    except (TypeError, AttributeError, ValueError) as error:  # an InputError is a ValueError
         raise InputError(f"experiment: {error}") from None
 
 

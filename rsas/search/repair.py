@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from rsas.search.final import final_model
 from rsas.search.folder import SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.rebuild import is_behind, rebuild
+from rsas.search.record import OtherStudy
 from rsas.search.workspace import Workspace
 
 __all__ = ["check", "experiment_of", "mend_book", "mend_mirror", "repair", "tracker_of"]
-
-_LOG = logging.getLogger("rsas")
 
 
 def check(folder: SweepFolder) -> list[Fault]:
@@ -83,7 +81,8 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
     """Make the book anew where its file is damaged; returns lines that say so.
 
     Raises:
-        InputError: it is in a database, and not there; a new one would run all trials again.
+        InputError: it is in a database, and not there; a new one would run all trials again. Or
+            it is not the study of this sweep.
     """
     if folder.record.get("study_storage"):
         _check_database(folder)
@@ -92,6 +91,8 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
     try:
         if not is_behind(folder.book(experiment), records):
             return []
+    except OtherStudy:
+        raise
     except InputError:
         pass
     return rebuild(folder.journal, records, experiment, record=folder.record, lease=folder.lease)

@@ -298,7 +298,7 @@ def _ready(
 
 
 def _compare(folder: SweepFolder, current: Experiment, console: Console) -> None:
-    """Tell, and keep, how the file of a sweep differs from what it was when the sweep began.
+    """Print and note how the file of a sweep differs from what it was when the sweep began.
 
     Raises:
         InputError: its study cannot hold trials of the space as it is now.

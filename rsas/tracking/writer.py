@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rsas.analysis.pareto import front, hypervolume
+from rsas.analysis.pareto import front, running_fronts
 from rsas.analysis.trials import Sweep
 from rsas.errors import reason_of
 from rsas.records import SWEEP_STATUS, Objective, TrialRecord, front_mark, status_of
@@ -240,7 +240,7 @@ class Writer:
             self._client.log_dict(parent, redacted(record), "experiment.json")
             log_origin(self._client, parent, self._source.origin)
             self._log_dataset(parent)
-            # Last: they tell that all of it is there.
+            # Last: parameters in the parent mean that all of this is there.
             self._client.log_batch(parent, params=params_of(plain | base))
 
     def _make_run(self, trial: TrialRecord) -> _Mirrored:
@@ -312,18 +312,17 @@ class Writer:
         from mlflow.entities import Metric
 
         objectives = self._source.objectives
-        lacking = sorted(set(range(1, len(complete) + 1)) - self._points)
+        lacking = set(range(1, len(complete) + 1)) - self._points
         if not lacking:
             return
-        members = front(complete[: lacking[0] - 1], objectives)
+        begin = min(lacking) - 1
+        members = front(complete[:begin], objectives)
+        fronts = running_fronts([*members, *complete[begin:]], objectives)
         metrics = []
-        for count in range(lacking[0], len(complete) + 1):
-            trial = complete[count - 1]
-            members = front([*members, trial], objectives)
-            if count not in self._points:
+        for count, (trial, size, volume) in enumerate(fronts, begin + 1 - len(members)):
+            if count in lacking:
                 moment = round(1000 * (trial.finished or 0.0))
-                volume = hypervolume(members, objectives)
-                metrics.append(Metric("front_size", len(members), moment, count))
+                metrics.append(Metric("front_size", size, moment, count))
                 metrics.append(Metric("hypervolume", volume, moment, count))
         for start in range(0, len(metrics), _METRICS_A_BATCH):
             self._client.log_batch(self._parent, metrics=metrics[start : start + _METRICS_A_BATCH])

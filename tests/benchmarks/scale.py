@@ -108,7 +108,7 @@ def write(workspace, name, trials, *, seed=0, seeds=0):
         book.study.add_trial(trial)
         if rows:
             made.train(sweep, trial.number, rows)
-        record = {**frozen.to_dict(trial), "known": []}
+        record = {**frozen.to_dict(trial), "known": [], "sweep": sweep.record["id"]}
         TrialFolder(sweep.trials / trial_id(trial.number)).set_record(record)
     return sweep
 

@@ -65,12 +65,14 @@ def test_a_copied_folder_of_a_trial_rewrites_no_study(sweep, name):
 
 def test_a_trial_of_another_sweep_rewrites_no_study(sweep):
     number = len(POINTS) + 1
-    record = sweep.kept_records()[1] | {"number": number, "sweep": "another"}
-    TrialFolder(sweep.trials / trial_id(number)).set_record(record)
-    before = sweep.journal.read_bytes()
-    assert mend(sweep) == []
-    assert sweep.journal.read_bytes().startswith(before)
-    TrialFolder(sweep.trials / trial_id(number)).set_record(record | {"sweep": "id-first"})
+    record = sweep.kept_records()[1] | {"number": number}
+    del record["sweep"]
+    folder, before = TrialFolder(sweep.trials / trial_id(number)), sweep.journal.read_bytes()
+    for other in (record, record | {"sweep": "another"}):
+        folder.set_record(other)
+        assert mend(sweep) == []
+        assert sweep.journal.read_bytes().startswith(before)
+    folder.set_record(record | {"sweep": "id-first"})
     assert any("made anew of 6 trials" in line for line in mend(sweep))  # of this one it does
 
 
@@ -110,8 +112,10 @@ def test_the_study_of_another_sweep_is_refused(sweep, tmp_path):
     experiment, source = load_experiment(Place(tmp_path).source)
     other, _ = made.make(sweep.workspace, "other", experiment, source)
     shutil.copy(other.journal, sweep.journal)
-    with pytest.raises(InputError, match="study is that of another sweep, 'id-other' where"):
-        Workspace(sweep.workspace).open("first").status()
+    again = Workspace(sweep.workspace).open("first")
+    for use in (again.status, lambda: mend(again)):  # no repair takes over the other's trials
+        with pytest.raises(InputError, match="study is that of another sweep, 'id-other' where"):
+            use()
 
 
 # The record of the sweep.
@@ -180,8 +184,11 @@ def test_a_record_with_another_number_of_objectives_is_refused(sweep):
     record = json.loads(file.read_text())
     del record["experiment"]["objectives"][1]
     file.write_text(json.dumps(record))
-    with pytest.raises(InputError, match="sweep.json has 1 objectives, and its study 2; correct"):
-        Workspace(sweep.workspace).open("first").status()
+    again = Workspace(sweep.workspace).open("first")
+    for use in (again.status, lambda: mend(again)):
+        message = "sweep.json has 1 objectives, and its study 2; correct"
+        with pytest.raises(InputError, match=message):
+            use()
     file.unlink()
     assert len(trials_of(sweep)) == 5
 

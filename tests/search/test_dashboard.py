@@ -19,7 +19,7 @@ from rsas.errors import InputError
 from rsas.search.book import Book
 from rsas.search.dashboard import serve
 from rsas.search.experiment import Budget, Experiment, Objective
-from rsas.search.workspace import Workspace
+from tests import made
 
 RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 EXPERIMENT = Experiment(
@@ -37,16 +37,17 @@ EXPERIMENT = Experiment(
 @pytest.fixture
 def folder(tmp_path):
     """Of a sweep with a complete, a failed and a running trial; an older sweep is beside it."""
-    workspace = Workspace(tmp_path / "runs")
-    record = {"id": "0", "experiment": EXPERIMENT.to_dict(), "source": "tiny.py:experiment"}
-    older, made = (workspace.create(name, record) for name in ("older", "shown"))
-    os.utime(older.path / "sweep.json", (0, 0))
-    book = made.book(EXPERIMENT)
+    (older, _), (shown, book) = (
+        made.make(tmp_path / "runs", name, EXPERIMENT, "tiny.py:experiment")
+        for name in ("older", "shown")
+    )
+    for file in older.path.iterdir():
+        os.utime(file, (0, 0))
     for _ in range(3):
         book.begin()
     book.complete(0, {"val_accuracy": 0.5, "train_loss": 1.25, "epoch": 3.0})
     book.fail(1, "no luck")
-    return made
+    return shown
 
 
 def fetch(url, method="GET", **headers):

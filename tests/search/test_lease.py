@@ -287,6 +287,21 @@ def test_lines_of_a_writer_that_knew_no_lease_are_skipped(journal, tmp_path):
     assert len(trials(journal)) == 5
 
 
+def test_a_writer_that_is_stopped_before_its_write_destroys_nothing(journal):
+    """Its lock is taken from it while it is stopped, another process writes, and it goes on."""
+    other = study_in(journal)
+
+    class Stopped(dict):
+        def items(self):  # when the line is made, behind the look at the file
+            Path(f"{journal}.lock").unlink()
+            other.ask()
+            return super().items()
+
+    study_in(journal).set_user_attr("late", Stopped(a=1))
+    assert len(trials(journal)) == 4
+    assert study_in(journal).user_attrs == {}
+
+
 def test_every_damage_is_seen(journal):
     """Each line that is lost, and each byte that is changed, but the last of the file."""
     content = journal.read_bytes()

@@ -1,4 +1,4 @@
-"""Folders of sweeps: names, records, locks, and what became of a sweep."""
+"""Folders of sweeps: names, records, leases, and what became of a sweep."""
 
 import contextlib
 import dataclasses
@@ -394,7 +394,7 @@ with Workspace(Path(sys.argv[1])).open("first").locked():
 """
 
 
-def test_state_follows_the_lock_and_the_book(workspace, folder):
+def test_state_follows_the_lease_and_the_book(workspace, folder):
     assert folder.status().state == "interrupted"  # begun, and nobody runs it
     command = [sys.executable, "-c", HOLD, str(workspace.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
@@ -404,7 +404,7 @@ def test_state_follows_the_lock_and_the_book(workspace, folder):
         with pytest.raises(InputError, match=message), folder.locked():
             pass
         holder.kill()
-    assert folder.status().state == "interrupted"  # the lock is gone with the process
+    assert folder.status().state == "interrupted"  # the owner of the lease is dead
 
     book = Book(folder.journal, experiment())
     book.complete(book.begin(), {"val_accuracy": 0.5, "sparsity": 0.5})
