@@ -1,7 +1,9 @@
 """Files of a sweep that somebody copied, edited or deleted: nothing good is lost for them."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -112,6 +114,29 @@ def test_the_study_of_another_sweep_is_refused(sweep, tmp_path):
     shutil.copy(other.journal, sweep.journal)
     with pytest.raises(InputError, match="study is that of another sweep, 'id-other' where"):
         Workspace(sweep.workspace).open("first").status()
+
+
+# Files that are not rsas's.
+
+
+STRAYS = [b".DS_Store", b"notes.txt", b"t0009", b"t\xff\xfe"]
+
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["file", "folder"])
+@pytest.mark.parametrize("place", ["trials", "models"])
+@pytest.mark.parametrize("name", STRAYS, ids=str)
+def test_a_stray_file_stops_no_resume(sweep, place, name, is_folder):
+    before, trials = sweep.journal.read_bytes(), trials_of(sweep)
+    stray = Path(os.fsdecode(name))
+    path = sweep.path / place / stray
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if is_folder else path.write_text("x")
+    assert mend(sweep) == []
+    assert sweep.journal.read_bytes().startswith(before)
+    assert trials_of(sweep) == trials
+    found = [fault for fault in check_storage(sweep, sweep.status()) if fault.kind == "ghost"]
+    # Names that are no text cannot be written in a report.
+    assert [fault.trial_id for fault in found] == ([] if b"\xff" in name else [str(stray)])
 
 
 # The record of the sweep.
