@@ -112,7 +112,7 @@ class TrialFolder:
             except OSError:
                 raise  # of the storage, not of what is in it
             except Exception:  # torch raises many kinds for damaged files
-                self._storage.move(name, name.replace(".pt", ".damaged"))
+                self._set_aside(name)
                 damaged.append(name)
             else:
                 return state, damaged
@@ -131,6 +131,13 @@ class TrialFolder:
                 _from_bytes(content, torch.device("cpu"))
             except Exception:  # torch raises many kinds
                 found.append(name)
+        return found
+
+    def set_aside(self) -> list[str]:
+        """Rename the checkpoints that cannot be read to ``.damaged``; return their names."""
+        found = self.damaged()
+        for name in found:
+            self._set_aside(name)
         return found
 
     def checkpoints(self) -> list[str]:
@@ -181,6 +188,9 @@ class TrialFolder:
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return None
         return record if checksum == _checksum(record) else None
+
+    def _set_aside(self, checkpoint: str) -> None:
+        self._storage.move(checkpoint, checkpoint.replace(".pt", ".damaged"))
 
     def _names(self) -> list[str]:
         return self._storage.names()
@@ -233,6 +243,8 @@ def _from_bytes(content: bytes, device: torch.device) -> dict[str, Any]:
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         if sum(member.file_size for member in file.infolist()) > len(content):
             raise ValueError("it unpacks to more than its size")
+        if (damaged := file.testzip()) is not None:  # torch.load compares no checksums
+            raise ValueError(f"{damaged} is damaged")
     # weights_only: nothing in the file is executed.
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     return state

@@ -114,16 +114,28 @@ def test_damaged_checkpoints_are_kept_aside_and_named(folder, path):
     assert folder.load(CPU) == (None, [])
 
 
+def test_each_damaged_checkpoint_can_be_set_aside(folder, path):
+    for epoch in (1, 2):
+        folder.save(epoch, {"epoch": epoch})
+    (path / "checkpoint-000001.pt").write_bytes(b"")
+    assert folder.set_aside() == ["checkpoint-000001.pt"]
+    assert names(path) == ["checkpoint-000001.damaged", "checkpoint-000002.pt"]
+    assert folder.set_aside() == []
+
+
 def test_any_damage_is_found(folder, path):
     """Bytes flipped anywhere in the file, where torch raises errors of many kinds."""
     folder.save(1, {"epoch": 1})
     folder.save(2, {"epoch": 2, "weights": torch.zeros(5), "name": "a" * 50})
     newest = path / "checkpoint-000002.pt"
     whole = newest.read_bytes()
-    for place in range(0, len(whole), 37):
+    weights = whole.index(bytes(20), whole.index(b"data/0"))
+    for place in (weights + 3, *range(0, len(whole), 37)):
         newest.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         state, damaged = folder.load(CPU)
         assert (state["epoch"], damaged) in ((2, []), (1, ["checkpoint-000002.pt"]))
+        if not damaged:  # no part of the content
+            assert state["name"] == "a" * 50 and torch.equal(state["weights"], torch.zeros(5))
         newest.with_suffix(".damaged").unlink(missing_ok=True)
 
 
