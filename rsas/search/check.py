@@ -69,8 +69,10 @@ def check_storage(folder: SweepFolder, status: Status) -> Iterator[Fault]:
         if name in members and not trial.same_as:
             yield from _check_model(folder, name)
     for name in sorted(set(folder.models.names()) - members):
-        state = known[name].state if name in known else None
-        if state != "running":
+        if name not in known:
+            if not _GHOST.fullmatch(name):
+                yield Fault("ghost", "storage", name, "the book does not know this trial's model")
+        elif known[name].state != "running":
             yield Fault("ghost", "storage", name, "a model is kept that is not on the front")
 
 
