@@ -19,7 +19,7 @@ from rsas.redact import HIDDEN, redact, without_passwords
 if TYPE_CHECKING:
     from pyarrow import fs
 
-__all__ = ["Storage"]
+__all__ = ["Storage", "aside"]
 
 _PATIENCE = 60.0  # seconds for which something is tried again
 _HOPELESS = (  # no use to try again
@@ -212,6 +212,14 @@ class Storage:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def aside(path: Path) -> Path:
+    """Return a name that is not taken, under which a damaged file can be kept."""
+    number = 0
+    while os.path.lexists(found := path.with_name(f"{path.name}.damaged{number or ''}")):
+        number += 1
+    return found
 
 
 def _open(place: str) -> tuple[fs.FileSystem, str]:
