@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -151,12 +152,10 @@ class TrialFolder:
         count, seconds = 0, 0.0
         for content in self._storage.read_all(names):
             for line in (content or b"").decode(errors="replace").splitlines():
-                try:
-                    row = json.loads(line)
-                    row = {name: row[name] for name in row if name not in _AUTHOR}
-                    rows[row["epoch"]] = row
-                except (ValueError, LookupError, TypeError):  # damaged; 'rsas check' tells of it
+                row = _row(line)
+                if row is None:  # 'rsas check' tells of it
                     continue
+                rows[row["epoch"]] = row
                 count += 1
                 seconds += row.get("seconds", 0.0)
         return History([rows[epoch] for epoch in sorted(rows)], count, seconds)
@@ -201,6 +200,19 @@ class TrialFolder:
 
 
 _AUTHOR = ("pid", "host", "node")
+
+
+def _row(line: str) -> Row | None:
+    """Return the row of a line of a history; None where the line is damaged or edited."""
+    try:
+        values = {k: v for k, v in json.loads(line).items() if k not in _AUTHOR}
+        if not all(isinstance(value, (int, float)) for value in values.values()):
+            return None
+        row = {name: float(value) for name, value in values.items()}
+        is_epoch = row["epoch"] >= 1 and row["epoch"].is_integer()
+    except (ValueError, LookupError, AttributeError, OverflowError, RecursionError):
+        return None
+    return row if is_epoch and 0 <= row.get("seconds", 0.0) < math.inf else None
 
 
 def write_model(models: Storage, trial: str, state: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import socket
 import zipfile
@@ -318,6 +319,27 @@ def test_damaged_lines_are_skipped(damage, at, tmp_path_factory):
     found = second.history()
     assert found.rows == rows(1, 2, 3)
     assert (found.epochs_trained, found.seconds) == (3, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("epoch", wrong) for wrong in ("2", None, [2], math.nan, math.inf, 2.5, 0, -1, 10**400)),
+        *(("seconds", wrong) for wrong in ("1", None, {}, math.nan, math.inf, -1.0, 10**400)),
+        ("val_accuracy", "high"),
+        ("val_accuracy", {}),
+        ("val_accuracy", None),
+        (5, None),  # the line is no object
+    ],
+)
+def test_edited_rows_are_skipped(path, name, value):
+    begun(path).append(rows(1, 3, val_accuracy=0.5))
+    row = rows(2, val_accuracy=0.5)[0] | {name: value} if isinstance(name, str) else name
+    with (path / "history-0001.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    found = TrialFolder(Storage(path)).history()
+    assert [row["epoch"] for row in found.rows] == [1, 3]
+    assert (found.epochs_trained, found.seconds) == (2, 2.0)
 
 
 def test_a_line_cut_anywhere_costs_itself_alone(path):
