@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,10 +68,7 @@ def check_storage(folder: SweepFolder, status: Status) -> Iterator[Fault]:
                 yield Fault("damaged", "storage", name, f"{checkpoint} cannot be read")
         if name in members and not trial.same_as:
             yield from _check_model(folder, name)
-    for name in sorted(set(folder.models.names()) - members):
-        state = known[name].state if name in known else None
-        if state != "running":
-            yield Fault("ghost", "storage", name, "a model is kept that is not on the front")
+    yield from _check_models(folder, known, members)
 
 
 def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterator[Fault]:
@@ -156,6 +153,18 @@ def _check_history(
     ):
         told = "the last row of its history is not the result in the book"
         yield Fault("mismatch", "storage", trial.trial_id, told)
+
+
+def _check_models(
+    folder: SweepFolder, known: Mapping[str, TrialRecord], members: Collection[str]
+) -> Iterator[Fault]:
+    """Yield the models that are kept and are not of the front's members."""
+    for name in sorted(set(folder.models.names()).difference(members)):
+        if name not in known:
+            if not _GHOST.fullmatch(name):
+                yield Fault("ghost", "storage", name, "the book does not know this trial's model")
+        elif known[name].state != "running":
+            yield Fault("ghost", "storage", name, "a model is kept that is not on the front")
 
 
 def _check_model(folder: SweepFolder, trial: str) -> Iterator[Fault]:

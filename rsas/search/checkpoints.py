@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import socket
@@ -112,7 +113,7 @@ class TrialFolder:
             except OSError:
                 raise  # of the storage, not of what is in it
             except Exception:  # torch raises many kinds for damaged files
-                self._storage.move(name, name.replace(".pt", ".damaged"))
+                self._set_aside(name)
                 damaged.append(name)
             else:
                 return state, damaged
@@ -133,6 +134,13 @@ class TrialFolder:
                 found.append(name)
         return found
 
+    def set_aside(self) -> list[str]:
+        """Rename the checkpoints that cannot be read to ``.damaged``; return their names."""
+        found = self.damaged()
+        for name in found:
+            self._set_aside(name)
+        return found
+
     def checkpoints(self) -> list[str]:
         """Names of the checkpoints, newest first."""
         return sorted(filter(_CHECKPOINT.fullmatch, self._names()), reverse=True)
@@ -144,12 +152,10 @@ class TrialFolder:
         count, seconds = 0, 0.0
         for content in self._storage.read_all(names):
             for line in (content or b"").decode(errors="replace").splitlines():
-                try:
-                    row = json.loads(line)
-                    row = {name: row[name] for name in row if name not in _AUTHOR}
-                    rows[row["epoch"]] = row
-                except (ValueError, LookupError, TypeError):  # damaged; 'rsas check' tells of it
+                row = _row(line)
+                if row is None:  # 'rsas check' tells of it
                     continue
+                rows[row["epoch"]] = row
                 count += 1
                 seconds += row.get("seconds", 0.0)
         return History([rows[epoch] for epoch in sorted(rows)], count, seconds)
@@ -182,6 +188,9 @@ class TrialFolder:
             return None
         return record if checksum == _checksum(record) else None
 
+    def _set_aside(self, checkpoint: str) -> None:
+        self._storage.move(checkpoint, checkpoint.replace(".pt", ".damaged"))
+
     def _names(self) -> list[str]:
         return self._storage.names()
 
@@ -191,6 +200,19 @@ class TrialFolder:
 
 
 _AUTHOR = ("pid", "host", "node")
+
+
+def _row(line: str) -> Row | None:
+    """Return the row of a line of a history; None where the line is damaged or edited."""
+    try:
+        values = {k: v for k, v in json.loads(line).items() if k not in _AUTHOR}
+        if not all(isinstance(value, (int, float)) for value in values.values()):
+            return None
+        row = {name: float(value) for name, value in values.items()}
+        is_epoch = row["epoch"] >= 1 and row["epoch"].is_integer()
+    except (ValueError, LookupError, AttributeError, OverflowError, RecursionError):
+        return None
+    return row if is_epoch and 0 <= row.get("seconds", 0.0) < math.inf else None
 
 
 def write_model(models: Storage, trial: str, state: dict[str, Any]) -> None:
@@ -233,6 +255,8 @@ def _from_bytes(content: bytes, device: torch.device) -> dict[str, Any]:
     with zipfile.ZipFile(io.BytesIO(content)) as file:
         if sum(member.file_size for member in file.infolist()) > len(content):
             raise ValueError("it unpacks to more than its size")
+        if (damaged := file.testzip()) is not None:  # torch.load compares no checksums
+            raise ValueError(f"{damaged} is damaged")
     # weights_only: nothing in the file is executed.
     state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     return state

@@ -30,7 +30,7 @@ from rsas.search.checkpoints import History, TrialFolder
 from rsas.search.experiment import Budget, Experiment
 from rsas.search.lease import Lease, LeaseStore, acquire, is_alive
 from rsas.search.record import OtherStudy, OtherVersion, experiment_in, known_uri, to_json
-from rsas.search.storage import Storage
+from rsas.search.storage import Storage, aside
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from rsas.search.book import Book, Launch
@@ -281,23 +281,27 @@ class SweepFolder:
             return experiment_in(self.record)
         except OtherVersion as error:
             raise InputError(f"sweep {self.name!r}: {error}") from None
-        except (OSError, ValueError, RecursionError) as error:  # an InputError is a ValueError
+        except (FileNotFoundError, ValueError, RecursionError) as error:  # also an InputError
             reason = reason_of(error)
+        except OSError as error:  # which says nothing of what is in the file
+            raise InputError(
+                f"sweep {self.name!r}: {file} cannot be read ({reason_of(error)})"
+            ) from None
         copy = self._copy()
         if copy is None:
             raise InputError(
                 f"sweep {self.name!r}: {file} cannot be used ({reason}), nor can a copy of it"
             )
         self.record = copy
-        if file.exists():
-            file.replace(file.with_name("sweep.json.damaged"))
-        self._write()
-        logging.getLogger("rsas").warning(
-            "%s cannot be used (%s); a copy of it takes its place, and what was there is in "
-            "sweep.json.damaged",
-            file,
-            reason,
-        )
+        try:
+            done = "a copy of it takes its place"
+            if file.exists():
+                kept = file.replace(aside(file))
+                done += f", and what was there is in {kept.name}"
+            Storage(self.path).write("sweep.json", to_json(copy))
+        except OSError as error:
+            done = f"a copy of it is used; it cannot be mended ({error.strerror or error})"
+        logging.getLogger("rsas").warning("%s cannot be used (%s); %s", file, reason, done)
         return experiment_in(copy)
 
     def _copy(self) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ moment from which its former owner may write no more.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -86,7 +87,7 @@ class Journal(BaseJournalBackend):
 
         Raises:
             LeaseLost: another process has taken the study over.
-            Halted: the file is gone.
+            Halted: the file is gone, or another process wrote meanwhile.
             OSError: the file cannot be written; nothing of the lines is left there.
         """
         with self._exclusive():
@@ -129,6 +130,7 @@ class Journal(BaseJournalBackend):
     def _exclusive(self) -> Iterator[None]:
         """Be the only one that writes, and know all lines."""
         with self._thread_lock:
+            _check_writable(self._path.parent)  # or the wait for a lock that was left never ends
             self._lock.acquire()
             try:
                 self._read_on()
@@ -142,8 +144,9 @@ class Journal(BaseJournalBackend):
         rest = memoryview(b"".join(lines))
         # Not buffered, or the rest would be written when the file is closed after an error.
         with self._path.open("ab", buffering=0) as file:
-            # Half a line is from a process that was killed in a write. Without one, no truncation:
-            # this process may have been stopped since the look, and another may have written.
+            if os.fstat(file.fileno()).st_size != self._size:  # this process was stopped for long
+                raise Halted(f"another process writes {self._path}, too; this process ends")
+            # Behind the last whole line is what a process left that was killed in a write.
             if self._size > self._end:
                 os.truncate(file.fileno(), self._end)
             try:
@@ -162,6 +165,7 @@ class Journal(BaseJournalBackend):
         except FileNotFoundError:
             if self._end:
                 raise _gone(self._path) from None
+            self._size = 0
             return
         with file:
             stat = os.fstat(file.fileno())
@@ -242,6 +246,18 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
+
+
+def _check_writable(folder: Path) -> None:
+    """See that a lock file can be made and removed.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if not os.access(folder, os.W_OK):
+        is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        code = errno.EROFS if is_read_only else errno.EACCES
+        raise OSError(code, os.strerror(code), str(folder))
 
 
 def _gone(path: Path) -> Halted:

@@ -19,6 +19,7 @@ from rsas.search.frozen import FIELDS, KNOWN, REASON, from_dict
 from rsas.search.journal import Journal, whole_lines
 from rsas.search.lease import Lease
 from rsas.search.spaces import fields_of
+from rsas.search.storage import aside
 
 __all__ = ["is_behind", "rebuild"]
 
@@ -47,7 +48,7 @@ def rebuild(
     """
     whole, launches, queue, noted = _whole_part(journal)
     record = noted or record
-    aside = _aside(journal)
+    damaged = aside(journal)
     each = [*whole.values(), *records.values()]
     known = {number for trial in each for number in trial.get("known", [])}
     partial = journal.with_name(f".{journal.name}.partial")
@@ -55,7 +56,7 @@ def rebuild(
     if lease is not None:
         Journal(partial).put(lease, over=None)
     made = Book(partial, experiment)
-    lines, lost = [f"{journal} is damaged, kept aside as {aside.name}"], []
+    lines, lost = [f"{journal} is damaged, kept aside as {damaged.name}"], []
     for number in range(max([*whole, *records], default=-1) + 1):
         kept, found = whole.get(number), records.get(number)
         # A record is written after the book: where both are there, it may be the older one.
@@ -81,7 +82,7 @@ def rebuild(
     made.enqueue(queue)
     count = len(made.study.trials)
     if journal.exists():  # and stays until there is a whole one
-        shutil.copy2(journal, aside)
+        shutil.copy2(journal, damaged)
     partial.replace(journal)
     lines.append(f"the book is made anew of {count} trials' records")
     if lost:
@@ -139,11 +140,3 @@ def _whole_part(
         return {}, [], [], None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _aside(path: Path) -> Path:
-    """A name for a damaged file that is not taken."""
-    number = 0
-    while (aside := path.with_name(f"{path.name}.damaged{number or ''}")).exists():
-        number += 1
-    return aside

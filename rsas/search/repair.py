@@ -82,7 +82,7 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
 
     Raises:
         InputError: it is in a database, and not there; a new one would run all trials again. Or
-            it is not the study of this sweep.
+            it is not the study of this sweep, or the new file cannot be written.
     """
     if folder.record.get("study_storage"):
         _check_database(folder)
@@ -95,7 +95,13 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
         raise
     except InputError:
         pass
-    return rebuild(folder.journal, records, experiment, record=folder.record, lease=folder.lease)
+    record, lease = folder.record, folder.lease
+    try:
+        return rebuild(folder.journal, records, experiment, record=record, lease=lease)
+    except OSError as error:
+        raise InputError(
+            f"sweep {folder.name!r}: its book cannot be made again ({error.strerror or error})"
+        ) from None
 
 
 def mend_mirror(folder: SweepFolder) -> list[str]:
@@ -213,14 +219,13 @@ def _mend(fault: Fault, folder: SweepFolder, uri: str, run_id: str | None) -> st
     """
     name = fault.trial_id
     if fault.kind == "ghost" and fault.what.startswith("the book"):
-        to = aside(name, folder.trials.names())
-        folder.trials.move(name, to)
+        place = folder.models if fault.what.endswith("model") else folder.trials
+        to = aside(name, place.names())
+        place.move(name, to)
         return f"{name}: its folder is kept aside as {to}"
     if fault.kind == "damaged" and "checkpoint" in fault.what:
-        import torch
-
-        _, damaged = TrialFolder(folder.trials / name).load(torch.device("cpu"))
-        return f"{name}: {', '.join(damaged)} kept aside as .damaged"
+        damaged = TrialFolder(folder.trials / name).set_aside()
+        return f"{name}: {', '.join(damaged)} kept aside as .damaged" if damaged else ""
     if "history" in fault.what:
         rows = tracking.read_history(uri, run_id) if run_id else []
         if not rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
@@ -18,7 +19,7 @@ from rsas.redact import HIDDEN, redact, without_passwords
 if TYPE_CHECKING:
     from pyarrow import fs
 
-__all__ = ["Storage"]
+__all__ = ["Storage", "aside"]
 
 _PATIENCE = 60.0  # seconds for which something is tried again
 _HOPELESS = (  # no use to try again
@@ -28,6 +29,9 @@ _HOPELESS = (  # no use to try again
     "Permission denied",
     "File exists",
     "Not a directory",
+    "is a directory",
+    "File name too long",
+    "Too many levels of symbolic links",
     "NO_SUCH_BUCKET",
     "ACCESS_DENIED",
 )
@@ -78,7 +82,7 @@ class Storage:
         return "://" not in self.place
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none."""
+        """The content of a file; None if there is none, such as below another file."""
         return self._patiently("read", name, lambda: self._read(f"{self._path}/{name}"))
 
     def read_all(self, names: list[str]) -> list[bytes | None]:
@@ -117,12 +121,9 @@ class Storage:
         return bool(found.type is not FileType.NotFound)
 
     def names(self) -> list[str]:
-        """Names of the files and folders right here, sorted."""
-        from pyarrow.fs import FileSelector
-
-        here = FileSelector(self._path, allow_not_found=True)
-        found = self._patiently("list", "", lambda: self._fs.get_file_info(here))
-        return sorted(info.base_name for info in found if not info.base_name.endswith(".partial"))
+        """Names of the files and folders right here, sorted; without those that are no UTF-8."""
+        found = self._patiently("list", "", self._list)
+        return sorted(name for name in found if not name.endswith(".partial"))
 
     def _patiently(self, verb: str, name: str, action: Callable[[], T]) -> T:
         """Do it; again, for a while, where the storage is away."""
@@ -143,8 +144,21 @@ class Storage:
         try:
             with self._fs.open_input_stream(path) as file:
                 return bytes(file.read())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def _list(self) -> list[str]:
+        from pyarrow.fs import FileSelector
+
+        here = FileSelector(self._path, allow_not_found=True)
+        names = []
+        try:
+            for info in self._fs.get_file_info(here):
+                with contextlib.suppress(UnicodeDecodeError):  # of another program
+                    names.append(info.base_name)
+        except NotADirectoryError:
+            return []
+        return names
 
     def _move(self, name: str, to: str) -> None:
         source, target = f"{self._path}/{name}", f"{self._path}/{to}"
@@ -198,6 +212,14 @@ class Storage:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def aside(path: Path) -> Path:
+    """Return a name that is not taken, under which a damaged file can be kept."""
+    number = 0
+    while os.path.lexists(found := path.with_name(f"{path.name}.damaged{number or ''}")):
+        number += 1
+    return found
 
 
 def _open(place: str) -> tuple[fs.FileSystem, str]:

@@ -222,6 +222,11 @@ def second_ghost_folder(sweep):
     return ("ghost", "storage", "t0077")
 
 
+def stray_model(sweep):
+    (sweep.path / "models" / "README").write_text("x")
+    return ("ghost", "storage", "README")
+
+
 def ghost_model(sweep):
     write_model(sweep.models, "t0003", {})
     return ("ghost", "storage", "t0003")
@@ -294,6 +299,7 @@ def no_journal(sweep):
         ghost_folder,
         second_ghost_folder,
         ghost_model,
+        stray_model,
         no_record,
         older_record,
         lost_history,
@@ -359,20 +365,21 @@ def test_a_stopped_trial_gets_its_history_back(sweep):
     assert trial.history().rows == before
 
 
-def test_damaged_checkpoints_of_a_trial_that_is_to_go_on(sweep):
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_damaged_checkpoints_of_a_trial_that_is_to_go_on(sweep, damaged):
     experiment = repair.experiment_of(sweep)
     number = sweep.book(experiment).begin()
     trial = TrialFolder(sweep.trials / trial_id(number))
     trial.begin()
     trial.save(1, {"epoch": 1})
     trial.save(2, {"epoch": 2})
-    path = sweep.path / "trials" / trial_id(number) / "checkpoint-000002.pt"
+    path = sweep.path / "trials" / trial_id(number) / f"checkpoint-00000{damaged}.pt"
     path.write_bytes(path.read_bytes()[:50])
     assert ("damaged", "storage", trial_id(number)) in told(repair.check(sweep))
     with sweep.locked():
         repair.repair(sweep)
     assert repair.check(sweep) == []
-    assert trial.checkpoints() == ["checkpoint-000001.pt"]
+    assert trial.checkpoints() == [f"checkpoint-00000{3 - damaged}.pt"]
     assert path.with_suffix(".damaged").exists()
 
 
@@ -387,6 +394,14 @@ def test_what_a_running_sweep_is_about_to_write_is_no_fault(sweep, command_line,
             code, out, _ = command_line(*asked)
         assert (code, [fault["trial_id"] for fault in json.loads(out)["faults"]]) == (1, told)
     assert looks == []
+
+
+def test_a_damaged_book_is_a_fault_that_is_told(sweep, command_line):
+    sweep.journal.write_text("garbage\n")
+    code, out, err = command_line("check", sweep.name, "--workspace", sweep.workspace, "--json")
+    (fault,) = json.loads(out)["faults"]
+    assert (code, err) == (1, "")
+    assert (fault["kind"], fault["where"]) == ("damaged", "book")
 
 
 def test_a_storage_that_fails_keeps_nothing_else_from_being_mended(sweep, monkeypatch):

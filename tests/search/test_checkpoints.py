@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import socket
 import zipfile
@@ -114,16 +115,28 @@ def test_damaged_checkpoints_are_kept_aside_and_named(folder, path):
     assert folder.load(CPU) == (None, [])
 
 
+def test_each_damaged_checkpoint_can_be_set_aside(folder, path):
+    for epoch in (1, 2):
+        folder.save(epoch, {"epoch": epoch})
+    (path / "checkpoint-000001.pt").write_bytes(b"")
+    assert folder.set_aside() == ["checkpoint-000001.pt"]
+    assert names(path) == ["checkpoint-000001.damaged", "checkpoint-000002.pt"]
+    assert folder.set_aside() == []
+
+
 def test_any_damage_is_found(folder, path):
     """Bytes flipped anywhere in the file, where torch raises errors of many kinds."""
     folder.save(1, {"epoch": 1})
     folder.save(2, {"epoch": 2, "weights": torch.zeros(5), "name": "a" * 50})
     newest = path / "checkpoint-000002.pt"
     whole = newest.read_bytes()
-    for place in range(0, len(whole), 37):
+    weights = whole.index(bytes(20), whole.index(b"data/0"))
+    for place in (weights + 3, *range(0, len(whole), 37)):
         newest.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         state, damaged = folder.load(CPU)
         assert (state["epoch"], damaged) in ((2, []), (1, ["checkpoint-000002.pt"]))
+        if not damaged:  # no part of the content
+            assert state["name"] == "a" * 50 and torch.equal(state["weights"], torch.zeros(5))
         newest.with_suffix(".damaged").unlink(missing_ok=True)
 
 
@@ -306,6 +319,27 @@ def test_damaged_lines_are_skipped(damage, at, tmp_path_factory):
     found = second.history()
     assert found.rows == rows(1, 2, 3)
     assert (found.epochs_trained, found.seconds) == (3, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("epoch", wrong) for wrong in ("2", None, [2], math.nan, math.inf, 2.5, 0, -1, 10**400)),
+        *(("seconds", wrong) for wrong in ("1", None, {}, math.nan, math.inf, -1.0, 10**400)),
+        ("val_accuracy", "high"),
+        ("val_accuracy", {}),
+        ("val_accuracy", None),
+        (5, None),  # the line is no object
+    ],
+)
+def test_edited_rows_are_skipped(path, name, value):
+    begun(path).append(rows(1, 3, val_accuracy=0.5))
+    row = rows(2, val_accuracy=0.5)[0] | {name: value} if isinstance(name, str) else name
+    with (path / "history-0001.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    found = TrialFolder(Storage(path)).history()
+    assert [row["epoch"] for row in found.rows] == [1, 3]
+    assert (found.epochs_trained, found.seconds) == (2, 2.0)
 
 
 def test_a_line_cut_anywhere_costs_itself_alone(path):

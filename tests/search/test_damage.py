@@ -1,7 +1,10 @@
 """Files of a sweep that somebody copied, edited or deleted: nothing good is lost for them."""
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +121,29 @@ def test_the_study_of_another_sweep_is_refused(sweep, tmp_path):
             use()
 
 
+# Files that are not rsas's.
+
+
+STRAYS = [b".DS_Store", b"notes.txt", b"t0009", b"t\xff\xfe"]
+
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["file", "folder"])
+@pytest.mark.parametrize("place", ["trials", "models"])
+@pytest.mark.parametrize("name", STRAYS, ids=str)
+def test_a_stray_file_stops_no_resume(sweep, place, name, is_folder):
+    before, trials = sweep.journal.read_bytes(), trials_of(sweep)
+    stray = Path(os.fsdecode(name))
+    path = sweep.path / place / stray
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if is_folder else path.write_text("x")
+    assert mend(sweep) == []
+    assert sweep.journal.read_bytes().startswith(before)
+    assert trials_of(sweep) == trials
+    found = [fault for fault in check_storage(sweep, sweep.status()) if fault.kind == "ghost"]
+    # Names that are no text cannot be written in a report.
+    assert [fault.trial_id for fault in found] == ([] if b"\xff" in name else [str(stray)])
+
+
 # The record of the sweep.
 
 
@@ -173,6 +199,50 @@ def test_a_record_that_cannot_be_used_gives_way_to_its_copy(
         Workspace(sweep.workspace).open("first")
 
 
+@pytest.mark.parametrize("damage", ["{", None])
+def test_a_record_that_cannot_be_mended_is_read_from_its_copy(sweep, damage, monkeypatch, caplog):
+    """As in a file system that is mounted read-only, or by a user who may not write there."""
+    file, before = sweep.path / "sweep.json", trials_of(sweep)
+    file.unlink() if damage is None else file.write_text(damage)
+    closed = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with monkeypatch.context() as patch:
+        for name in ("replace", "open"):
+            patch.setattr(f"os.{name}", raising(closed))
+        assert trials_of(sweep) == before
+    assert file.exists() is (damage is not None)
+    (line,) = caplog.messages
+    assert "a copy of it is used; it cannot be mended (" in line
+    assert "Read-only file system" in line and "\n" not in line
+
+
+def raising(error):
+    def action(*_, **__):
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_a_record_that_cannot_be_read_now_is_left_as_it_is(sweep, code, monkeypatch):
+    before = {path.name for path in sweep.path.iterdir()}
+    content = (sweep.path / "sweep.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", raising(OSError(code, os.strerror(code))))
+        message = f"sweep 'first': .*sweep.json cannot be read .*{os.strerror(code)}"
+        with pytest.raises(InputError, match=message):
+            Workspace(sweep.workspace).open("first")
+    assert {path.name for path in sweep.path.iterdir()} == before
+    assert (sweep.path / "sweep.json").read_bytes() == content
+
+
+def test_each_damaged_record_is_kept(sweep):
+    for text in ("{one", "{two"):
+        (sweep.path / "sweep.json").write_text(text)
+        Workspace(sweep.workspace).open("first")
+    kept = [(sweep.path / f"sweep.json.damaged{number}").read_text() for number in ("", 1)]
+    assert kept == ["{one", "{two"]
+
+
 def test_a_record_that_is_deeper_than_json_can_be_gives_way_to_its_copy(sweep):
     before = trials_of(sweep)
     (sweep.path / "sweep.json").write_text("[" * 100_000 + "]" * 100_000)
@@ -200,6 +270,23 @@ def test_a_record_of_another_version_is_left_as_it_is(sweep):
     with pytest.raises(InputError, match="sweep 'first': made by another version of rsas"):
         Workspace(sweep.workspace).open("first")
     assert json.loads(file.read_text()) == record
+
+
+# A book that cannot be made again.
+
+
+@pytest.mark.parametrize("broken", ["write_bytes", "replace"])
+def test_a_full_disk_costs_no_damaged_book(sweep, broken, monkeypatch):
+    before, content = trials_of(sweep), b"garbage\n" + sweep.journal.read_bytes()
+    sweep.journal.write_bytes(content)
+    with monkeypatch.context() as patch, sweep.locked():
+        patch.setattr(Path, broken, raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        message = "sweep 'first': its book cannot be made again .No space left on device."
+        with pytest.raises(InputError, match=message):
+            repair.mend_book(sweep, repair.experiment_of(sweep))
+    assert sweep.journal.read_bytes() == content
+    assert any("made anew of 5 trials" in line for line in mend(sweep))
+    assert trials_of(sweep) == before
 
 
 # Files that are gone.

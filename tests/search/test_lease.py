@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 import uuid
 from pathlib import Path
 
@@ -287,19 +288,40 @@ def test_lines_of_a_writer_that_knew_no_lease_are_skipped(journal, tmp_path):
     assert len(trials(journal)) == 5
 
 
-def test_a_writer_that_is_stopped_before_its_write_destroys_nothing(journal):
-    """Its lock is taken from it while it is stopped, another process writes, and it goes on."""
-    other = study_in(journal)
+@pytest.mark.parametrize("tail", [b"", b'{"n":4,"op'], ids=["whole", "cut"])
+def test_a_writer_that_was_stopped_cuts_nothing_off(journal, tail, monkeypatch):
+    """As one that lost its lock between its look at the file and its write."""
+    slow, opened = study_in(journal), Path.open
+    with journal.open("ab") as file:
+        file.write(tail)  # of a write before, in which a process was killed
 
-    class Stopped(dict):
-        def items(self):  # when the line is made, behind the look at the file
+    def stopped(path, mode="r", *args, **options):
+        if mode == "ab":
+            monkeypatch.undo()
             Path(f"{journal}.lock").unlink()
-            other.ask()
-            return super().items()
+            study_in(journal).ask()
+            Path(f"{journal}.lock").touch()
+        return opened(path, mode, *args, **options)
 
-    study_in(journal).set_user_attr("late", Stopped(a=1))
+    monkeypatch.setattr(Path, "open", stopped)
+    with pytest.raises(Halted, match="another process writes .*study.journal, too"):
+        slow.ask()
     assert len(trials(journal)) == 4
-    assert study_in(journal).user_attrs == {}
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_a_lock_that_cannot_be_removed_is_not_waited_for(journal, is_read_only, monkeypatch):
+    """As in a file system that was mounted read-only in the middle of a write."""
+    study, before = study_in(journal), journal.read_bytes()
+    Path(f"{journal}.lock").touch()
+    flags = os.statvfs(journal.parent).f_flag & ~os.ST_RDONLY | (os.ST_RDONLY * is_read_only)
+    monkeypatch.setattr(os, "statvfs", lambda _: types.SimpleNamespace(f_flag=flags))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr("optuna.storages.journal._file.time.sleep", _fail)
+    message = "Read-only file system" if is_read_only else "Permission denied"
+    with pytest.raises(OSError, match=message):
+        study.ask()
+    assert journal.read_bytes() == before
 
 
 def test_every_damage_is_seen(journal):

@@ -105,6 +105,18 @@ def test_names_and_what_exists(storage):
     assert found == ["t0", "t1/a", "z"]
 
 
+def test_below_a_file_there_is_nothing(storage):
+    storage.write("file", b"x")
+    assert (storage / "file").read("inner") is None
+    assert (storage / "file").names() == []
+
+
+def test_names_that_are_no_text_are_left_out(tmp_path):
+    for name in (b"text", b"t\xff"):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).touch()
+    assert Storage(tmp_path).names() == ["text"]
+
+
 def test_files_and_folders_are_deleted(storage):
     for name in ("t1/a", "t1/deep/er", "t2/a", "t2/b"):
         storage.write(name, b"1")
@@ -202,6 +214,15 @@ def test_what_a_kill_left_in_the_middle_is_no_file(tmp_path):
     Storage(tmp_path).write("a", b"1")
     (tmp_path / ".a.0123abcd.partial").write_bytes(b"half")
     assert Storage(tmp_path).names() == ["a"]
+
+
+@pytest.mark.parametrize("name", ["t" * 300, "folder", "loop"])
+def test_a_name_that_can_hold_no_file_is_told_at_once(name, tmp_path, naps):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StorageError, match=f"^cannot read {re.escape(str(tmp_path))}/{name} "):
+        Storage(tmp_path).read(name)
+    assert naps == []
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
