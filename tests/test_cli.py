@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -268,7 +269,9 @@ def test_an_empty_workspace(rsas):
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
 def test_a_ui_that_others_can_reach_is_warned_of(host, warned, rsas, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "mlflow.db").touch()
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as database:
+        database.execute("CREATE TABLE runs (run_uuid TEXT)")
+        database.commit()
     monkeypatch.setattr(os, "execv", lambda *_: None)
     _, out, err = rsas("ui", "--host", host)
     assert f"http://{host}:5000" in out
@@ -281,7 +284,9 @@ def test_mlflow_answers_to_no_name_but_those_it_listens_on(host, rsas, tmp_path,
     from mlflow.server import security_utils
 
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "mlflow.db").touch()
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as database:
+        database.execute("CREATE TABLE runs (run_uuid TEXT)")
+        database.commit()
     commands = []
     monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
 
