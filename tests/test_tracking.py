@@ -682,7 +682,7 @@ def test_a_server_that_asks_for_a_long_pause_is_not_waited_for(monkeypatch):
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "0")
 
     class Busy(BaseHTTPRequestHandler):
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             self.send_response(429)
             self.send_header("Retry-After", "20")
             self.send_header("Content-Length", "0")

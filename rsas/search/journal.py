@@ -59,6 +59,7 @@ class Journal(BaseJournalBackend):
         self._thread_lock = threading.RLock()  # a write reads, too
         self._inode = 0
         self._end = 0  # of the lines that were read
+        self._size = 0  # of the file when they were read
         self._number = 0  # of the next line
         self._unread: list[Line] = []  # that Optuna has not been given
         self._given = 0
@@ -141,15 +142,18 @@ class Journal(BaseJournalBackend):
         rest = memoryview(b"".join(lines))
         # Not buffered, or the rest would be written when the file is closed after an error.
         with self._path.open("ab", buffering=0) as file:
-            # Behind the last whole line is what a process left that was killed in a write.
-            os.truncate(file.fileno(), self._end)
+            size = os.fstat(file.fileno()).st_size
+            # Behind the last whole line is what a process left that was killed in a write. But
+            # what has come since the lines were read is of a successor that took the lock away.
+            if self._end < size == self._size:
+                os.truncate(file.fileno(), size := self._end)
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             except OSError:  # half a line would be glued to the next one
                 with contextlib.suppress(OSError):
-                    os.truncate(file.fileno(), self._end)
+                    os.truncate(file.fileno(), size)
                 raise
 
     def _read_on(self) -> None:
@@ -164,7 +168,7 @@ class Journal(BaseJournalBackend):
             stat = os.fstat(file.fileno())
             if self._end and (stat.st_ino != self._inode or stat.st_size < self._end):
                 raise _gone(self._path)
-            self._inode = stat.st_ino
+            self._inode, self._size = stat.st_ino, stat.st_size
             file.seek(self._end)
             for line, log in _lines(file, self._number, self._end, self._path):
                 self._end += len(line)

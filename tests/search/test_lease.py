@@ -287,6 +287,26 @@ def test_lines_of_a_writer_that_knew_no_lease_are_skipped(journal, tmp_path):
     assert len(trials(journal)) == 5
 
 
+def test_a_writer_that_was_stopped_with_the_lock_deletes_nothing(journal):
+    """The lock is taken away from it after 30 seconds; then its successor writes, then it does."""
+    line = {"op_code": 2, "worker_id": "late", "study_id": 0, "user_attr": {"late": 1}}
+    late = Journal(journal, acquire(Journal(journal), "first", take_over=False))
+    with journal.open("ab") as file:
+        file.write(b"half a line")  # which the successor removes
+    with late._exclusive():  # stopped here
+        Path(f"{journal}.lock").unlink()
+        lease = acquire(Journal(journal), "first", take_over=True)
+        study_in(journal).ask()
+        content, expected = journal.read_bytes(), trials(journal)
+        late._append([line])
+    assert journal.read_bytes().startswith(content)
+    assert Journal(journal).lease() == lease
+    assert len(expected) == 4
+    assert trials(journal) == expected
+    with pytest.raises(LeaseLost):
+        late.append_logs([line])
+
+
 def test_every_damage_is_seen(journal):
     """Each line that is lost, and each byte that is changed, but the last of the file."""
     content = journal.read_bytes()
