@@ -121,7 +121,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Arrays:
     if kind == "npz" and colon:
         path = Path(place).expanduser()
         for found in (path, folder / path):
-            if found.exists():
+            if os.path.exists(found):  # False, too, for a name that is too long
                 return _load_npz(found)
         searched = "" if path.is_absolute() else f", neither here nor in {folder}"
         raise InputError(f"dataset={name!r}: there is no such file{searched}")

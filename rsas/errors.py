@@ -55,7 +55,11 @@ class StorageError(OSError):
 
 def first_line(error: BaseException) -> str:
     """The first line of its message, secrets hidden; the type's name where it has none."""
-    lines = redact(str(error)).strip().splitlines()  # before a cut that would part a secret
+    try:
+        text = str(error)
+    except Exception:  # of a class of the user's, whose __str__ fails
+        text = ""
+    lines = redact(text).strip().splitlines()  # before a cut that would part a secret
     return lines[0] if lines else type(error).__name__
 
 

@@ -124,7 +124,7 @@ def _parse(text: str, kind: Any) -> Any:
             return [part.strip() for part in text.split(",") if part.strip()]
         if get_origin(kind) is tuple:
             return json.loads(text if text[:1] in "[{" and text else f"[{text}]")
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     return text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +52,7 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
     place, _, name = spec.rpartition(":")
     path = Path(place)
     is_file = place.endswith(".py")
-    if is_file and not path.is_file():
+    if is_file and not os.path.isfile(place):  # False, too, for a name that is too long
         raise InputError(f"{what} {spec!r}: there is no file {place!r}")
     for folder in [Path.cwd()] + [path.resolve().parent] * is_file:
         if str(folder) not in sys.path:

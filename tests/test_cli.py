@@ -21,6 +21,7 @@ from tests.leaks import LEAKS
 from tests.made import make, rows
 
 QUICKSTART = "experiments/digits_quickstart.py"
+LONG = 300 * "x"  # longer than a file's name may be
 
 
 @pytest.fixture
@@ -70,6 +71,12 @@ def broken(tmp_path, body):
         (["sweep", QUICKSTART, "--hours", "0"], "hours=0.0: expected a number in (0,"),
         (["sweep", QUICKSTART, "--device-hours", "nan"], "device_hours=nan: expected a number"),
         (["sweep", QUICKSTART, "--concurrency", "0"], "max_concurrent=0: expected an integer"),
+        (["sweep", QUICKSTART, "--cpus", "1e-9"], "cpus=1e-09: expected at least 0.0001"),
+        (["doctor", QUICKSTART, "--gpus", "1e-9"], "gpus=1e-09: expected at least 0.0001"),
+        (["sweep", f"{LONG}.py"], "there is no file 'xxx"),
+        (["train", QUICKSTART, "--plot", LONG], "File name too long"),
+        (["train", QUICKSTART, "--plot", f"{LONG}/a.html"], "there is no folder 'xxx"),
+        (["train", QUICKSTART, "--set", f"dataset=npz:{LONG}"], "there is no such file"),
         (["sweep", QUICKSTART, "--enqueue", "none.json"], "neither a sweep (there is: none) nor"),
         (["sweep", QUICKSTART, "--enqueue", "README.md"], "expected a JSON list such as"),
         (["sweep", QUICKSTART, "--known", "unknown"], "no sweep 'unknown' in workspace"),
@@ -120,6 +127,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert message.format(data=tmp_path / "data") in err
     assert list(tmp_path.iterdir()) == []
     assert sorted(request.config.rootpath.iterdir()) == before
+
+
+def test_points_that_are_nested_too_deep_are_one_line(rsas, tmp_path):
+    file = tmp_path / "points.json"
+    file.write_text("[" * 20_000)
+    code, _, err = rsas("sweep", QUICKSTART, "--enqueue", file)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "expected a JSON list such as" in err
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(

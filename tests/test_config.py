@@ -81,6 +81,7 @@ def test_override_parses_by_the_type_of_the_field():
         ("epochs=", "epochs='': expected an integer"),
         ("epochs=five", "epochs='five': expected an integer"),
         ("hidden=300,x", "hidden='300,x': expected a list of integers"),
+        pytest.param("hidden=" + "[" * 20_000, "expected a list of integers", id="deep"),
         ("nothing=1", "unknown field 'nothing'"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rsas import InputError
-from rsas.errors import Halted, StorageError, first_line
+from rsas.errors import Halted, StorageError, first_line, reason_of
 from rsas.redact import HIDDEN, is_redacted, redact, without_passwords
 from tests.leaks import LEAKS, PEM
 
@@ -171,6 +171,14 @@ def test_a_password_of_any_characters_is_hidden(user, password, rest):
 def test_the_first_line_is_cut_after_a_key_is_hidden(monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "abc\ndef\nghi")  # whose lines alone are too short
     assert first_line(OSError("no abc\ndef\nghi here\nat all")) == "no *** here"
+
+
+def test_an_error_whose_text_fails_is_named():
+    class Odd(Exception):
+        def __str__(self):
+            raise ValueError("no text")
+
+    assert first_line(Odd()) == reason_of(Odd()) == "Odd"
 
 
 @pytest.mark.parametrize("kind", [InputError, Halted, StorageError])

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 import types
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import mlflow
 import mlflow.pytorch
@@ -617,6 +618,15 @@ def test_a_long_catch_up_tells_how_far_it_has_come(store, sweep, request):
     check_whole(store, request.node.name, 3)
 
 
+def test_a_long_end_tells_how_to_leave_it(sweep, monkeypatch):
+    monkeypatch.setattr("rsas.tracking.tracker._PATIENCE_SECONDS", 0.0)
+    sweep.trials = [trial(0, "complete")]
+    sweep.track()
+    assert sweep.close()
+    assert len(sweep.said) == 1
+    assert "Ctrl-C leaves to 'rsas resume'" in sweep.said[0]
+
+
 def test_what_mlflow_has_of_a_sweep_is_read(store, sweep, request):
     sweep.track()
     for number in range(3):
@@ -662,6 +672,32 @@ def test_a_server_that_does_not_answer_is_one_clear_line():
     with pytest.raises(InputError, match="tracking server 'http://127.0.0.1:9' does not") as caught:
         connect("http://127.0.0.1:9")
     assert "\n" not in str(caught.value)
+    assert "Connection refused" in str(caught.value)
+
+
+def test_a_server_that_asks_for_a_long_pause_is_not_waited_for(monkeypatch):
+    for name in ("BACKOFF_FACTOR", "BACKOFF_JITTER"):  # retries come at once
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "0")
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(429)
+            self.send_header("Retry-After", "20")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Busy) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        begin = time.monotonic()
+        with pytest.raises(InputError, match="too many 429 error responses"):
+            connect(f"http://127.0.0.1:{server.server_port}")
+        assert time.monotonic() < begin + 15
+        server.shutdown()
+        thread.join()
 
 
 def test_names_tell_what_people_compare():

@@ -97,9 +97,13 @@ def check_output(option: str, path: Path) -> None:
         InputError: it cannot.
     """
     folder = path.absolute().parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False, too, for a name that is too long
         raise InputError(f"{option} {str(path)!r}: there is no folder {str(path.parent)!r}")
-    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+    try:
+        is_writable = os.access(path if path.exists() else folder, os.W_OK)
+    except OSError as error:
+        raise InputError(f"{option} {str(path)!r}: {error.strerror}") from None
+    if os.path.isdir(path) or not is_writable:
         raise InputError(f"{option} {str(path)!r}: cannot write there")
 
 

@@ -391,7 +391,7 @@ def _points(place: str, workspace: Workspace) -> list[dict[str, Any]]:
             f"--enqueue {place!r}: neither a sweep (there is: {known}) nor a file that can be "
             f"read ({error.strerror})"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
             f'--enqueue {place!r}: expected a JSON list such as [{{"sparsity": 0.9}}], or what '
             "'rsas pareto SWEEP --json' prints"

@@ -26,6 +26,8 @@ __all__ = [
     "load_experiment",
 ]
 
+_FINEST = 0.0001  # of a CPU or GPU; Ray takes less for nothing
+
 Space = Callable[[Any], dict[str, Any]]
 """A search space: asks an ``optuna.Trial`` for values, returns TrainConfig fields."""
 
@@ -70,6 +72,9 @@ class Resources:
 
     def __post_init__(self) -> None:
         validate(self)
+        for name in ("cpus", "gpus"):
+            if 0 < getattr(self, name) < _FINEST:
+                raise InputError(f"{name}={getattr(self, name)!r}: expected at least {_FINEST:f}")
         if self.gpus > 1 and not self.gpus.is_integer():
             raise InputError(f"gpus={self.gpus:g}: expected a share of one GPU, or whole ones")
 

@@ -155,7 +155,7 @@ class Journal(BaseJournalBackend):
                 os.fsync(file.fileno())
             except OSError:  # half a line would be glued to the next one
                 with contextlib.suppress(OSError):
-                    os.truncate(file.fileno(), self._end)
+                    os.truncate(file.fileno(), size)
                 raise
 
     def _read_on(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -243,25 +244,29 @@ def _tune(run: _Run, arrays: data.Arrays, searcher: BookSearcher, scratch: str) 
         retries=experiment.retries,
         seeds=experiment.seeds,
     )
-    tune.run(
-        trainable,
-        name="tune",
-        storage_path=scratch,  # Tune's own files, which nobody reads
-        resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
-        search_alg=searcher,
-        scheduler=RungScheduler(searcher),
-        stop=LimitStopper(searcher),
-        callbacks=[StartCallback(searcher)],
-        num_samples=-1,  # until the searcher says that the book is full
-        reuse_actors=True,
-        max_failures=experiment.retries,
-        raise_on_failed_trial=False,
-        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
-        trial_name_creator=_name_of,
-        trial_dirname_creator=_name_of,
-        verbose=0,
-        _remote=False,
-    )
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        tune.run(
+            trainable,
+            name="tune",
+            storage_path=scratch,  # Tune's own files, which nobody reads
+            resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
+            search_alg=searcher,
+            scheduler=RungScheduler(searcher),
+            stop=LimitStopper(searcher),
+            callbacks=[StartCallback(searcher)],
+            num_samples=-1,  # until the searcher says that the book is full
+            reuse_actors=True,
+            max_failures=experiment.retries,
+            raise_on_failed_trial=False,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+            verbose=0,
+            _remote=False,
+        )
+    finally:  # Tune leaves a handler that takes the next Ctrl-C, and does nothing
+        signal.signal(signal.SIGINT, on_interrupt)
 
 
 def _name_of(trial: Any) -> str:

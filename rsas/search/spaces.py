@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.trial import BaseTrial
 
 from rsas.config import TrainConfig
-from rsas.errors import InputError
+from rsas.errors import InputError, reason_of
 from rsas.pruning import acting, idle
 from rsas.search.experiment import Experiment, name_of
 from rsas.userfile import users_code
@@ -58,7 +58,7 @@ def check_space(experiment: Experiment) -> dict[str, Any]:
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         except Exception as error:
-            raise InputError(f"{name}: {type(error).__name__}: {error}") from error
+            raise InputError(f"{name}: {reason_of(error)}") from error
         shared = {"dataset", "val_fraction", "split_seed"} & fields.keys()
         if experiment.seeds and "seed" in fields:
             raise InputError(f"{name}: 'seed' is set by seeds={experiment.seeds}")

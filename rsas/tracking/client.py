@@ -14,6 +14,8 @@ from rsas.errors import InputError, first_line, reason_of
 # Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+# Or a server, or a proxy before it, could ask for a pause of a day ("Retry-After").
+os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of single small files
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
 
@@ -42,7 +44,9 @@ def connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        reason = reason_of(error).partition(" failed with ")[0]
+        # Of MLflow's sentence the innermost cause, such as a refused connection.
+        reason = reason_of(error).rpartition(" failed with exception ")[2]
+        reason = reason.rpartition("(Caused by ")[2].removesuffix(")")
         raise InputError(
             f"tracking server {uri!r} does not answer ({reason[:200]}); start it, or unset "
             "MLFLOW_TRACKING_URI to use a file in the workspace"

@@ -20,6 +20,11 @@ from rsas.tracking.writer import Say, Source, Writer
 __all__ = ["Tracker"]
 
 _RETRY_SECONDS = 10.0  # between attempts to reach a server that is away
+_PATIENCE_SECONDS = 10.0  # of the user, at the end of a sweep
+_SLOW = (
+    "MLflow takes its time; all results are kept, and Ctrl-C leaves to 'rsas resume' what is not "
+    "logged yet"
+)
 
 _Action = Callable[[Writer], None]
 
@@ -64,14 +69,19 @@ class Tracker:
             Whether MLflow has everything, as it was found there in the end.
         """
         self._queue.put(None)
-        self._thread.join()
+        patience = threading.Timer(_PATIENCE_SECONDS, self._say, [_SLOW])
+        patience.daemon = True
+        patience.start()
         try:
+            self._thread.join()
             writer = self._writer or Writer(self._source, self._say)
             writer.catch_up()
             writer.end(state)
         except Exception as error:
             self._lost(error)
             return False
+        finally:
+            patience.cancel()
         return True
 
     def _work(self) -> None:

@@ -207,6 +207,24 @@ def test_failures_are_retried_told_and_take_no_place(place):
     assert "RuntimeError: no luck" in reasons
 
 
+HANDLER = """
+import signal, sys
+from rsas.cli.app import app
+before = signal.getsignal(signal.SIGINT)
+app(sys.argv[1:], standalone_mode=False)
+assert signal.getsignal(signal.SIGINT) is before, "Ctrl-C is taken by Tune"
+"""
+
+
+def test_ctrl_c_acts_after_the_last_trial(place):
+    """While MLflow is brought up to date, which can take long."""
+    command = ["sweep", "tiny.py", "--name", "c", "--trials", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", HANDLER, *command], cwd=place, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_resources_that_the_machine_lacks(place, tmp_path):
     arguments = ["sweep", "tiny.py", "--cpus", "1000", "--workspace", str(tmp_path / "runs")]
     done = subprocess.run([*RSAS, *arguments], cwd=place, capture_output=True, text=True)
