@@ -147,7 +147,9 @@ class SweepFolder:
         """
         server = self.record["tracking_uri"]
         if server is None:
-            return f"sqlite:///{self.workspace / 'mlflow.db'}"
+            from rsas.tracking import sqlite_uri
+
+            return sqlite_uri(self.workspace / "mlflow.db")
         return known_uri(server, "MLFLOW_TRACKING_URI")
 
     def history(self, trial: TrialRecord) -> History:

@@ -91,10 +91,12 @@ class Workspace:
         if name not in names:
             remains = ""
             if (self.path / name / "trials").is_dir():
+                from rsas.tracking import sqlite_uri
+
                 remains = (
                     "; its folder has files of trials, but neither sweep.json nor its copies: "
                     f"'rsas report {name} --tracking-uri URI' shows what MLflow has of it, "
-                    f"sqlite:///{self.path / 'mlflow.db'} unless it had a server"
+                    f"{sqlite_uri(self.path / 'mlflow.db')} unless it had a server"
                 )
             raise InputError(
                 f"no sweep {name!r} in workspace {str(self.path)!r}; there is: "

@@ -21,7 +21,14 @@ if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = ["connect", "delete_run", "experiment_id", "search_runs"]
+__all__ = ["connect", "delete_run", "experiment_id", "search_runs", "sqlite_uri"]
+
+
+def sqlite_uri(path: Path) -> str:
+    """Return the URI of a SQLite file, whose path may have characters that mean something there."""
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def connect(uri: str) -> MlflowClient:
@@ -99,13 +106,16 @@ def delete_run(uri: str, run_id: str) -> None:
 def _make_database(uri: str) -> None:
     """Make a new SQLite file aside, so that a kill in between does not leave half its tables."""
     from mlflow.tracking import MlflowClient
+    from sqlalchemy import make_url
 
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    if not uri.startswith("sqlite:///"):
+        return
+    path = Path(make_url(uri).database or "")
+    if path.exists():
         return
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_uri(partial)).search_experiments(max_results=1)
         with contextlib.suppress(FileExistsError):  # another sweep was sooner
             os.link(partial, path)
     finally:
