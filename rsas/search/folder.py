@@ -29,7 +29,7 @@ from rsas.records import Objective, TrialRecord, trial_id
 from rsas.search.checkpoints import History, TrialFolder
 from rsas.search.experiment import Budget, Experiment
 from rsas.search.lease import Lease, LeaseStore, acquire, is_alive
-from rsas.search.record import OtherVersion, experiment_in, known_uri, to_json
+from rsas.search.record import OtherStudy, OtherVersion, experiment_in, known_uri, to_json
 from rsas.search.storage import Storage, aside
 
 if TYPE_CHECKING:  # optuna takes a second to import
@@ -176,8 +176,8 @@ class SweepFolder:
         """Open the book of the sweep; with an experiment, to write it.
 
         Raises:
-            InputError: it cannot be read, has other objectives than the record, or the password of
-                its database is not known.
+            OtherStudy: it is another sweep's, or has other objectives than the record.
+            InputError: it cannot be read, or the password of its database is not known.
         """
         from rsas.search.book import Book
 
@@ -189,12 +189,12 @@ class SweepFolder:
             book = Book(url, experiment, study=self.record["id"], lease=lease)
         noted = book.record()
         if noted is not None and noted["id"] != self.record["id"]:
-            raise InputError(
+            raise OtherStudy(
                 f"sweep {self.name!r}: its study is that of another sweep, {noted['id']!r} where "
                 f"sweep.json has {self.record['id']!r}; bring the right file back"
             )
         if len(book.study.directions) != len(self.objectives):
-            raise InputError(
+            raise OtherStudy(
                 f"sweep {self.name!r}: sweep.json has {len(self.objectives)} objectives, and its "
                 f"study {len(book.study.directions)}; {_MEND}"
             )

@@ -10,7 +10,7 @@ from rsas.errors import InputError
 from rsas.redact import is_redacted, without_passwords
 from rsas.search.experiment import Experiment
 
-__all__ = ["SCHEMA", "OtherVersion", "experiment_in", "known_uri", "to_json"]
+__all__ = ["SCHEMA", "OtherStudy", "OtherVersion", "experiment_in", "known_uri", "to_json"]
 
 SCHEMA = 1
 
@@ -32,6 +32,10 @@ _FIELDS = {
 
 class OtherVersion(InputError):
     """The record is of another version of rsas."""
+
+
+class OtherStudy(InputError):
+    """The study is whole, and is not that of the record."""
 
 
 def experiment_in(record: Any) -> Experiment:

@@ -20,6 +20,7 @@ from rsas.search.final import final_model
 from rsas.search.folder import SweepFolder
 from rsas.search.keeper import Keeper
 from rsas.search.rebuild import is_behind, rebuild
+from rsas.search.record import OtherStudy
 from rsas.search.workspace import Workspace
 
 __all__ = ["check", "experiment_of", "mend_book", "mend_mirror", "repair", "tracker_of"]
@@ -84,7 +85,7 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
 
     Raises:
         InputError: it is in a database, and not there; a new one would run all trials again. Or
-            the new file cannot be written.
+            it is that of another sweep, or the new file cannot be written.
     """
     if folder.record.get("study_storage"):
         _check_database(folder)
@@ -93,6 +94,8 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
     try:
         if not is_behind(folder.book(experiment), records):
             return []
+    except OtherStudy:
+        raise  # a new file would not be this sweep's, either
     except InputError:
         pass
     record, lease = folder.record, folder.lease
