@@ -56,7 +56,8 @@ def ui(
             f"workspace {str(database.parent)!r} holds no mlflow.db: no sweep was run here, or "
             "its runs are on a tracking server"
         )
-    from rsas.tracking import damage, sqlite_uri
+    from rsas.tracking import damage
+    from rsas.uris import sqlite_uri
 
     if reason := damage(database):
         raise InputError(

@@ -31,6 +31,7 @@ from rsas.search.experiment import Budget, Experiment
 from rsas.search.lease import Lease, LeaseStore, acquire, is_alive
 from rsas.search.record import OtherStudy, OtherVersion, experiment_in, known_uri, to_json
 from rsas.search.storage import Storage, aside
+from rsas.uris import sqlite_uri
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from rsas.search.book import Book, Launch
@@ -147,8 +148,6 @@ class SweepFolder:
         """
         server = self.record["tracking_uri"]
         if server is None:
-            from rsas.tracking import sqlite_uri
-
             return sqlite_uri(self.workspace / "mlflow.db")
         return known_uri(server, "MLFLOW_TRACKING_URI")
 

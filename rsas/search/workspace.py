@@ -16,6 +16,7 @@ from rsas.search.experiment import check_name
 from rsas.search.folder import FILES, SweepFolder
 from rsas.search.record import SCHEMA, to_json
 from rsas.search.storage import Storage
+from rsas.uris import sqlite_uri
 
 __all__ = ["Workspace"]
 
@@ -91,8 +92,6 @@ class Workspace:
         if name not in names:
             remains = ""
             if (self.path / name / "trials").is_dir():
-                from rsas.tracking import sqlite_uri
-
                 remains = (
                     "; its folder has files of trials, but neither sweep.json nor its copies: "
                     f"'rsas report {name} --tracking-uri URI' shows what MLflow has of it, "

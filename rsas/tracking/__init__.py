@@ -1,7 +1,7 @@
 """MLflow as a mirror of a sweep: the only package that imports mlflow."""
 
 from rsas.records import MirroredRun
-from rsas.tracking.client import connect, delete_run, sqlite_uri
+from rsas.tracking.client import connect, delete_run
 from rsas.tracking.database import damage, set_aside
 from rsas.tracking.models import register
 from rsas.tracking.reading import (
@@ -31,5 +31,4 @@ __all__ = [
     "read_sweep",
     "register",
     "set_aside",
-    "sqlite_uri",
 ]

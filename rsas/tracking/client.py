@@ -6,10 +6,10 @@ import contextlib
 import logging
 import os
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsas.errors import InputError, first_line, reason_of
+from rsas.uris import sqlite_file, sqlite_uri
 
 # Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -21,14 +21,7 @@ if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = ["connect", "delete_run", "experiment_id", "search_runs", "sqlite_uri"]
-
-
-def sqlite_uri(path: Path) -> str:
-    """Return the URI of a SQLite file, whose path may have characters that mean something there."""
-    from sqlalchemy import URL
-
-    return URL.create("sqlite", database=str(path)).render_as_string()
+__all__ = ["connect", "delete_run", "experiment_id", "search_runs"]
 
 
 def connect(uri: str) -> MlflowClient:
@@ -106,12 +99,9 @@ def delete_run(uri: str, run_id: str) -> None:
 def _make_database(uri: str) -> None:
     """Make a new SQLite file aside, so that a kill in between does not leave half its tables."""
     from mlflow.tracking import MlflowClient
-    from sqlalchemy import make_url
 
-    if not uri.startswith("sqlite:///"):
-        return
-    path = Path(make_url(uri).database or "")
-    if path.exists():
+    path = sqlite_file(uri)
+    if path is None or path.exists():
         return
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
