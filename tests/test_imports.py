@@ -17,6 +17,7 @@ ALLOWED = {
     "rsas.config": {"rsas.errors", "rsas.fields"},
     "rsas.userfile": {"rsas.errors"},
     "rsas.records": {"rsas.errors"},
+    "rsas.uris": set(),
     "rsas.sparse": {"rsas.errors", "rsas.fields", "rsas.sparse"},
     "rsas.compat": {"rsas.sparse"},
     "rsas.data": {"rsas.config", "rsas.errors"},
@@ -32,6 +33,7 @@ ALLOWED = {
     "rsas.analysis": {"rsas.analysis", "rsas.errors", "rsas.records"},
     "rsas.tracking": {
         *("rsas.analysis", "rsas.errors", "rsas.records", "rsas.redact", "rsas.tracking"),
+        "rsas.uris",
     },
     "rsas.export": {
         "rsas",
@@ -57,6 +59,7 @@ ALLOWED = {
         "rsas.replicates",
         "rsas.search",
         "rsas.trainer",
+        "rsas.uris",
         "rsas.userfile",
     },
 }
@@ -66,7 +69,7 @@ JOINERS = {"rsas.analysis.trials": {"rsas.search", "rsas.tracking"}}
 KEPT_TO = {
     "ray": {"rsas.search"},
     "optuna": {"rsas.search", "rsas.analysis.importance"},
-    "sqlalchemy": {"rsas.search"},
+    "sqlalchemy": {"rsas.search", "rsas.uris"},
     "pyarrow": {"rsas.search"},
     "prometheus_client": {"rsas.search"},
     "optuna_dashboard": {"rsas.search"},

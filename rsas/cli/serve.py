@@ -57,12 +57,13 @@ def ui(
             "its runs are on a tracking server"
         )
     from rsas.tracking import damage
+    from rsas.uris import sqlite_uri
 
     if reason := damage(database):
         raise InputError(
             f"{database} is damaged ({reason}); {program()} check NAME --repair makes it again"
         )
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", f"sqlite:///{database}"]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", sqlite_uri(database)]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     everywhere = host in ("0.0.0.0", "::")  # noqa: S104  # MLflow's default has private addresses
     if not everywhere and "MLFLOW_SERVER_ALLOWED_HOSTS" not in os.environ:

@@ -31,6 +31,7 @@ from rsas.search.experiment import Budget, Experiment
 from rsas.search.lease import Lease, LeaseStore, acquire, is_alive
 from rsas.search.record import OtherStudy, OtherVersion, experiment_in, known_uri, to_json
 from rsas.search.storage import Storage, aside
+from rsas.uris import sqlite_uri
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from rsas.search.book import Book, Launch
@@ -146,7 +147,7 @@ class SweepFolder:
         """
         server = self.record["tracking_uri"]
         if server is None:
-            return f"sqlite:///{self.workspace / 'mlflow.db'}"
+            return sqlite_uri(self.workspace / "mlflow.db")
         return known_uri(server, "MLFLOW_TRACKING_URI")
 
     def history(self, trial: TrialRecord) -> History:
@@ -173,8 +174,8 @@ class SweepFolder:
         """Open the book of the sweep; with an experiment, to write it.
 
         Raises:
-            InputError: it cannot be read, has other objectives than the record, or the password of
-                its database is not known.
+            OtherStudy: it is another sweep's, or has other objectives than the record.
+            InputError: it cannot be read, or the password of its database is not known.
         """
         from rsas.search.book import Book
 

@@ -33,6 +33,7 @@ __all__ = ["Damaged", "Journal", "whole_lines"]
 
 _CHECK = b',"crc":'
 _LEASE = "rsas:lease"
+_UNREADABLE = (ValueError, AttributeError, RecursionError)  # by json, or no object
 _SET_STUDY_ATTRIBUTE = 2  # op_code in the format of the file
 
 Line = dict[str, Any]
@@ -100,7 +101,7 @@ class Journal(BaseJournalBackend):
         found: Lease | None = None
         for line in _content(self._path).splitlines():
             if _LEASE.encode() in line:
-                with contextlib.suppress(ValueError, LookupError, TypeError):
+                with contextlib.suppress(*_UNREADABLE, LookupError, TypeError):
                     noted = _lease_of(json.loads(line))
                     if noted is not None and (found is None or noted.epoch >= found.epoch):
                         found = noted
@@ -155,7 +156,7 @@ class Journal(BaseJournalBackend):
                 os.fsync(file.fileno())
             except OSError:  # half a line would be glued to the next one
                 with contextlib.suppress(OSError):
-                    os.truncate(file.fileno(), size)
+                    os.truncate(file.fileno(), self._end)
                 raise
 
     def _read_on(self) -> None:
@@ -216,7 +217,7 @@ def _lines(
             found = log.get("n")
             # Other programs write neither a number nor a checksum.
             is_whole = int(check[:-2]) == zlib.crc32(text) if mark else found is None
-        except (ValueError, AttributeError, RecursionError):
+        except _UNREADABLE:
             is_whole = False
         if not is_whole:
             raise Damaged(f"{path.name}: the line at byte {place} is damaged")

@@ -35,7 +35,7 @@ class OtherVersion(InputError):
 
 
 class OtherStudy(InputError):
-    """The record and the study are not of one sweep; neither of them is damaged."""
+    """The study is whole, and is not that of the record."""
 
 
 def experiment_in(record: Any) -> Experiment:

@@ -82,7 +82,7 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
 
     Raises:
         InputError: it is in a database, and not there; a new one would run all trials again. Or
-            it is not the study of this sweep, or the new file cannot be written.
+            it is that of another sweep, or the new file cannot be written.
     """
     if folder.record.get("study_storage"):
         _check_database(folder)
@@ -92,7 +92,7 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
         if not is_behind(folder.book(experiment), records):
             return []
     except OtherStudy:
-        raise
+        raise  # a new file would not be this sweep's, either
     except InputError:
         pass
     record, lease = folder.record, folder.lease

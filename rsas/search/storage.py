@@ -225,6 +225,10 @@ def aside(path: Path) -> Path:
 def _open(place: str) -> tuple[fs.FileSystem, str]:
     from pyarrow import fs
 
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"storage {place!r}: expected a path in UTF-8") from None
     if not re.match(r"[a-z][a-z0-9+.-]*://", place):
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(place))
     try:

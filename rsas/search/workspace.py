@@ -16,6 +16,7 @@ from rsas.search.experiment import check_name
 from rsas.search.folder import FILES, SweepFolder
 from rsas.search.record import SCHEMA, to_json
 from rsas.search.storage import Storage
+from rsas.uris import sqlite_uri
 
 __all__ = ["Workspace"]
 
@@ -94,7 +95,7 @@ class Workspace:
                 remains = (
                     "; its folder has files of trials, but neither sweep.json nor its copies: "
                     f"'rsas report {name} --tracking-uri URI' shows what MLflow has of it, "
-                    f"sqlite:///{self.path / 'mlflow.db'} unless it had a server"
+                    f"{sqlite_uri(self.path / 'mlflow.db')} unless it had a server"
                 )
             raise InputError(
                 f"no sweep {name!r} in workspace {str(self.path)!r}; there is: "

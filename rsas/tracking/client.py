@@ -6,10 +6,10 @@ import contextlib
 import logging
 import os
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsas.errors import InputError, first_line, reason_of
+from rsas.uris import sqlite_file, sqlite_uri
 
 # Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -104,12 +104,12 @@ def _make_database(uri: str) -> None:
     """Make a new SQLite file aside, so that a kill in between does not leave half its tables."""
     from mlflow.tracking import MlflowClient
 
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    path = sqlite_file(uri)
+    if path is None or path.exists():
         return
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_uri(partial)).search_experiments(max_results=1)
         with contextlib.suppress(FileExistsError):  # another sweep was sooner
             os.link(partial, path)
     finally:

@@ -28,8 +28,13 @@ POINTS = [(0.9, 0.5), (0.8, 0.7), (0.6, 0.9), (0.7, 0.6)]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """One SQLite file for all tests, since making one takes seconds."""
-    return tmp_path_factory.mktemp("store")
+    """One SQLite file for all tests, since making one takes seconds.
+
+    The name of its folder has characters that mean something in an URI.
+    """
+    folder = tmp_path_factory.mktemp("store") / "a b 100%25 c#d?e=f"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def sweep(tmp_path, store, request):
 
 
 def client_of(folder):
-    return MlflowClient(f"sqlite:///{folder.workspace}/mlflow.db")
+    return MlflowClient(folder.tracking_uri())
 
 
 def run_of(sweep, trial):
@@ -82,6 +87,7 @@ def told(faults):
 
 def test_books_that_agree(sweep):
     assert repair.check(sweep) == []
+    assert {path.name for path in sweep.workspace.iterdir()} >= {"mlflow.db", "artifacts"}
 
 
 def deleted_run(sweep):

@@ -272,6 +272,23 @@ def test_a_record_of_another_version_is_left_as_it_is(sweep):
     assert json.loads(file.read_text()) == record
 
 
+@pytest.mark.parametrize("field", ["id", "objectives"])
+def test_a_whole_book_that_does_not_fit_the_record_is_left_as_it_is(sweep, field):
+    file = sweep.path / "sweep.json"
+    record = json.loads(file.read_text())
+    if field == "id":
+        record["id"] = "another"
+    else:
+        del record["experiment"]["objectives"][1]
+    file.write_text(json.dumps(record))
+    before = {path.name for path in sweep.path.iterdir()}
+    content = sweep.journal.read_bytes()
+    with pytest.raises(InputError, match=r"sweep 'first': (its study is that of|sweep.json has 1)"):
+        mend(Workspace(sweep.workspace).open("first"))
+    assert {path.name for path in sweep.path.iterdir()} == before
+    assert sweep.journal.read_bytes().startswith(content)
+
+
 # A book that cannot be made again.
 
 

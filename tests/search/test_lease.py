@@ -233,6 +233,16 @@ def test_the_lease_of_a_machine_out_of_sight_needs_a_request(sweep, monkeypatch)
         folder.book(experiment).begin()
 
 
+@pytest.mark.parametrize("line", ['["study_id", "rsas:lease"]', '["rsas:lease", ' + "[" * 100_000])
+def test_a_lease_is_found_beside_lines_that_are_none(tmp_path, line):
+    path = tmp_path / "study.journal"
+    mine = Lease(1, leases._me())
+    Journal(path).put(mine, over=None)
+    with path.open("a") as file:
+        file.write(line + "\n")
+    assert Journal(path).lease() == mine
+
+
 # The journal.
 
 

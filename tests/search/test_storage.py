@@ -298,6 +298,7 @@ SECRET = "wJalrXUtnFEMI/K7MDENG"
         (f"s3://bucket/{SECRET}", "'s3://bucket/***': keys do not belong here; set AWS_ACCESS"),
         ("s3://AKIA:***@bucket/runs", "keys do not belong here"),  # copied from a record
         ("ftp://host/runs", "'ftp://host/runs': expected a path or s3://BUCKET/FOLDER ("),
+        ("runs/\udcff", r"storage 'runs/\udcff': expected a path in UTF-8"),
         ("s3://b/f?nonsense=1", "'s3://b/f?nonsense=1': expected a path or s3://BUCKET/FOLDER ("),
     ],
 )
