@@ -37,6 +37,7 @@ def open_database(url: str, study: str, lease: Lease | None) -> optuna.storages.
     """
     # A connection that a restarted server has dropped is noticed and replaced.
     options = {"pool_pre_ping": True, **_options(url)}
+    _make_schema(url)
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
     if lease is not None:
         _fence(storage.engine, study, lease)
@@ -72,9 +73,10 @@ class DatabaseLeases:
             LeaseLost: another process was sooner.
             StorageError: the database does not answer.
         """
+        with self._transaction():  # the database answers
+            _make_schema(self._url)
         values = {"epoch": lease.epoch, "lease": json.dumps(lease.to_dict())}
         with self._transaction() as connection:
-            connection.execute(CreateTable(_TABLE, if_not_exists=True))
             if over is None:
                 with contextlib.suppress(sql.exc.IntegrityError):  # there is one by now
                     connection.execute(_TABLE.insert().values(study=self._study, **values))
@@ -118,15 +120,22 @@ def _read(connection: sql.Connection, query: sql.Select[Any]) -> Lease | None:
     return None if text is None else Lease.from_dict(json.loads(text))
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Return the options of an engine; makes the schema where PostgreSQL lacks it."""
-    options: dict[str, Any] = {}
+def _make_schema(url: str) -> None:
+    """Make the table of leases where it is missing, and in PostgreSQL the schema of studies."""
+    engine = sql.create_engine(url, poolclass=sql.NullPool, **_options(url))
+    made: list[sql.Executable] = [CreateTable(_TABLE, if_not_exists=True)]
     if url.startswith("postgresql"):
-        # Optuna and MLflow both have a table alembic_version: in one database they need a
-        # schema each (mlflow #3374).
-        engine = sql.create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(sql.text(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}"))
-        engine.dispose()
-        options["connect_args"] = {"options": f"-csearch_path={_SCHEMA}"}
-    return options
+        made.insert(0, sql.text(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}"))
+    for statement in made:
+        # Two processes may do so at once, and "if not exists" does not keep them apart.
+        with contextlib.suppress(sql.exc.IntegrityError), engine.begin() as connection:
+            connection.execute(statement)
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Return the options of an engine."""
+    if not url.startswith("postgresql"):
+        return {}
+    # Optuna and MLflow both have a table alembic_version: in one database they need a schema
+    # each (mlflow #3374).
+    return {"connect_args": {"options": f"-csearch_path={_SCHEMA}"}}

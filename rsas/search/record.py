@@ -28,6 +28,11 @@ _FIELDS = {
     "enqueued": "a list of objects",
     "experiment": "an object",
 }
+_OPTIONAL = {
+    "origin": "an object",
+    "defined": "an object with axes",
+    "changes": "a list of objects with time and what",
+}
 
 
 class OtherVersion(InputError):
@@ -53,6 +58,9 @@ def experiment_in(record: Any) -> Experiment:
     for name, kind in _FIELDS.items():
         if not _is(record.get(name), kind):
             raise InputError(f"{name}={record.get(name)!r}: expected {kind}")
+    for name, kind in _OPTIONAL.items():
+        if name in record and not _is(record[name], kind):
+            raise InputError(f"{name}={record[name]!r}: expected {kind}")
     try:
         return Experiment.from_dict(record["experiment"], _unknown)
     except KeyError as error:
@@ -89,6 +97,13 @@ def _is(value: Any, kind: str) -> bool:
         return value is None or isinstance(value, str)
     if kind == "an object":
         return isinstance(value, dict)
+    if kind == "an object with axes":
+        axes = value.get("axes") if isinstance(value, dict) else None
+        return isinstance(axes, dict) and all(isinstance(axis, dict) for axis in axes.values())
+    if kind == "a list of objects with time and what":
+        return isinstance(value, list) and all(
+            isinstance(each, dict) and each.keys() == {"time", "what"} for each in value
+        )
     part = str if kind == "a list of texts" else dict
     return isinstance(value, list) and all(isinstance(each, part) for each in value)
 

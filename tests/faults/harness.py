@@ -340,8 +340,10 @@ def delete_locks(place, process, rng):
 def copy_workspace(place, process, rng):
     """While the sweep runs: nobody may run the copy beside it."""
     copy, first = place.folder / f"copy-{time.monotonic_ns()}", place.log
+    process.send_signal(signal.SIGSTOP)  # or it might end before the second one looks
     shutil.copytree(place.runs, copy, ignore=shutil.ignore_patterns("*.partial"))
     refused(place, process, "--workspace", str(copy))
+    process.send_signal(signal.SIGCONT)
     place.log = first
 
 

@@ -156,6 +156,9 @@ EDITS = [  # (in the experiment, field, value, message)
         (False, name, 5, f"{name}=5: expected a text or null")
         for name in ("tracking_uri", "storage", "study_storage", "address", "known")
     ),
+    *((False, "defined", wrong, "expected an object with axes") for wrong in (5, {}, {"axes": 5})),
+    (False, "changes", [{}], "changes=[{}]: expected a list of objects with time and what"),
+    (False, "origin", 5, "origin=5: expected an object"),
     (False, "python_path", [5], "python_path=[5]: expected a list of texts"),
     *(
         (True, name, GONE, f"experiment: '{name}' is missing")
@@ -180,7 +183,7 @@ def test_a_record_that_cannot_be_used_gives_way_to_its_copy(
     record = json.loads(file.read_text())
     good = json.dumps(record)
     part = record["experiment"] if inside else record
-    part.pop(field)
+    part.pop(field, None)
     if value is not GONE:
         part[field] = value
     file.write_text(json.dumps(record))
