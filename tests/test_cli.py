@@ -98,6 +98,7 @@ def broken(tmp_path, body):
         (["extend", "unknown"], "expected --trials, --hours or --device-hours"),
         (["doctor", "missing.py"], "there is no file 'missing.py'"),
         (["status", "unknown"], "no sweep 'unknown' in workspace"),
+        (["status", LONG, "--workspace", "experiments"], "no sweep 'xxx"),
         (["pareto", "unknown"], "no sweep 'unknown' in workspace"),
         (["status", "--workspace", "README.md"], "is not a folder"),
         (["sweep", QUICKSTART, "--metrics-port", "65536"], "expected a port in [0, 65535]"),

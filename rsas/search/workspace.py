@@ -6,6 +6,7 @@ WORKSPACE/NAME/                    a sweep (rsas.search.folder)
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -91,7 +92,7 @@ class Workspace:
         names = self.names()
         if name not in names:
             remains = ""
-            if (self.path / name / "trials").is_dir():
+            if os.path.isdir(self.path / name / "trials"):  # False for a name that is too long
                 remains = (
                     "; its folder has files of trials, but neither sweep.json nor its copies: "
                     f"'rsas report {name} --tracking-uri URI' shows what MLflow has of it, "
