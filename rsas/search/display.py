@@ -39,7 +39,7 @@ class MirrorProgress:
     def __init__(self, console: Console, say: Callable[[str], None]) -> None:
         self._console, self._say = console, say
         self._done = self._total = 0
-        self._noted = time.monotonic()
+        self._noted = 0.0
         self._live = Live(console=console, get_renderable=lambda: self.bar() or "", transient=True)
 
     def __enter__(self) -> MirrorProgress:
@@ -53,7 +53,9 @@ class MirrorProgress:
     def __call__(self, done: int, total: int) -> None:
         """Take that so many trials are logged."""
         self._done, self._total = done, total
-        if self._console.is_terminal or not 0 < done < total:
+        if done == 0:  # a catch-up begins
+            self._noted = time.monotonic()
+        if self._console.is_terminal or done == total:
             return
         if time.monotonic() > self._noted + _NOTE_SECONDS:
             self._noted = time.monotonic()
