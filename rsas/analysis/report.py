@@ -33,7 +33,7 @@ from rsas.records import TrialRecord, clock
 __all__ = ["report"]
 
 _CHOICES = ("knee", "most-accurate", "sparsest")
-_JUDGED = 250  # trials whose importances are computed within seconds
+_JUDGED = 200  # trials whose importances are computed within seconds
 _SHOWN = 40  # rows of a front that are not folded away
 
 

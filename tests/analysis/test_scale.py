@@ -155,7 +155,7 @@ def sweep_of(trials):
     return Sweep("made", "finished", experiment, BOTH, trials, history=lambda trial: [])
 
 
-@pytest.mark.parametrize(("count", "says"), [(250, False), (251, True)])
+@pytest.mark.parametrize(("count", "says"), [(200, False), (201, True)])
 def test_the_page_says_what_is_drawn_from_a_sample(count, says):
     points = np.random.default_rng(0).random((count, 2)).tolist()
     trials = [
@@ -164,9 +164,9 @@ def test_the_page_says_what_is_drawn_from_a_sample(count, says):
     ]
     sweep = sweep_of(trials)
     page = report([sweep])
-    told = f"Importance from 250 of {count} complete trials, drawn at random."
+    told = f"Importance from 200 of {count} complete trials, drawn at random."
     assert (told in page) == says
-    shares = importance(sampled(sweep.trials, 250), BOTH)["val_accuracy"]
+    shares = importance(sampled(sweep.trials, 200), BOTH)["val_accuracy"]
     figures = json.loads(page.split('id="figures">')[1].split("</script>")[0])
     bars = [trace for f in figures.values() for trace in f["data"] if trace["type"] == "bar"]
     shown = np.frombuffer(base64.b64decode(bars[0]["x"]["bdata"]))
