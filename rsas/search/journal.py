@@ -98,6 +98,9 @@ class Journal(BaseJournalBackend):
 
     def lease(self) -> Lease | None:
         """Return the lease that was noted last, also in a damaged file."""
+        with contextlib.suppress(Damaged), self._thread_lock:
+            self._read_on()
+            return self._lease
         found: Lease | None = None
         for line in _content(self._path).splitlines():
             if _LEASE.encode() in line:

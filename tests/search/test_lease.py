@@ -279,6 +279,20 @@ def test_a_journal_that_was_appended_to_itself_has_its_trials_once(journal):
     assert whole_lines(journal)[:4] == content.splitlines(keepends=True)
 
 
+def test_a_lease_that_was_appended_again_is_held_by_nobody(journal):
+    """As by a copy of lines in which the driver had not ended yet."""
+    for epoch in (1, 2):
+        assert acquire(Journal(journal), "first", take_over=True).epoch == epoch
+    held = Journal(journal).lease()
+    before = journal.read_bytes()
+    released = dataclasses.replace(held, is_released=True)
+    Journal(journal).put(released, over=held)
+    with journal.open("ab") as file:
+        file.write(before)
+    assert Journal(journal).lease() == released
+    assert acquire(Journal(journal), "first", take_over=False).epoch == 3
+
+
 def test_lines_of_a_writer_that_knew_no_lease_are_skipped(journal, tmp_path):
     """As of a process that was stopped between its look at the lease and its write."""
     stray = tmp_path / "stray"
