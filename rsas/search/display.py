@@ -51,7 +51,7 @@ class MirrorProgress:
         self._live.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """Take that so many trials are logged."""
+        """Show that ``done`` of ``total`` trials are logged."""
         self._done, self._total = done, total
         if done == 0:  # a catch-up begins
             self._noted = time.monotonic()
