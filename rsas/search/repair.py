@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from optuna.storages.journal import JournalFileOpenLock
 
 from rsas import tracking
 from rsas.errors import InputError, StorageError
@@ -88,6 +90,22 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
         _check_database(folder)
         return []  # a database keeps itself
     records = folder.kept_records()
+    lock = JournalFileOpenLock(f"{folder.journal}.rebuild")
+    try:
+        lock.acquire()  # a damaged book shows no lease, so two processes may have come here
+        try:
+            return _rebuild(folder, experiment, records)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise InputError(
+            f"sweep {folder.name!r}: its book cannot be made again ({error.strerror or error})"
+        ) from None
+
+
+def _rebuild(
+    folder: SweepFolder, experiment: Experiment, records: Mapping[int, Mapping[str, Any]]
+) -> list[str]:
     try:
         if not is_behind(folder.book(experiment), records):
             return []
@@ -95,13 +113,8 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
         raise  # a new file would not be this sweep's, either
     except InputError:
         pass
-    record, lease = folder.record, folder.lease
-    try:
-        return rebuild(folder.journal, records, experiment, record=record, lease=lease)
-    except OSError as error:
-        raise InputError(
-            f"sweep {folder.name!r}: its book cannot be made again ({error.strerror or error})"
-        ) from None
+    _check_objectives(folder, records)
+    return rebuild(folder.journal, records, experiment, record=folder.record, lease=folder.lease)
 
 
 def mend_mirror(folder: SweepFolder) -> list[str]:
@@ -209,6 +222,22 @@ def _check_database(folder: SweepFolder) -> None:
             f"this sweep, yet {len(records)} of its trials are kept in {folder.trials.place}; "
             "bring that database back (a relative path begins where the sweep was begun)"
         )
+
+
+def _check_objectives(folder: SweepFolder, records: Mapping[int, Mapping[str, Any]]) -> None:
+    """See that the record of the sweep has as many objectives as the records of its trials.
+
+    Raises:
+        OtherStudy: it has not, so somebody has edited it.
+    """
+    count = len(folder.objectives)
+    for record in records.values():
+        values = record["values"]
+        if values is not None and len(values) != count:
+            raise OtherStudy(
+                f"sweep {folder.name!r}: sweep.json has {count} objectives, and its trials "
+                f"{len(values)}; correct the file, or delete it, and a copy is used"
+            )
 
 
 def _mend(fault: Fault, folder: SweepFolder, uri: str, run_id: str | None) -> str:

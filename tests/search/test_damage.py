@@ -1,14 +1,19 @@
 """Files of a sweep that somebody copied, edited or deleted: nothing good is lost for them."""
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rsas import InputError
+from rsas.errors import LeaseLost
 from rsas.records import trial_id
 from rsas.search import repair
 from rsas.search.check import check_storage
@@ -266,6 +271,23 @@ def test_a_record_with_another_number_of_objectives_is_refused(sweep):
     assert len(trials_of(sweep)) == 5
 
 
+def test_a_damaged_book_is_not_made_again_for_another_number_of_objectives(sweep):
+    before = trials_of(sweep)
+    file = sweep.path / "sweep.json"
+    record = json.loads(file.read_text())
+    del record["experiment"]["objectives"][1]
+    file.write_text(json.dumps(record))
+    content = b"garbage\n" + sweep.journal.read_bytes()
+    sweep.journal.write_bytes(content)
+    again = Workspace(sweep.workspace).open("first")
+    with pytest.raises(InputError, match="sweep.json has 1 objectives, and its trials 2; correct"):
+        mend(again)
+    assert sweep.journal.read_bytes() == content
+    file.unlink()
+    assert any("made anew of 5 trials" in line for line in mend(sweep))
+    assert trials_of(sweep) == before
+
+
 def test_a_record_of_another_version_is_left_as_it_is(sweep):
     file = sweep.path / "sweep.json"
     record = json.loads(file.read_text()) | {"schema": 2}
@@ -307,6 +329,30 @@ def test_a_full_disk_costs_no_damaged_book(sweep, broken, monkeypatch):
     assert sweep.journal.read_bytes() == content
     assert any("made anew of 5 trials" in line for line in mend(sweep))
     assert trials_of(sweep) == before
+
+
+def test_two_processes_make_a_damaged_book_again_once(sweep):
+    content = b"garbage\n" + sweep.journal.read_bytes()
+    with sweep.locked():
+        mine = sweep.lease
+    sweep.journal.write_bytes(content)
+    both = [Workspace(sweep.workspace).open("first") for _ in range(2)]
+    for pid, folder in enumerate(both, 1_000_000):
+        folder.lease = replace(mine, epoch=9, owner=replace(mine.owner, pid=pid))
+    experiment, start = repair.experiment_of(sweep), threading.Barrier(2)
+
+    def mend_one(folder):
+        start.wait()
+        return repair.mend_book(folder, experiment)
+
+    with ThreadPoolExecutor(2) as pool:
+        lines = list(pool.map(mend_one, both))
+    assert sorted(map(len, lines)) == [0, 2]
+    assert [file.read_bytes() for file in sweep.path.glob("*.damaged*")] == [content]
+    for folder, done in zip(both, lines, strict=True):
+        book = folder.book(experiment)
+        with contextlib.nullcontext() if done else pytest.raises(LeaseLost):
+            book.begin()
 
 
 # Files that are gone.
