@@ -7,7 +7,8 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -72,6 +73,7 @@ class TrialTrainable(tune.Trainable):
             seeds: with which a trial is trained; none: with the one of its configuration.
         """
         torch.set_num_threads(max(1, math.floor(resources.cpus)))
+        self._reset_torch = _settings_of_torch()
         os.environ["RAY_NODE_ID"] = _node_id()
         storage = Storage(place)
         self._trials, self._models = storage / "trials", storage / "models"
@@ -83,6 +85,7 @@ class TrialTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Called by Tune to run another trial in the same actor."""
+        self._reset_torch()  # or the settings that a model made would act on the next one
         self._start(new_config)
         return True
 
@@ -186,6 +189,28 @@ class TrialTrainable(tune.Trainable):
     def _save(self, trainer: Trainer | Replicates) -> None:
         self._folder.save(trainer.epoch, trainer.state_dict())
         self._saved = trainer.epoch
+
+
+def _settings_of_torch() -> Callable[[], None]:
+    """Return a function that gives torch's global settings the values that they have now.
+
+    The default device becomes the one of a new process. There is no other way to unset it.
+    """
+    is_strict = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: list[Callable[[], object]] = [
+        partial(torch.set_default_dtype, torch.get_default_dtype()),
+        partial(torch.set_default_device, None),
+        partial(torch.set_grad_enabled, torch.is_grad_enabled()),
+        partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision()),
+        partial(torch.use_deterministic_algorithms, is_strict, warn_only=only_warns),
+    ]
+
+    def reset() -> None:
+        for setting in settings:
+            setting()
+
+    return reset
 
 
 def _node_id() -> str:

@@ -60,6 +60,17 @@ def trainable(tmp_path, trial="t0000", config=CONFIG, **options):
     return made
 
 
+def settings():
+    """The global settings of torch."""
+    return (
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.is_grad_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
 def steps(one, count):
     return [one.step() for _ in range(count)]
 
@@ -227,6 +238,30 @@ def test_an_actor_is_reused_for_another_trial(tmp_path):
     assert numbers(row for result in results for row in result[ROWS]) == numbers(expected.history)
     assert_is(tmp_path, expected, "t0001")
     assert (trained(tmp_path), trained(tmp_path, "t0001")) == ([1], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "default"),
+    [
+        (torch.set_default_dtype, torch.float64, torch.float32),
+        (torch.set_default_device, "meta", None),
+        (torch.set_grad_enabled, False, True),
+        (torch.set_float32_matmul_precision, "medium", "highest"),
+        (torch.use_deterministic_algorithms, True, False),
+    ],
+    ids=["dtype", "device", "grad", "precision", "deterministic"],
+)
+def test_global_settings_of_torch_end_with_their_trial(tmp_path, whole, change, value, default):
+    before, one = settings(), trainable(tmp_path)
+    try:
+        change(value)  # as a model does
+        assert settings() != before
+        one.reset_config({"trial": "t0001", "train": CONFIG.to_dict()})
+        assert settings() == before
+        to_the_end(one)
+        assert_is(tmp_path, whole, "t0001")
+    finally:
+        change(default)
 
 
 def test_threads_follow_the_cpus(tmp_path):
