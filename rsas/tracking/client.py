@@ -9,6 +9,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from rsas.errors import InputError, first_line, reason_of
+from rsas.tracking.database import follow_replaced_files
 from rsas.uris import sqlite_file, sqlite_uri
 
 # Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
@@ -37,8 +38,8 @@ def connect(uri: str) -> MlflowClient:
     # Errors come as exceptions, too, and are told in a line; MLflow would log them with tracebacks.
     for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    if uri.startswith("sqlite:"):  # no connections are kept: a new file of this name is noticed
-        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    if sqlite_file(uri) is not None:
+        follow_replaced_files()
     try:
         _make_database(uri)
         client = MlflowClient(tracking_uri=uri)

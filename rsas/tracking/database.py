@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
-__all__ = ["damage", "set_aside"]
+__all__ = ["damage", "follow_replaced_files", "set_aside"]
 
 _BESIDE = ("-journal", "-wal", "-shm")  # SQLite's own files beside a database
 
@@ -54,3 +57,36 @@ def set_aside(path: Path) -> Path | None:
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
         return path.rename(aside)
+
+
+@functools.cache  # or the listeners would be added again
+def follow_replaced_files() -> None:
+    """Have SQLAlchemy's pools drop connections to SQLite files that were renamed or deleted.
+
+    MLflow keeps its connections, and would go on in the file that was set aside. A file is compared
+    by device and inode each time a connection is taken from its pool.
+    """
+    from sqlalchemy.event import listens_for
+    from sqlalchemy.exc import DisconnectionError
+    from sqlalchemy.pool import Pool
+
+    @listens_for(Pool, "connect")
+    def note(connection: Any, record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            path = connection.execute("PRAGMA database_list").fetchone()[2]
+            record.info["rsas"] = path, _identity(path)
+
+    @listens_for(Pool, "checkout")
+    def compare(connection: Any, record: Any, proxy: Any) -> None:
+        path, identity = record.info.get("rsas", ("", None))
+        if _identity(path) != identity:
+            raise DisconnectionError(f"{path} is another file now")  # the pool opens that one
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what a path names now; None where nothing is there, as for databases in memory."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
