@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
@@ -23,15 +24,25 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the ``rsas`` command."""
+    _open_streams()
     try:
-        app()
+        _check_folder()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # Python would do so later, with a traceback
     except (InputError, StorageError) as error:
         tell(error)
         sys.exit(2)
     except (Halted, NonFiniteLoss) as error:
         tell(error)
         sys.exit(1)
-    except Exception:  # a defect: Python would print the traceback with the secrets in it
+    except Exception as error:
+        if isinstance(error, OSError) and _is_output_lost():
+            tell(InputError(f"the output cannot be written ({error.strerror})"))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python has still to write
+            sys.exit(2)
+        # A defect. Python would print the traceback with the secrets in it.
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(1)
 
@@ -39,3 +50,34 @@ def main() -> None:
 def tell(error: Exception) -> None:
     """Print one line for the user, secrets hidden."""
     print(redact(f"rsas: error: {error}"), file=sys.stderr)
+
+
+def _open_streams() -> None:
+    """Make output possible where a stream is closed, or has an encoding without some characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by 'rsas status >&-'
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the end
+            setattr(sys, name, stream)
+        stream.reconfigure(errors="replace")
+
+
+def _check_folder() -> None:
+    """See that the current folder exists.
+
+    Raises:
+        InputError: it was deleted.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the current folder was deleted; change to one that exists") from None
+
+
+def _is_output_lost() -> bool:
+    """Tell whether what was printed cannot be written, as on a full disk."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -56,6 +57,7 @@ __all__ = ["Slots", "connected", "early"]
 _CLIENT_HINT = (  # Ray Client sends its token only when it is told to
     "; where Ray asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token)"
 )
+_PORT_SECONDS, _PORT_PAUSE = 10.0, 0.5  # a head may just be starting
 _LOOK_AGAIN = 5.0  # seconds for which a number of slots is taken as it is
 
 
@@ -182,6 +184,7 @@ _starting: Future[None] | None = None
 def _start(address: str | None, path: Sequence[str]) -> None:
     ours = {"PYTHONPATH": os.pathsep.join(path)}
     if address is not None:
+        _wait_for_port(address)
         _init(ConnectionAbortedError, address=address, runtime_env={"env_vars": ours})
         return
     # Through the environment: with a runtime_env, Ray's workers take longer to begin.
@@ -189,6 +192,27 @@ def _start(address: str | None, path: Sequence[str]) -> None:
     _keep_token_private()
     with _environment(ours | _LOOPBACK):
         _init(Exception, address="local", include_dashboard=False)
+
+
+def _wait_for_port(address: str) -> None:
+    """Wait until the port of a cluster accepts a connection; Ray would wait for minutes.
+
+    Raises:
+        OSError: it does not within 10 seconds.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():  # such as "auto"
+        return
+    deadline = time.monotonic() + _PORT_SECONDS
+    while True:
+        left = max(deadline - time.monotonic(), 0.1)
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
+            return
+        except OSError:
+            if time.monotonic() + _PORT_PAUSE > deadline:
+                raise
+            time.sleep(_PORT_PAUSE)
 
 
 def _keep_token_private() -> None:

@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from rsas import InputError
 from rsas.search import cluster
 from rsas.search.cluster import slots_of
 from rsas.search.experiment import Resources
+from tests.servers import free_port
 
 
 def test_parts_of_several_gpus_are_refused():
@@ -181,11 +183,42 @@ def client_refused(monkeypatch, tmp_path):
     return refuse
 
 
-def test_a_busy_head_is_asked_twice_for_a_client(client_refused):
+@pytest.fixture
+def head():
+    """The address of a port that accepts connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"ray://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_busy_head_is_asked_twice_for_a_client(client_refused, head):
     asked = client_refused(times=1)
-    with cluster.connected("ray://head:1", Resources(cpus=1), "study.py:experiment") as slots:
+    with cluster.connected(head, Resources(cpus=1), "study.py:experiment") as slots:
         assert slots() == 2
-    assert asked == ["ray://head:1"] * 2
+    assert asked == [head] * 2
+
+
+@pytest.mark.parametrize("form", ["ray://127.0.0.1:{}", "127.0.0.1:{}", "[::1]:{}"])
+def test_a_port_where_nothing_answers_is_refused_soon(client_refused, monkeypatch, form):
+    """Ray itself tried for over a minute."""
+    monkeypatch.setattr(cluster, "_PORT_SECONDS", 0.2)
+    asked, address = client_refused(times=0), form.format(free_port())
+    with (
+        pytest.raises(InputError, match="no Ray cluster answers .*refused|Cannot assign"),
+        cluster.connected(address, Resources(cpus=1), "study.py:experiment"),
+    ):
+        pass
+    assert asked == []
+
+
+def test_a_head_that_is_just_starting_is_waited_for(client_refused):
+    asked, port = client_refused(times=0), free_port()
+    servers = []
+    start = threading.Timer(1.0, lambda: servers.append(socket.create_server(("127.0.0.1", port))))
+    start.start()
+    with cluster.connected(f"127.0.0.1:{port}", Resources(cpus=1), "study.py:experiment"):
+        start.join()
+    servers[0].close()
+    assert len(asked) == 1
 
 
 def test_what_does_not_fit_this_machine_never_will(client_refused, monkeypatch):
@@ -203,11 +236,11 @@ def test_what_does_not_fit_this_machine_never_will(client_refused, monkeypatch):
     assert asked == ["local", "auto"]
 
 
-def test_why_a_head_refuses_a_client_is_told_in_one_line(client_refused):
+def test_why_a_head_refuses_a_client_is_told_in_one_line(client_refused, head):
     client_refused(times=2)
     with (
         pytest.raises(InputError, match="from server: RuntimeError: Proxy failed") as refused,
-        cluster.connected("ray://head:1", Resources(cpus=1), "study.py:experiment"),
+        cluster.connected(head, Resources(cpus=1), "study.py:experiment"),
     ):
         pass
     assert "\n" not in str(refused.value)
