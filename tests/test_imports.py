@@ -69,7 +69,7 @@ JOINERS = {"rsas.analysis.trials": {"rsas.search", "rsas.tracking"}}
 KEPT_TO = {
     "ray": {"rsas.search"},
     "optuna": {"rsas.search", "rsas.analysis.importance"},
-    "sqlalchemy": {"rsas.search", "rsas.uris"},
+    "sqlalchemy": {"rsas.search", "rsas.tracking", "rsas.uris"},
     "pyarrow": {"rsas.search"},
     "prometheus_client": {"rsas.search"},
     "optuna_dashboard": {"rsas.search"},
