@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-__all__ = ["damage", "follow_replaced_files", "set_aside"]
+__all__ = ["analyze", "damage", "follow_replaced_files", "set_aside"]
 
 _BESIDE = ("-journal", "-wal", "-shm")  # SQLite's own files beside a database
 
@@ -57,6 +57,20 @@ def set_aside(path: Path) -> Path | None:
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
         return path.rename(aside)
+
+
+def analyze(path: Path) -> None:
+    """Let SQLite count the rows of each index, from which it chooses the index of a query.
+
+    Without the counts, it reads the points of all runs for those of one run: 20 s in place of
+    0.2 s for 5,000 runs of 10 epochs. The counts are estimates from 1,000 rows of each index.
+    """
+    with (
+        contextlib.suppress(sqlite3.OperationalError),  # locked by another sweep; it will do so
+        contextlib.closing(sqlite3.connect(path, timeout=1.0)) as database,
+    ):
+        database.execute("PRAGMA analysis_limit=1000")
+        database.execute("ANALYZE")
 
 
 @functools.cache  # or the listeners would be added again

@@ -16,6 +16,7 @@ from rsas.analysis.trials import Sweep
 from rsas.errors import reason_of
 from rsas.records import SWEEP_STATUS, Objective, TrialRecord, front_mark, status_of
 from rsas.tracking.client import connect, experiment_id
+from rsas.tracking.database import analyze
 from rsas.tracking.entities import end_metrics, end_tags, params_of, tags_of
 from rsas.tracking.identity import (
     FRONT_FILES,
@@ -35,6 +36,7 @@ from rsas.tracking.pages import (
     report_page,
     run_name,
 )
+from rsas.uris import sqlite_file
 
 if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Metric, Run
@@ -199,6 +201,8 @@ class Writer:
             if trial.state == "running":
                 self._set_status(self._runs[trial.trial_id], "KILLED")
         self._client.set_terminated(self._parent, SWEEP_STATUS[state])
+        if (file := sqlite_file(self._source.uri)) is not None:
+            analyze(file)
 
     def _log_all(self, trials: Sequence[TrialRecord]) -> None:
         names = {trial.trial_id for trial in front(trials, self._source.objectives)}

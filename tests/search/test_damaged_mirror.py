@@ -22,7 +22,8 @@ from rsas.search.experiment import load_experiment
 from rsas.search.keeper import Keeper
 from rsas.search.sweep import resume
 from rsas.search.workspace import Workspace
-from rsas.tracking import damage
+from rsas.tracking import connect, damage
+from rsas.tracking.database import analyze
 from tests import made
 from tests.faults.harness import Place
 
@@ -199,3 +200,31 @@ def test_a_resume_that_cannot_log_does_not_say_that_it_has(workspace, tmp_path):
         told = console.file.getvalue()
         assert ("all trials and the front in MLflow" in told) is is_there
         assert ("MLflow lacks some results; 'rsas resume one' logs them" in told) is not is_there
+
+
+# Many runs.
+
+
+def test_the_points_of_a_run_are_read_without_those_of_others(tmp_path):
+    """SQLite took the index by name, and the time of a check grew with the square of the runs."""
+    path = tmp_path / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    columns = "key, value, timestamp, step, is_nan, run_uuid"
+    points = [("epoch", i, i, i, 0, f"run{i % 100}") for i in range(2000)]
+    query = f"EXPLAIN QUERY PLAN SELECT {columns} FROM metrics WHERE run_uuid = ? AND key = ? "
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.executemany(f"INSERT INTO metrics ({columns}) VALUES (?, ?, ?, ?, ?, ?)", points)
+    plans = []
+    for step in (lambda: None, lambda: analyze(path)):
+        step()
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            found = database.execute(query + "ORDER BY timestamp, step, value", ("run5", "epoch"))
+            plans.append(found.fetchone()[3])
+    assert "metrics_run_uuid" not in plans[0]
+    assert "metrics_run_uuid" in plans[1]
+
+
+def test_a_mirror_is_analyzed_at_the_end_of_a_sweep(workspace):
+    with contextlib.closing(sqlite3.connect(workspace.path / "mlflow.db")) as database:
+        found = database.execute("SELECT idx FROM sqlite_stat1 WHERE tbl = 'metrics'").fetchall()
+    assert ("index_metrics_run_uuid_key_step",) in found
