@@ -21,7 +21,8 @@ def _():
 
     from dashboards import page
     from rsas import errors
-    from rsas.analysis import compare, load_sweep, panels, plots, split_by, sweep_names
+    from rsas.analysis import compare, load_sweep, plots, split_by, sweep_names
+    from rsas.analysis import dashboard_figures as panels
 
     return errors, compare, load_sweep, mo, page, panels, plots, split_by, sweep_names
 

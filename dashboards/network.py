@@ -21,7 +21,9 @@ def _():
 
     from dashboards import page
     from rsas import errors
-    from rsas.analysis import load_history, load_network, load_sweep, networks, panels, sweep_names
+    from rsas.analysis import dashboard_figures as panels
+    from rsas.analysis import load_history, load_network, load_sweep, sweep_names
+    from rsas.analysis import mask_figures as networks
 
     return (
         errors,

@@ -9,7 +9,7 @@ from itertools import pairwise
 from torch import nn
 
 from rsas.config import TrainConfig
-from rsas.search.experiment import Budget, Experiment, Objective
+from rsas.sweep.experiment import Budget, Experiment, Objective
 from search_spaces.paper import paper
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from rsas.config import TrainConfig
-from rsas.search.experiment import Budget, Experiment, Objective
+from rsas.sweep.experiment import Budget, Experiment, Objective
 from search_spaces.methods import methods
 from search_spaces.paper import paper
 

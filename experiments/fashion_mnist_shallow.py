@@ -3,7 +3,7 @@
 import dataclasses
 
 from rsas.config import TrainConfig
-from rsas.search.experiment import Budget, Experiment, Objective, as_published
+from rsas.sweep.experiment import Budget, Experiment, Objective, as_published
 from search_spaces import layerwise, methods, schedule
 from search_spaces.paper import paper, pruning_rate
 

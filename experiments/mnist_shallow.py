@@ -5,7 +5,7 @@ as it was published, in which only the pruning rate can be searched.
 """
 
 from rsas.config import TrainConfig
-from rsas.search.experiment import Budget, Experiment, Objective, as_published
+from rsas.sweep.experiment import Budget, Experiment, Objective, as_published
 from search_spaces.paper import paper, pruning_rate
 
 BASE = TrainConfig(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rsas import assembly, data, small_dense
+from rsas import build, data, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import NonFiniteLoss
 from rsas.pruning import method_of, target_of
@@ -60,7 +60,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, arrays: data.Arrays | None = None) -> None:
         arrays = data.load(config.dataset) if arrays is None else arrays
         self.config = config
-        self.device = assembly.resolve_device(config.device)
+        self.device = build.resolve_device(config.device)
         self._data = data.split(arrays, config, self.device)
         self._input_shape, self._num_classes = arrays.input_shape, arrays.num_classes
         # Three streams of random numbers, so that drawing masks does not change the batches:
@@ -84,8 +84,8 @@ class Trainer:
             else None
         )
         with self._own_rng():
-            self.model = assembly.build(config, arrays, self.device)
-        self._optimizer = assembly.optimizer_of(config, self.model)
+            self.model = build.build_model(config, arrays, self.device)
+        self._optimizer = build.optimizer_of(config, self.model)
         method = method_of(config)
         self._is_paired = method is not None and method.is_paired
         self._sparsifier = Sparsifier(

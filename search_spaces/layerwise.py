@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
-    from rsas.search.experiment import Space
+    from rsas.sweep.experiment import Space
 
 
 def layerwise(first: str, second: str, *others: str) -> Space:

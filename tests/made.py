@@ -1,9 +1,9 @@
 """Sweeps made by hand: the books and files that a driver would leave, without Ray."""
 
 from rsas.records import trial_id
-from rsas.search.changes import definition
-from rsas.search.checkpoints import TrialFolder
-from rsas.search.workspace import Workspace
+from rsas.sweep.changes import definition
+from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.workspace import Workspace
 
 
 def make(workspace, name, experiment, source, **record):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from rsas.errors import Halted, InputError, StorageError
-from rsas.search.checkpoints import TrialFolder, write_model
-from rsas.search.experiment import Budget, load_experiment
+from rsas.sweep.experiment import Budget, load_experiment
+from rsas.sweep.files.trial_dir import TrialFolder, write_model
 from tests.analysis.conftest import EXPERIMENT, fill
 from tests.leaks import LEAKS
 from tests.made import make, rows
@@ -428,9 +428,9 @@ def test_a_storage_that_is_away_hides_no_other_sweep(rsas, monkeypatch):
     def status(folder):
         raise StorageError(f"the storage of {folder.name} is away")
 
-    monkeypatch.setattr("rsas.search.workspace.Workspace.names", lambda _: ["lost"])
+    monkeypatch.setattr("rsas.sweep.files.workspace.Workspace.names", lambda _: ["lost"])
     lost = SimpleNamespace(status=lambda: status(SimpleNamespace(name="lost")))
-    monkeypatch.setattr("rsas.search.workspace.Workspace.open", lambda *_: lost)
+    monkeypatch.setattr("rsas.sweep.files.workspace.Workspace.open", lambda *_: lost)
     code, _, err = rsas("status")
     assert (code, err) == (0, "rsas: the storage of lost is away\n")
     assert rsas("status", "lost")[0] == 2

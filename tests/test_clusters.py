@@ -21,7 +21,7 @@ import typer
 import yaml
 
 from rsas.cli.app import app
-from rsas.search.experiment import load_experiment
+from rsas.sweep.experiment import load_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments")  # in ray.serve
 

@@ -21,10 +21,10 @@ from rsas import data
 from rsas.analysis import front, load_network, load_sweep, sweep_names
 from rsas.errors import InputError
 from rsas.records import trial_id
-from rsas.search.checkpoints import TrialFolder, read_model, write_model
-from rsas.search.experiment import load_experiment
-from rsas.search.repair import tracker_of
-from rsas.search.workspace import Workspace
+from rsas.sweep.audit.repair import tracker_of
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.trial_dir import TrialFolder, read_model, write_model
+from rsas.sweep.files.workspace import Workspace
 from rsas.trainer import Trainer
 from tests import made as made_by_hand
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from rsas import ReinforcedPruning
-from rsas.search.experiment import load_experiment
-from rsas.search.spaces import check_space, idle_axes
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.suggest.space import check_space, idle_axes
 from rsas.trainer import Trainer
 
 FOLDER = Path(__file__).parents[1] / "experiments"

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from ray.dashboard.modules import reporter
 
 from rsas.records import Objective
-from rsas.search.metrics import SweepMetrics
+from rsas.sweep.follow.prometheus import SweepMetrics
 
 FOLDER = Path(__file__).parents[1] / "dashboards" / "grafana"
 FUNCTIONS = {"sum", "by", "rate", "sweep", "label_values"}

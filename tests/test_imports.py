@@ -24,12 +24,12 @@ ALLOWED = {
     "rsas.models": {"rsas.config", "rsas.errors", "rsas.userfile"},
     "rsas.small_dense": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
     "rsas.pruning": {"rsas.config", "rsas.sparse"},
-    "rsas.assembly": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.userfile"},
+    "rsas.build": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.userfile"},
     "rsas.trainer": {
         *("rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse", "rsas.userfile"),
     },
-    "rsas.replicates": {"rsas", "rsas.config", "rsas.trainer"},
-    "rsas.repeats": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.trainer"},
+    "rsas.multi_seed": {"rsas", "rsas.config", "rsas.trainer"},
+    "rsas.seed_study": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.trainer"},
     "rsas.analysis": {"rsas.analysis", "rsas.errors", "rsas.records"},
     "rsas.tracking": {
         *("rsas.analysis", "rsas.errors", "rsas.records", "rsas.redact", "rsas.tracking"),
@@ -56,7 +56,7 @@ ALLOWED = {
         "rsas.pruning",
         "rsas.records",
         "rsas.redact",
-        "rsas.replicates",
+        "rsas.multi_seed",
         "rsas.search",
         "rsas.trainer",
         "rsas.uris",
@@ -120,7 +120,7 @@ def test_few_join_search_and_tracking():
             for node in ast.walk(ast.parse(path.read_text()))
         )
     ]
-    assert users == ["rsas.search.repair", "rsas.search.runner", "rsas.search.sweep"]
+    assert users == ["rsas.sweep.audit.repair", "rsas.sweep.session", "rsas.sweep.commands"]
 
 
 def loaded_by(statement):
@@ -149,9 +149,9 @@ def loaded_by(statement):
             {"ray", "optuna", "mlflow", "pandas", "torchvision", "onnx", "onnxruntime", "scipy"},
         ),
         ("import rsas.analysis", {"ray", "optuna", "mlflow", "torch"}),
-        ("import rsas.search.experiment", {"ray", "optuna", "mlflow", "torch"}),
-        ("import rsas.search.workspace", {"ray", "optuna", "mlflow", "torch"}),
-        ("import rsas.search.checkpoints", {"ray", "optuna", "mlflow", "torch", "pyarrow"}),
+        ("import rsas.sweep.experiment", {"ray", "optuna", "mlflow", "torch"}),
+        ("import rsas.sweep.files.workspace", {"ray", "optuna", "mlflow", "torch"}),
+        ("import rsas.sweep.files.trial_dir", {"ray", "optuna", "mlflow", "torch", "pyarrow"}),
         ("import rsas.cli", {"ray", "optuna", "mlflow", "torch", "pandas", "numpy"}),
     ],
 )

@@ -7,9 +7,9 @@ import time
 import pytest
 
 from rsas.records import trial_id
-from rsas.search import repair
-from rsas.search.experiment import load_experiment
-from rsas.search.keeper import Keeper
+from rsas.sweep.audit import repair
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.retention import Keeper
 from tests import made
 from tests.faults.harness import Place
 from tests.servers import losing_answers, mlflow_server

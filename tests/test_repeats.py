@@ -11,7 +11,7 @@ import rsas
 from rsas import InputError, TrainConfig, repeats
 from rsas.analysis.training_plots import repeats_figure, tradeoff_figure
 from rsas.cli.repeat import _known
-from rsas.repeats import COLUMNS, comparison, mean_interval, runs_of, train_all
+from rsas.seed_study import COLUMNS, comparison, mean_interval, runs_of, train_all
 
 BASE = TrainConfig(hidden=(20,), epochs=2, batch_size=100, update_interval=5)
 CONFIGS = {"first": BASE, "static": BASE.replace(method="static")}

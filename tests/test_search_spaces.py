@@ -7,8 +7,8 @@ import pytest
 
 from rsas import Trainer, data
 from rsas.config import TrainConfig
-from rsas.search.experiment import load_experiment
-from rsas.search.spaces import check_space, idle_axes
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.suggest.space import check_space, idle_axes
 from search_spaces import layerwise, methods, paper, schedule
 
 SPACES = {

@@ -32,7 +32,7 @@ from rsas.tracking import (
     read_runs,
     register,
 )
-from rsas.tracking.pages import redacted, run_name
+from rsas.tracking.artifacts import redacted, run_name
 from tests.leaks import LEAKS
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))

@@ -2,17 +2,6 @@
 
 from rsas.analysis.compare import Comparison, compare
 from rsas.analysis.importance import importance, without_effect
-from rsas.analysis.pareto import (
-    attainment,
-    choose,
-    course,
-    epsilon,
-    front,
-    hypervolume,
-    knee,
-    running_fronts,
-    split_seeds,
-)
 from rsas.analysis.plots import front_figure
 from rsas.analysis.training_plots import accuracy_figure
 from rsas.analysis.trials import (
@@ -25,6 +14,17 @@ from rsas.analysis.trials import (
     split_by,
     sweep_names,
     trials_frame,
+)
+from rsas.pareto import (
+    attainment,
+    choose,
+    course,
+    epsilon,
+    front,
+    hypervolume,
+    knee,
+    running_fronts,
+    split_seeds,
 )
 
 __all__ = [

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rsas.analysis.pareto import (
+from rsas.analysis.trials import Sweep
+from rsas.errors import InputError
+from rsas.pareto import (
     epsilon,
     front,
     hypervolume_of,
@@ -18,8 +20,6 @@ from rsas.analysis.pareto import (
     split_seeds,
     values_of,
 )
-from rsas.analysis.trials import Sweep
-from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
 
 __all__ = ["Comparison", "attained", "compare"]

@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rsas.analysis.compare import Comparison
-from rsas.analysis.pareto import attainment, course, front, knee, split_seeds
 from rsas.analysis.style import COLORS, OTHERS, cycled, label_of, themed
 from rsas.analysis.trials import Sweep
 from rsas.errors import InputError
+from rsas.pareto import attainment, course, front, knee, split_seeds
 from rsas.records import Objective, TrialRecord, values_by_seed
 
 __all__ = [

@@ -14,9 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from rsas.analysis.compare import Comparison, compare
 from rsas.analysis.importance import importance, sampled, without_effect
-from rsas.analysis.page import PAGE
 from rsas.analysis.parallel import parallel_figure
-from rsas.analysis.pareto import choose, course, hypervolume, knee, split_seeds
 from rsas.analysis.plots import (
     attainment_figure,
     course_figure,
@@ -25,9 +23,11 @@ from rsas.analysis.plots import (
     importance_figure,
     values_figure,
 )
+from rsas.analysis.report_template import PAGE
 from rsas.analysis.training_plots import churn_figure, layers_figure
 from rsas.analysis.trials import Sweep, load_history, load_trials
 from rsas.errors import InputError
+from rsas.pareto import choose, course, hypervolume, knee, split_seeds
 from rsas.records import TrialRecord, clock
 
 __all__ = ["report"]

@@ -95,7 +95,7 @@ def repeats_figure(comparison: pd.DataFrame, measure: str, title: str = "") -> g
     """A line a configuration: each seed, their mean, and its 95% interval.
 
     Args:
-        comparison: of ``rsas.repeats.comparison``; the first configuration's mean goes through
+        comparison: of ``rsas.seed_study.comparison``; the first configuration's mean goes through
             the figure as a dashed line.
         measure: name of the column that was compared.
         title: of the figure.
@@ -136,7 +136,7 @@ def tradeoff_figure(
     """A line a configuration over the sparsities: means, with their 95% intervals as bars.
 
     Args:
-        comparisons: of ``rsas.repeats.comparison``, of the same configurations, by the sparsity
+        comparisons: of ``rsas.seed_study.comparison``, of the same configurations, by the sparsity
             at which they were made.
         measure: name of the column that was compared.
         title: of the figure.

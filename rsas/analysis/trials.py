@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rsas.analysis.pareto import front
 from rsas.errors import InputError, reason_of
+from rsas.pareto import front
 from rsas.records import Objective, TrialRecord
 
 __all__ = [
@@ -98,7 +98,7 @@ class Network:
 
 def sweep_names(workspace: str | os.PathLike[str] | None = None) -> list[str]:
     """The sweeps of a workspace, as of ``load_sweep``; the one begun or extended last is last."""
-    from rsas.search.workspace import Workspace
+    from rsas.sweep.files.workspace import Workspace
 
     return Workspace(_place(workspace)).names()
 
@@ -109,8 +109,8 @@ def load_network(sweep: Sweep, trial: str) -> Network | None:
     Raises:
         InputError: it cannot be read.
     """
-    from rsas.search.checkpoints import read_model
-    from rsas.search.storage import Storage
+    from rsas.sweep.files.file_store import Storage
+    from rsas.sweep.files.trial_dir import read_model
 
     same = {each.trial_id: each.same_as for each in sweep.trials}
     kept = sweep.models.get(trial) or sweep.models.get(same.get(trial, ""))
@@ -253,7 +253,7 @@ def _parts(name: str) -> tuple[str, str, int | None]:
 
 
 def _from_workspace(name: str, place: Path, runs: bool) -> Sweep:
-    from rsas.search.workspace import Workspace
+    from rsas.sweep.files.workspace import Workspace
     from rsas.tracking import read_runs
 
     folder = Workspace(place).open(name)

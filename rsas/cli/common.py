@@ -16,8 +16,8 @@ from rsas.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsas.search.folder import Status
-    from rsas.search.workspace import Workspace
+    from rsas.sweep.files.sweep_dir import Status
+    from rsas.sweep.files.workspace import Workspace
 
 __all__ = [
     "check_output",
@@ -46,15 +46,15 @@ def make_console() -> Console:
 
 def open_workspace(path: Path) -> Workspace:
     """The workspace of an option."""
-    from rsas.search.workspace import Workspace
+    from rsas.sweep.files.workspace import Workspace
 
     return Workspace(path)
 
 
 def print_front(found: Status, console: Console) -> None:
     """The front of a sweep as a table, its knee and hypervolume."""
-    from rsas.analysis.pareto import knee
-    from rsas.search.display import front_table
+    from rsas.pareto import knee
+    from rsas.sweep.follow.progress import front_table
 
     members = found.front
     if not members:

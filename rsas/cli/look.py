@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rsas.analysis import Sweep
-    from rsas.search.check import Fault
-    from rsas.search.folder import Status
+    from rsas.sweep.audit.check import Fault
+    from rsas.sweep.files.sweep_dir import Status
 
 __all__ = ["check", "compare", "pareto", "report", "status"]
 
@@ -112,7 +112,7 @@ def check(
     folder = place.open(name)
     console = make_console()
     with console.status("comparing the study, MLflow and the storage"):
-        from rsas.search import repair as repairs
+        from rsas.sweep.audit import repair as repairs
 
         changes = folder.record.get("changes", [])  # of the sweep's file
         done: list[str] = []
@@ -216,7 +216,7 @@ def report(
     check_output("-o", output)
     console = make_console()
     with console.status("reading and drawing"):
-        from rsas.tracking.pages import report_page
+        from rsas.tracking.artifacts import report_page
 
         page = report_page(_sweeps(names, workspace, tracking_uri))
         output.write_text(page, encoding="utf-8")
@@ -236,7 +236,7 @@ def _status_json(found: Status) -> dict[str, Any]:
 
 
 def _pareto_json(found: Status) -> dict[str, Any]:
-    from rsas.analysis.pareto import knee
+    from rsas.pareto import knee
 
     members = [
         {"trial_id": t.trial_id, "params": t.params, "objectives": t.objectives}

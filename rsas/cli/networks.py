@@ -50,7 +50,7 @@ def export(
     with console.status("loading the network"):
         from rsas import export as exports
         from rsas.analysis import choose
-        from rsas.search.final import final_model
+        from rsas.sweep.files.final_model import final_model
 
         kind = exports.check_format(form)
         found = folder.status()

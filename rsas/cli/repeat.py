@@ -58,7 +58,7 @@ def repeat(
     data_dir: DataDirOption = None,
 ) -> None:
     """Train configurations with several seeds each: means, intervals and paired differences."""
-    from rsas.search.experiment import load_experiment
+    from rsas.sweep.experiment import load_experiment
 
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: expected an integer from 1 on")
@@ -78,7 +78,7 @@ def repeat(
     import pandas as pd
     from rich.progress import track
 
-    from rsas.repeats import COLUMNS, comparison, runs_of, train_all
+    from rsas.seed_study import COLUMNS, comparison, runs_of, train_all
 
     for each in levels.values():
         _check(each, data_dir, test)
@@ -146,7 +146,7 @@ def _at_each(
 def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -> None:
     """See that all of them can be trained before the first one is."""
     from rsas import data
-    from rsas.assembly import check
+    from rsas.build import check
 
     for name, config in configs.items():
         try:
@@ -162,7 +162,7 @@ def _known(path: Path | None, test: bool) -> dict[str, dict[str, Any]]:
     """Rows of earlier runs, by what they trained."""
     import pandas as pd
 
-    from rsas.repeats import COLUMNS
+    from rsas.seed_study import COLUMNS
 
     if path is None or not path.exists():
         return {}

@@ -45,9 +45,9 @@ from rsas.errors import Halted, InputError, LeaseLost, StorageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsas.search.doctor import Finding
-    from rsas.search.folder import Status
-    from rsas.search.workspace import Workspace
+    from rsas.sweep.execute.doctor import Finding
+    from rsas.sweep.files.sweep_dir import Status
+    from rsas.sweep.files.workspace import Workspace
 
 __all__ = ["doctor", "extend", "resume", "sweep", "train"]
 
@@ -62,7 +62,7 @@ def train(
     ] = None,
 ) -> None:
     """Train the base configuration of an experiment once, without Ray."""
-    from rsas.search.experiment import load_experiment
+    from rsas.sweep.experiment import load_experiment
 
     experiment, _ = load_experiment(file)
     config = experiment.base.override(assignments or [])
@@ -166,7 +166,7 @@ def sweep(
     """Search: run the trials of an experiment and print the front."""
     import dataclasses
 
-    from rsas.search.experiment import load_experiment
+    from rsas.sweep.experiment import load_experiment
 
     defined, source = load_experiment(file)
     experiment = defined
@@ -186,7 +186,7 @@ def sweep(
     console = make_console()
     with _resumable(place, name, console), _early_ray(address, source):
         with console.status("loading libraries"):
-            from rsas.search.sweep import launch
+            from rsas.sweep.commands import launch
         found = launch(
             experiment,
             source,
@@ -221,7 +221,7 @@ def resume(
     console = make_console()
     with _resumable(place, name, console), _early_ray(address, record):
         with console.status("loading libraries"):
-            from rsas.search.sweep import resume as resume_sweep
+            from rsas.sweep.commands import resume as resume_sweep
         found = resume_sweep(
             name,
             workspace=place,
@@ -253,7 +253,7 @@ def extend(
     console = make_console()
     with _resumable(place, name, console), _early_ray(address, record):
         with console.status("loading libraries"):
-            from rsas.search.sweep import extend as extend_sweep
+            from rsas.sweep.commands import extend as extend_sweep
         found = extend_sweep(
             name,
             budget,
@@ -280,7 +280,7 @@ def doctor(
     """Can this cluster run this experiment? Asks every node; exit code 1 where one cannot."""
     import dataclasses
 
-    from rsas.search.experiment import load_experiment
+    from rsas.sweep.experiment import load_experiment
 
     experiment, source = load_experiment(file)
     resources = dataclasses.replace(experiment.resources, **given(cpus=cpus, gpus=gpus))
@@ -290,7 +290,7 @@ def doctor(
     console = make_console()
     with _early_ray(address, source):
         with console.status("loading libraries"):
-            from rsas.search.sweep import diagnose
+            from rsas.sweep.commands import diagnose
         with console.status("asking the nodes"):
             findings = diagnose(
                 experiment,
@@ -363,7 +363,7 @@ def _resumable(place: Workspace, name: str, console: Console) -> Iterator[None]:
 @contextlib.contextmanager
 def _early_ray(address: str | None, sweep: Any) -> Iterator[None]:
     """Ray comes up while libraries are imported; ``sweep`` is a source or a record."""
-    from rsas.search import cluster
+    from rsas.sweep.execute import cluster
 
     if isinstance(sweep, dict):
         address, sweep = address or sweep.get("address"), sweep["source"]

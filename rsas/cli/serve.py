@@ -22,7 +22,7 @@ from rsas.cli.options import (
 from rsas.errors import InputError
 
 if TYPE_CHECKING:
-    from rsas.search.workspace import Workspace
+    from rsas.sweep.files.workspace import Workspace
 
 __all__ = ["dashboard", "ui"]
 
@@ -130,7 +130,7 @@ def _optuna_ui(place: Workspace, name: str | None, host: str, port: int) -> None
     if name is None and not names:
         raise InputError(f"workspace {str(place.path)!r} holds no sweep yet")
     book = place.open(name or names[-1]).book()
-    from rsas.search.dashboard import serve
+    from rsas.sweep.follow.optuna_dashboard import serve
 
     def say(line: str) -> None:
         _warn_of(host, f"whoever reaches {host}:{port} can read all of the study")

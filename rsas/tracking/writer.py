@@ -11,10 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rsas.analysis.pareto import front, running_fronts
 from rsas.analysis.trials import Sweep
 from rsas.errors import reason_of
+from rsas.pareto import front, running_fronts
 from rsas.records import SWEEP_STATUS, Objective, TrialRecord, front_mark, status_of
+from rsas.tracking.artifacts import (
+    author,
+    dataset_input,
+    log_front,
+    log_origin,
+    redacted,
+    report_page,
+    run_name,
+)
 from rsas.tracking.client import connect, experiment_id
 from rsas.tracking.database import analyze
 from rsas.tracking.entities import end_metrics, end_tags, params_of, tags_of
@@ -27,15 +36,6 @@ from rsas.tracking.identity import (
     tidy,
 )
 from rsas.tracking.models import log_model
-from rsas.tracking.pages import (
-    author,
-    dataset_input,
-    log_front,
-    log_origin,
-    redacted,
-    report_page,
-    run_name,
-)
 from rsas.uris import sqlite_file
 
 if TYPE_CHECKING:  # seconds to import
@@ -67,7 +67,7 @@ class Source:
     # Raises LeaseLost where another process has taken the sweep over, and writes to MLflow.
     check: Callable[[], None] = lambda: None
     progress: Progress = lambda done, total: None
-    origin: Mapping[str, Any] = field(default_factory=dict)  # as rsas.search.origin found it
+    origin: Mapping[str, Any] = field(default_factory=dict)  # as rsas.sweep.provenance found it
     # The final network of a trial, in eval mode, and two inputs as an array; None where none is.
     models: Callable[[TrialRecord], tuple[Any, Any] | None] = lambda trial: None
 

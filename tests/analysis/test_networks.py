@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsas.analysis import networks
+from rsas.analysis import mask_figures
 
 
 def mask_of(*shape, seed=0):
@@ -13,12 +13,12 @@ def mask_of(*shape, seed=0):
 
 def test_a_small_mask_is_its_own_picture():
     mask = mask_of(5, 7)
-    assert np.array_equal(networks.as_picture(mask), mask)
+    assert np.array_equal(mask_figures.as_picture(mask), mask)
 
 
 def test_a_large_mask_is_shares_of_blocks():
     mask = mask_of(10, 7)
-    picture = networks.as_picture(mask, cells=4)  # blocks of 3 x 2, the last ones smaller
+    picture = mask_figures.as_picture(mask, cells=4)  # blocks of 3 x 2, the last ones smaller
     assert picture.shape == (4, 4)
     for i in range(4):
         for j in range(4):
@@ -28,7 +28,7 @@ def test_a_large_mask_is_shares_of_blocks():
 
 def test_kernels_stand_side_by_side():
     mask = mask_of(3, 2, 5, 4)
-    picture = networks.as_picture(mask)
+    picture = mask_figures.as_picture(mask)
     assert picture.shape == (15, 8)
     for out in range(3):
         for into in range(2):
@@ -38,18 +38,18 @@ def test_kernels_stand_side_by_side():
 
 def test_inputs_in_use_are_counted_by_pixel():
     mask = mask_of(6, 2 * 3 * 4)
-    counts = networks.inputs_in_use(mask, (2, 3, 4))
+    counts = mask_figures.inputs_in_use(mask, (2, 3, 4))
     for row in range(3):
         for column in range(4):
             pixels = [channel * 12 + row * 4 + column for channel in range(2)]
             assert counts[row, column] == sum(mask[out, p] for out in range(6) for p in pixels)
-    assert networks.inputs_in_use(mask, (1, 5, 5)) is None
-    assert networks.inputs_in_use(mask_of(6, 2, 3, 4), (2, 3, 4)) is None
+    assert mask_figures.inputs_in_use(mask, (1, 5, 5)) is None
+    assert mask_figures.inputs_in_use(mask_of(6, 2, 3, 4), (2, 3, 4)) is None
 
 
 def test_layers_are_told_in_numbers():
     mask = np.array([[True, False, True], [False, False, False]])
-    (row,) = networks.layers_table({"fc1": mask}).to_dict("records")
+    (row,) = mask_figures.layers_table({"fc1": mask}).to_dict("records")
     assert row == {
         "layer": "fc1",
         "shape": "2 x 3",
@@ -63,7 +63,7 @@ def test_layers_are_told_in_numbers():
 def test_histograms_hold_each_weight_once():
     mask = mask_of(20, 30)
     measure = np.random.default_rng(1).normal(size=mask.shape)
-    off, on = networks.measure_panel(measure, mask).data
+    off, on = mask_figures.measure_panel(measure, mask).data
     assert sum(on.y) == mask.sum() and sum(off.y) == (~mask).sum()
     width = on.width[0]
     inside = abs(measure - on.x[25]) < width / 2
@@ -82,13 +82,13 @@ def test_density_has_a_curve_a_layer():
         for layer, value in (("", 0.5), ("fc1", 0.6), ("fc2", 0.1))
     ]
     rows += [(1, "sparsity", "", 0, 0.9), (1, "churn", "", None, 0.2)]
-    curves = networks.curves_panel(history(rows), ["density"], "density").data
+    curves = mask_figures.curves_panel(history(rows), ["density"], "density").data
     assert [curve.name for curve in curves] == ["all", "fc1", "fc2"]
     assert list(curves[1].y) == pytest.approx([0.39, 0.38])
-    (churn,) = networks.curves_panel(history(rows), ["churn"], "churn").data
+    (churn,) = mask_figures.curves_panel(history(rows), ["churn"], "churn").data
     assert list(churn.y) == [0.2]
 
 
 def test_what_was_not_recorded_is_said():
-    figure = networks.curves_panel(history([]), ["churn"], "churn")
+    figure = mask_figures.curves_panel(history([]), ["churn"], "churn")
     assert [note.text for note in figure.layout.annotations] == ["not recorded"]

@@ -24,10 +24,10 @@ from rsas.analysis import (
 )
 from rsas.analysis.compare import attained
 from rsas.analysis.importance import sampled
-from rsas.analysis.pareto import with_objectives
 from rsas.analysis.report import report
+from rsas.pareto import with_objectives
 from rsas.records import Objective, TrialRecord
-from rsas.search.check import check_storage
+from rsas.sweep.audit.check import check_storage
 from tests.benchmarks.scale import write
 
 ACCURACY = Objective("val_accuracy", "max", worst=0.1)

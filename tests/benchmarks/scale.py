@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rsas.records import trial_id
-from rsas.search import frozen
-from rsas.search.checkpoints import TrialFolder
-from rsas.search.experiment import load_experiment
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.study import frozen
 from tests import made
 
 ROOT = Path(__file__).parents[2]

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from rsas.records import METRICS, trial_id
-from rsas.search import repair
-from rsas.search.checkpoints import write_model
-from rsas.search.experiment import load_experiment
-from rsas.search.frozen import from_dict, to_dict
-from rsas.search.keeper import Keeper
+from rsas.sweep.audit import repair
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.trial_dir import write_model
+from rsas.sweep.study.frozen import from_dict, to_dict
 from tests import made
 from tests.faults.harness import Place
 

@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from rsas import data
-from rsas.analysis.pareto import hypervolume
 from rsas.analysis.style import COLORS, themed, to_html
 from rsas.errors import NonFiniteLoss
+from rsas.pareto import hypervolume
 from rsas.records import TrialRecord
-from rsas.search.experiment import Budget, Experiment, load_experiment
-from rsas.search.scheduler import Halving
-from rsas.search.study import direction, sampler
+from rsas.sweep.experiment import Budget, Experiment, load_experiment
+from rsas.sweep.suggest.halving import Halving
+from rsas.sweep.suggest.sampler import direction, sampler
 from rsas.trainer import Trainer
 from tests.benchmarks import curves
 

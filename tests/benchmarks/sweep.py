@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.table import Table
 
 from rsas.records import trial_id
-from rsas.search.book import Launch
-from rsas.search.checkpoints import TrialFolder
-from rsas.search.display import SweepDisplay
-from rsas.search.experiment import load_experiment
-from rsas.search.keeper import Keeper
-from rsas.search.metrics import SweepMetrics
-from rsas.search.repair import mend_book, tracker_of
-from rsas.search.runner import _Run
-from rsas.search.searcher import BookSearcher
-from rsas.search.workspace import Workspace
+from rsas.sweep.audit.repair import mend_book, tracker_of
+from rsas.sweep.execute.dispatcher import BookSearcher
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.follow.progress import SweepDisplay
+from rsas.sweep.follow.prometheus import SweepMetrics
+from rsas.sweep.session import _Run
+from rsas.sweep.study.study import Launch
 from tests import made
 
 ROOT = Path(__file__).parents[2]

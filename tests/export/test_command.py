@@ -11,9 +11,9 @@ import torch
 from rsas import TrainConfig, Trainer, export
 from rsas.export import Network
 from rsas.records import trial_id
-from rsas.search import repair
-from rsas.search.checkpoints import read_model, write_model
-from rsas.search.experiment import load_experiment
+from rsas.sweep.audit import repair
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.trial_dir import read_model, write_model
 from tests.made import make
 
 QUICKSTART = "experiments/digits_quickstart.py"

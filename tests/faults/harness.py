@@ -22,10 +22,10 @@ import psutil
 import torch
 
 from rsas import data
-from rsas.search import repair
-from rsas.search.book import Book
-from rsas.search.experiment import load_experiment
-from rsas.search.workspace import Workspace
+from rsas.sweep.audit import repair
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.study.study import Book
 from rsas.trainer import Trainer
 
 RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
@@ -33,7 +33,7 @@ EPOCHS, INTERVAL = 12, 3
 
 EXPERIMENT = f"""
 from rsas.config import TrainConfig
-from rsas.search.experiment import Budget, Experiment, Objective, Resources
+from rsas.sweep.experiment import Budget, Experiment, Objective, Resources
 
 def space(trial):
     return {{

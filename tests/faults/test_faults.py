@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from rsas.analysis.pareto import front
+from rsas.pareto import front
 from rsas.records import TrialRecord
 from tests.faults.harness import (
     EPOCHS,

@@ -20,11 +20,11 @@ from rsas import InputError, TrainConfig
 from rsas.errors import Halted
 from rsas.pruning import acting_key
 from rsas.records import Objective
-from rsas.search import book as book_module
-from rsas.search import study
-from rsas.search.book import Book, Launch, NotBegun, Rung
-from rsas.search.experiment import Budget, Experiment, Resources
-from rsas.search.rebuild import is_behind, rebuild
+from rsas.sweep.experiment import Budget, Experiment, Resources
+from rsas.sweep.study import study
+from rsas.sweep.study.rebuild import is_behind, rebuild
+from rsas.sweep.study.study import Book, Launch, NotBegun, Rung
+from rsas.sweep.suggest import sampler
 from search_spaces.paper import paper
 from tests.servers import postgres
 
@@ -70,7 +70,7 @@ def entries(book):
 
 
 def no_patience(monkeypatch):
-    for module in (book_module, study):
+    for module in (study, sampler):
         monkeypatch.setattr(module, "PATIENCE", 0.0)
 
 
@@ -125,10 +125,10 @@ def test_suggestions_follow_the_seed(tmp_path):
 def test_the_sampler_learns(tmp_path):
     """Trials of TPE after its random ones are better than those of random search."""
     late = {}
-    for sampler in ("tpe", "random"):
-        (tmp_path / sampler).mkdir()
-        configs = run(in_folder(tmp_path / sampler), 30, sampler=sampler)[15:]
-        late[sampler] = sum(abs(config.measure_lr - 0.1) for config in configs) / 15
+    for name in ("tpe", "random"):
+        (tmp_path / name).mkdir()
+        configs = run(in_folder(tmp_path / name), 30, sampler=name)[15:]
+        late[name] = sum(abs(config.measure_lr - 0.1) for config in configs) / 15
     assert late["tpe"] < late["random"]
 
 
@@ -412,7 +412,7 @@ def test_a_database_that_is_away_is_asked_again_for_a_while(tmp_path, monkeypatc
     clock = types.SimpleNamespace(
         monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds)
     )
-    monkeypatch.setattr(study, "time", clock)
+    monkeypatch.setattr(sampler, "time", clock)
     monkeypatch.setattr(optuna.Study, "get_trials", sometimes)
     assert book.trials(OBJECTIVES) == []
     answers += [False] * 1000

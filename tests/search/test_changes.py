@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from rsas import InputError, TrainConfig
-from rsas.search import repair, sweep
-from rsas.search.changes import check_axes, definition, differences
-from rsas.search.experiment import Budget, Experiment, Objective, load_experiment
-from rsas.search.workspace import Workspace
+from rsas.sweep import commands
+from rsas.sweep.audit import repair
+from rsas.sweep.changes import check_axes, definition, differences
+from rsas.sweep.experiment import Budget, Experiment, Objective, load_experiment
+from rsas.sweep.files.workspace import Workspace
 
 NEW = "; new trials follow the space as it is now"
 KEPT = "; the sweep keeps what it began with"
@@ -153,7 +154,7 @@ def test_rare_branches_are_the_same_for_every_seed_of_the_sampler():
 
 FILE = """
 from rsas import TrainConfig
-from rsas.search.experiment import Budget, Experiment, Objective
+from rsas.sweep.experiment import Budget, Experiment, Objective
 
 def space(trial):
     return {{"sparsity": trial.suggest_float("sparsity", {low}, 0.9)}}
@@ -185,13 +186,13 @@ def file(tmp_path):
 def begun(tmp_path, monkeypatch, file):
     """A sweep that has run nothing yet, since there is no Ray."""
     monkeypatch.setattr("sys.path", list(sys.path))
-    monkeypatch.setattr(sweep, "_cluster", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(sweep, "run", lambda folder, *_: folder.status(mine=True))
+    monkeypatch.setattr(commands, "_cluster", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(commands, "run", lambda folder, *_: folder.status(mine=True))
     defined, source = load_experiment(str(file()))
     experiment = dataclasses.replace(defined, base=defined.base.replace(lr=0.2))  # --set lr=0.2
     workspace = Workspace(tmp_path / "runs")
     console = Console(file=io.StringIO(), width=1000)
-    sweep.launch(
+    commands.launch(
         experiment, source, name="first", defined=defined, workspace=workspace, console=console
     )
     return workspace
@@ -200,7 +201,7 @@ def begun(tmp_path, monkeypatch, file):
 def resumed(workspace):
     """What a resume says about the file."""
     console = Console(file=io.StringIO(), width=1000)
-    sweep.resume("first", workspace=workspace, console=console)
+    commands.resume("first", workspace=workspace, console=console)
     return [line for line in console.file.getvalue().splitlines() if line.startswith("note: ")]
 
 

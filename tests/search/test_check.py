@@ -12,13 +12,13 @@ from mlflow.tracking import MlflowClient
 
 from rsas.errors import StorageError
 from rsas.records import trial_id
-from rsas.search import repair
-from rsas.search.check import Fault
-from rsas.search.checkpoints import TrialFolder, write_model
-from rsas.search.experiment import load_experiment
-from rsas.search.keeper import Keeper
-from rsas.search.storage import Storage
-from rsas.search.workspace import Workspace
+from rsas.sweep.audit import repair
+from rsas.sweep.audit.check import Fault
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.trial_dir import TrialFolder, write_model
+from rsas.sweep.files.workspace import Workspace
 from tests import made
 from tests.faults.harness import Place
 

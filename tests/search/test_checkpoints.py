@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rsas.errors import StorageError
-from rsas.search import storage as storage_module
-from rsas.search.checkpoints import Superseded, TrialFolder, read_model, write_model
-from rsas.search.storage import Storage
+from rsas.sweep.files import file_store
+from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.trial_dir import Superseded, TrialFolder, read_model, write_model
 
 CPU = torch.device("cpu")
 
@@ -290,7 +290,7 @@ def test_each_line_says_who_computed_it(path, monkeypatch):
 def test_a_line_that_could_not_be_written_can_be_given_again(path, monkeypatch):
     folder = begun(path)
     with monkeypatch.context() as patch:
-        patch.setattr(storage_module, "_PATIENCE", 0.0)
+        patch.setattr(file_store, "_PATIENCE", 0.0)
         patch.setattr(Storage, "_write", lambda *_: os.stat("/nowhere/at/all"))
         with pytest.raises(StorageError):
             folder.append(rows(1))

@@ -11,9 +11,9 @@ import threading
 import pytest
 
 from rsas import InputError
-from rsas.search import cluster
-from rsas.search.cluster import slots_of
-from rsas.search.experiment import Resources
+from rsas.sweep.execute import cluster
+from rsas.sweep.execute.cluster import slots_of
+from rsas.sweep.experiment import Resources
 from tests.servers import free_port
 
 
@@ -74,8 +74,8 @@ def test_ray_is_ended_while_the_thread_that_began_it_lives(monkeypatch):
 OWN_RAY = """
 import json, os, time
 import psutil
-from rsas.search import cluster
-from rsas.search.experiment import Resources
+from rsas.sweep.execute import cluster
+from rsas.sweep.experiment import Resources
 import ray
 
 def listening():

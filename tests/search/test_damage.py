@@ -15,12 +15,12 @@ import pytest
 from rsas import InputError
 from rsas.errors import LeaseLost
 from rsas.records import trial_id
-from rsas.search import repair
-from rsas.search.check import check_storage
-from rsas.search.checkpoints import TrialFolder
-from rsas.search.experiment import load_experiment
-from rsas.search.keeper import Keeper
-from rsas.search.workspace import Workspace
+from rsas.sweep.audit import repair
+from rsas.sweep.audit.check import check_storage
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.workspace import Workspace
 from tests import made
 from tests.faults.harness import Place, results
 

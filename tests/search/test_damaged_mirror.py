@@ -16,12 +16,12 @@ from rich.console import Console
 from rsas.cli.run import _conclude
 from rsas.errors import InputError
 from rsas.records import trial_id
-from rsas.search import repair
-from rsas.search.checkpoints import write_model
-from rsas.search.experiment import load_experiment
-from rsas.search.keeper import Keeper
-from rsas.search.sweep import resume
-from rsas.search.workspace import Workspace
+from rsas.sweep.audit import repair
+from rsas.sweep.commands import resume
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.trial_dir import write_model
+from rsas.sweep.files.workspace import Workspace
 from rsas.tracking import connect, damage
 from rsas.tracking.database import analyze
 from tests import made

@@ -16,9 +16,9 @@ import pytest
 from rsas import TrainConfig
 from rsas.cli import main
 from rsas.errors import InputError
-from rsas.search.book import Book
-from rsas.search.dashboard import serve
-from rsas.search.experiment import Budget, Experiment, Objective
+from rsas.sweep.experiment import Budget, Experiment, Objective
+from rsas.sweep.follow.optuna_dashboard import serve
+from rsas.sweep.study.study import Book
 from tests import made
 
 RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
@@ -113,7 +113,7 @@ def test_a_dashboard_that_others_can_reach_is_warned_of(host, warned, folder, mo
     def told(book, host, port, say):
         say(f"at {host}:{port}")
 
-    monkeypatch.setattr("rsas.search.dashboard.serve", told)
+    monkeypatch.setattr("rsas.sweep.follow.optuna_dashboard.serve", told)
     place = str(folder.path.parent)
     command = ["rsas", "ui", "--optuna", "--host", host, "--workspace", place]
     monkeypatch.setattr(sys, "argv", command)

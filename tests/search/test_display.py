@@ -7,7 +7,7 @@ import types
 from rich.console import Console
 
 from rsas.records import Objective, TrialRecord
-from rsas.search.display import SweepDisplay, front_table
+from rsas.sweep.follow.progress import SweepDisplay, front_table
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
@@ -46,7 +46,7 @@ def shown(renderable):
 def set_clock(monkeypatch):
     """A clock that stands still but where the test moves it."""
     now = types.SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr("rsas.search.display.time.monotonic", lambda: now.seconds)
+    monkeypatch.setattr("rsas.sweep.follow.progress.time.monotonic", lambda: now.seconds)
     return now
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from rsas import data
 from rsas.errors import StorageError
-from rsas.search import doctor
-from rsas.search.experiment import load_experiment
-from rsas.search.storage import Storage
+from rsas.sweep.execute import doctor
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.file_store import Storage
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 from rsas import TrainConfig
 from rsas.errors import StorageError
 from rsas.records import Objective
-from rsas.search.book import Book
-from rsas.search.checkpoints import TrialFolder, write_model
-from rsas.search.experiment import Experiment
-from rsas.search.keeper import Keeper
-from rsas.search.storage import Storage
+from rsas.sweep.experiment import Experiment
+from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.trial_dir import TrialFolder, write_model
+from rsas.sweep.study.study import Book
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
@@ -179,7 +179,7 @@ def test_a_storage_that_does_not_answer_is_told_once(sweep, monkeypatch):
     assert sweep.said == ["network is down"]
 
 
-# What rsas.search.keeper lacks.
+# What rsas.sweep.files.retention lacks.
 
 
 @pytest.mark.parametrize("kept", ["nothing", "an older one"])

@@ -5,10 +5,10 @@ import pytest
 from rsas import TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective
-from rsas.search.book import Book, Launch
-from rsas.search.experiment import Experiment
-from rsas.search.folder import hours_of
-from rsas.search.launches import LaunchLog
+from rsas.sweep.experiment import Experiment
+from rsas.sweep.files.sweep_dir import hours_of
+from rsas.sweep.launches import LaunchLog
+from rsas.sweep.study.study import Book, Launch
 from search_spaces.paper import paper
 
 WALL = 1_700_000_000.0

@@ -16,13 +16,13 @@ import pytest
 
 from rsas import InputError
 from rsas.errors import Halted, LeaseLost
-from rsas.search import lease as leases
-from rsas.search.book import Book
-from rsas.search.database import DatabaseLeases
-from rsas.search.experiment import load_experiment
-from rsas.search.journal import Damaged, Journal, whole_lines
-from rsas.search.lease import Lease, Owner, acquire, is_alive
-from rsas.search.workspace import Workspace
+from rsas.sweep.experiment import load_experiment
+from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.study import lease
+from rsas.sweep.study.database import DatabaseLeases
+from rsas.sweep.study.journal import Damaged, Journal, whole_lines
+from rsas.sweep.study.lease import Lease, Owner, acquire, is_alive
+from rsas.sweep.study.study import Book
 from tests import made
 from tests.servers import postgres
 
@@ -52,7 +52,7 @@ def sweep(request, tmp_path, monkeypatch):
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from rsas.search.workspace import Workspace
+from rsas.sweep.files.workspace import Workspace
 with Workspace(Path(sys.argv[1])).open("first").locked():
     if "fork" in sys.argv and not os.fork():
         time.sleep(60)  # a child that outlives the driver
@@ -203,7 +203,7 @@ def _fail(*_):
 
 
 def test_owners_that_cannot_be_seen_are_not_called_dead(monkeypatch):
-    me = leases._me()
+    me = lease._me()
     assert is_alive(me) is True
     dead = subprocess.Popen(["true"])
     try:
@@ -236,7 +236,7 @@ def test_the_lease_of_a_machine_out_of_sight_needs_a_request(sweep, monkeypatch)
 @pytest.mark.parametrize("line", ['["study_id", "rsas:lease"]', '["rsas:lease", ' + "[" * 100_000])
 def test_a_lease_is_found_beside_lines_that_are_none(tmp_path, line):
     path = tmp_path / "study.journal"
-    mine = Lease(1, leases._me())
+    mine = Lease(1, lease._me())
     Journal(path).put(mine, over=None)
     with path.open("a") as file:
         file.write(line + "\n")

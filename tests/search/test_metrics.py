@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
-from rsas.search.metrics import SweepMetrics, serving
+from rsas.sweep.follow.prometheus import SweepMetrics, serving
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
@@ -93,7 +93,7 @@ def test_served_on_loopback_while_the_context_lasts():
 
 
 def test_nothing_is_served_unless_asked(monkeypatch):
-    monkeypatch.setattr("rsas.search.metrics.listen", lambda *_: pytest.fail("served"))
+    monkeypatch.setattr("rsas.sweep.follow.prometheus.listen", lambda *_: pytest.fail("served"))
     with serving(None, pytest.fail) as registry:
         assert told(registry) == {}
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import torch
 
-from rsas.search.origin import origin
+from rsas.sweep.provenance import origin
 
 
 def git(folder, *command):

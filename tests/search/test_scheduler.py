@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rsas.errors import InputError
 from rsas.records import Objective
-from rsas.search.scheduler import Halving, epsilon_net, fronts, rungs
+from rsas.sweep.suggest.halving import Halving, epsilon_net, fronts, rungs
 
 ACCURACY = Objective("val_accuracy", "max", worst=0.1)
 SPARSITY = Objective("sparsity", "max", worst=0.0)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rsas.search.scheduler import Halving
+from rsas.sweep.suggest.halving import Halving
 from tests.benchmarks.scheduler import run, wide_search
 
 EPOCHS = 27

@@ -11,12 +11,12 @@ from ray.tune.search import Searcher
 from rsas import TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective
-from rsas.search.book import Book, Launch, Rung
-from rsas.search.checkpoints import History, TrialFolder
-from rsas.search.experiment import Budget, Experiment, Resources
-from rsas.search.scheduler import Halving
-from rsas.search.searcher import BookSearcher, LimitStopper, RungScheduler, StartCallback
-from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS
+from rsas.sweep.execute.dispatcher import BookSearcher, LimitStopper, RungScheduler, StartCallback
+from rsas.sweep.execute.worker import FAILED, HALTED, NOTES, ROWS
+from rsas.sweep.experiment import Budget, Experiment, Resources
+from rsas.sweep.files.trial_dir import History, TrialFolder
+from rsas.sweep.study.study import Book, Launch, Rung
+from rsas.sweep.suggest.halving import Halving
 from search_spaces.paper import paper
 from tests.leaks import LEAKS
 

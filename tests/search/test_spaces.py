@@ -8,8 +8,8 @@ import pytest
 
 from rsas import InputError
 from rsas.config import TrainConfig
-from rsas.search.experiment import Experiment, Objective
-from rsas.search.spaces import check_points, check_space, idle_axes
+from rsas.sweep.experiment import Experiment, Objective
+from rsas.sweep.suggest.space import check_points, check_space, idle_axes
 
 
 def experiment(space, **base):

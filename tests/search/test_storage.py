@@ -10,13 +10,13 @@ import torch
 
 from rsas import InputError
 from rsas.errors import StorageError
-from rsas.search import storage as module
-from rsas.search.checkpoints import Superseded, TrialFolder, read_model, write_model
-from rsas.search.storage import Storage
+from rsas.sweep.files import file_store
+from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.trial_dir import Superseded, TrialFolder, read_model, write_model
 from tests.servers import s3
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="file_store")
 def server(tmp_path_factory):
     with s3(tmp_path_factory.mktemp("s3")) as running:
         yield running
@@ -37,7 +37,7 @@ def storage(request, tmp_path, monkeypatch):
 def naps(monkeypatch):
     """Seconds for which it would have slept."""
     taken = []
-    monkeypatch.setattr(module.time, "sleep", taken.append)
+    monkeypatch.setattr(file_store.time, "sleep", taken.append)
     return taken
 
 
@@ -149,7 +149,7 @@ def test_folders_are_moved(storage):
 
 
 def test_a_move_that_fails_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(file_store, "_PATIENCE", 0.0)
     Storage(tmp_path).write("a", b"1")
     with pytest.raises(OSError, match="nowhere"):
         Storage(tmp_path).move("a", "nowhere/b")
@@ -245,7 +245,7 @@ def test_no_hiccup_is_waited_for_forever(storage, naps, monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "IQoJb3JpZ2luX2Vj")
     left = failing(monkeypatch, *[OSError("network is down\nfor IQoJb3JpZ2luX2Vj")] * 3)
     left[0] = OSError("refused IQoJb3JpZ2luX2Vj\nby the proxy")
-    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(file_store, "_PATIENCE", 0.0)
     with pytest.raises(StorageError) as caught:
         storage.write("a", b"1")
     assert str(caught.value) == f"cannot write {storage.place}/a (refused ***)"
@@ -262,7 +262,7 @@ def test_a_folder_in_it_has_the_same_connection(storage, monkeypatch):
     def no_other(place):
         raise AssertionError(f"a connection to {place}")
 
-    monkeypatch.setattr(module, "_open", no_other)
+    monkeypatch.setattr(file_store, "_open", no_other)
     inner = storage / "trials" / "t1"
     inner.write("a", b"1")
     assert storage.read("trials/t1/a") == b"1"
@@ -341,7 +341,7 @@ def test_a_trial_lives_in_it(storage):
     assert read_model(models, "t0000") is None and models.names() == []
 
 
-# What rsas.search.storage lacks.
+# What rsas.sweep.files.file_store lacks.
 
 
 def test_a_place_with_a_query_has_folders():
@@ -351,7 +351,7 @@ def test_a_place_with_a_query_has_folders():
 
 
 def test_an_uri_of_a_file_system(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(file_store, "_PATIENCE", 0.0)
     Storage(f"file://{tmp_path}/runs").write("t1/a", b"1")
     assert (tmp_path / "runs" / "t1" / "a").read_bytes() == b"1"
 

@@ -12,7 +12,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from rsas.records import trial_id
-from rsas.search.workspace import Workspace
+from rsas.sweep.files.workspace import Workspace
 
 RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 # More than half of the machine: one trial at a time, with fewer threads than cores, since other
@@ -22,7 +22,7 @@ CPUS = os.cpu_count() / 2 + 0.5
 EXPERIMENT = f"""
 import dataclasses
 from rsas.config import TrainConfig
-from rsas.search.experiment import Budget, Experiment, Objective, Resources
+from rsas.sweep.experiment import Budget, Experiment, Objective, Resources
 
 def paper(trial):
     return {{

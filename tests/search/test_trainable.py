@@ -11,12 +11,12 @@ from ray._raylet import raise_sys_exit_with_custom_error_message
 
 from rsas import NonFiniteLoss, TrainConfig, Trainer, data
 from rsas.errors import StorageError
-from rsas.search import storage as storage_module
-from rsas.search import trainable as module
-from rsas.search.checkpoints import read_model
-from rsas.search.experiment import Resources
-from rsas.search.storage import Storage
-from rsas.search.trainable import FAILED, HALTED, NOTES, ROWS, TrialTrainable
+from rsas.sweep.execute import worker
+from rsas.sweep.execute.worker import FAILED, HALTED, NOTES, ROWS, TrialTrainable
+from rsas.sweep.experiment import Resources
+from rsas.sweep.files import file_store
+from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.trial_dir import read_model
 from tests.leaks import LEAKS
 
 CONFIG = TrainConfig(hidden=(20,), epochs=5, batch_size=100, update_interval=5)
@@ -25,8 +25,8 @@ KEY = "0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def an_epoch_a_step(monkeypatch):
-    monkeypatch.setattr(module, "_STEP_SECONDS", 0.0)
-    monkeypatch.setattr(storage_module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(worker, "_STEP_SECONDS", 0.0)
+    monkeypatch.setattr(file_store, "_PATIENCE", 0.0)
     monkeypatch.setenv("RAY_NODE_ID", "")  # setup() sets it; so it is unset afterwards
 
 
@@ -147,7 +147,7 @@ def test_an_epoch_a_step_until_it_is_done(tmp_path, whole):
 
 
 def test_short_epochs_share_a_step(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(module, "_STEP_SECONDS", 1000.0)
+    monkeypatch.setattr(worker, "_STEP_SECONDS", 1000.0)
     result = trainable(tmp_path).step()
     assert result["done"]
     assert numbers(result[ROWS]) == numbers(whole.history)
@@ -155,7 +155,7 @@ def test_short_epochs_share_a_step(tmp_path, whole, monkeypatch):
 
 
 def test_a_step_ends_at_a_rung(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_STEP_SECONDS", 1000.0)
+    monkeypatch.setattr(worker, "_STEP_SECONDS", 1000.0)
     one = trainable(tmp_path, rungs=(2, 3))
     results = to_the_end(one)
     assert [epochs(result) for result in results] == [[1, 2], [3], [4, 5]]
@@ -187,7 +187,7 @@ def test_rows_that_could_be_written_only_at_a_second_attempt_are_there_once(tmp_
 
 def test_no_checkpoint_is_ahead_of_the_history(tmp_path, monkeypatch):
     """Or a kill between the two would leave a gap."""
-    monkeypatch.setattr(module, "_STEP_SECONDS", 1000.0)
+    monkeypatch.setattr(worker, "_STEP_SECONDS", 1000.0)
     write, seen = Storage.write, []
 
     def look(self, name, content):
@@ -210,7 +210,7 @@ def test_epochs_that_the_history_lacks_are_not_saved_at_the_end(tmp_path, monkey
     one.step()
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "_write", lambda *_: os.stat("/nowhere/at/all"))
-        patch.setattr("rsas.search.storage._PATIENCE", 0.0)
+        patch.setattr("rsas.sweep.files.file_store._PATIENCE", 0.0)
         assert HALTED in one.step()
     one.cleanup()
     assert (trained(tmp_path), checkpoints(tmp_path)) == ([1], [])
@@ -409,7 +409,7 @@ def test_each_trial_of_an_actor_has_its_own_retries(tmp_path, monkeypatch):
 
 
 def test_what_was_trained_before_an_error_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_STEP_SECONDS", 1000.0)
+    monkeypatch.setattr(worker, "_STEP_SECONDS", 1000.0)
     failing(monkeypatch, None, RuntimeError("no luck"))
     result = trainable(tmp_path, retries=0).step()
     assert epochs(result) == trained(tmp_path) == [1]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rsas.search.web import only_for
+from rsas.sweep.follow.web import only_for
 
 
 def app(environ, start):

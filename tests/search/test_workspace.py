@@ -17,13 +17,14 @@ from rsas import InputError, TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective, TrialRecord
 from rsas.redact import without_passwords
-from rsas.search import repair, runner, sweep
-from rsas.search.book import Book, Launch
-from rsas.search.checkpoints import TrialFolder
-from rsas.search.experiment import Budget, Experiment, Resources, load_experiment
-from rsas.search.folder import Status, SweepFolder, hours_of
-from rsas.search.record import known_uri
-from rsas.search.workspace import Workspace
+from rsas.sweep import commands, session
+from rsas.sweep.audit import repair
+from rsas.sweep.experiment import Budget, Experiment, Resources, load_experiment
+from rsas.sweep.files.sweep_dir import Status, SweepFolder, hours_of
+from rsas.sweep.files.sweep_record import known_uri
+from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.study.study import Book, Launch
 from search_spaces.paper import paper
 from tests import made
 
@@ -227,7 +228,7 @@ def test_a_book_in_a_database_is_named_by_the_sweep_and_needs_its_password(works
         folder.book()
     opened, book = [], Mock(study=Mock(directions=[1, 2]), **{"record.return_value": None})
     monkeypatch.setattr(
-        "rsas.search.book.Book",
+        "rsas.sweep.study.study.Book",
         lambda *place, study, lease: opened.append((place, study)) or book,
     )
     monkeypatch.setenv("RSAS_STUDY_STORAGE", url.replace("***", "pass-word"))
@@ -274,7 +275,7 @@ def test_a_sweep_killed_before_its_book_was_begun(workspace, folder):
 
 
 def test_a_moved_workspace_takes_its_mlflow_along(workspace, folder, monkeypatch):
-    from rsas.search import repair
+    from rsas.sweep.audit import repair
 
     record = json.loads((folder.path / "sweep.json").read_text())
     record |= {"tracking_uri": None, "id": "x"}
@@ -387,7 +388,7 @@ def test_device_hours_of_epochs_that_were_cut_off_are_used_up(workspace):
 HOLD = """
 import sys, time
 from pathlib import Path
-from rsas.search.workspace import Workspace
+from rsas.sweep.files.workspace import Workspace
 with Workspace(Path(sys.argv[1])).open("first").locked():
     print("locked", flush=True)
     time.sleep(60)
@@ -485,12 +486,12 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "RSAS_STUDY_STORAGE"):
         monkeypatch.setenv(name, "")  # launch sets them, which ends with the test
-    monkeypatch.setattr(sweep.tracking, "connect", connected.append)
-    monkeypatch.setattr(sweep, "Book", lambda url, *_, **__: connected.append(url) or Mock())
-    monkeypatch.setattr(sweep, "_cluster", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(sweep, "run", lambda folder, *_: folder)
+    monkeypatch.setattr(commands.tracking, "connect", connected.append)
+    monkeypatch.setattr(commands, "Book", lambda url, *_, **__: connected.append(url) or Mock())
+    monkeypatch.setattr(commands, "_cluster", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(commands, "run", lambda folder, *_: folder)
     monkeypatch.setattr(SweepFolder, "locked", lambda _: contextlib.nullcontext())
-    folder = sweep.launch(
+    folder = commands.launch(
         experiment,
         source,
         name="first",
@@ -526,7 +527,7 @@ def test_books_that_go_away_at_the_end_are_no_bad_input(tmp_path, monkeypatch):
     def tune(run, arrays, searcher, scratch):
         monkeypatch.setattr(SweepFolder, "status", away)
 
-    monkeypatch.setattr(runner, "_tune", tune)
+    monkeypatch.setattr(session, "_tune", tune)
     console = Console(file=io.StringIO())
     with pytest.raises(Halted, match="its book or storage cannot be read any more"):
-        runner.run(folder, experiment, None, lambda: 1, console, CollectorRegistry())
+        session.run(folder, experiment, None, lambda: 1, console, CollectorRegistry())

@@ -1,1 +1,0 @@
-"""The search: Ray Tune runs the trials, Optuna suggests them and keeps the book."""

@@ -1,0 +1,1 @@
+"""Whether study, files and MLflow agree, and how they are mended."""

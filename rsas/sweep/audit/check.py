@@ -1,0 +1,186 @@
+"""Compare a sweep's books: the Optuna study, the MLflow runs, and the files on the storage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rsas.records import (
+    SWEEP_STATUS,
+    Mirror,
+    MirroredRun,
+    Objective,
+    TrialRecord,
+    front_mark,
+    status_of,
+)
+from rsas.redact import redact
+from rsas.sweep.files.sweep_dir import Status, SweepFolder
+from rsas.sweep.files.trial_dir import TrialFolder, read_model
+
+__all__ = ["Fault", "aside", "check_mirror", "check_storage"]
+
+Kind = Literal["ghost", "twin", "gap", "mismatch", "damaged"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that the books do not agree on, or that cannot be read."""
+
+    kind: Kind
+    where: Literal["book", "mlflow", "storage"]
+    trial_id: str  # empty where it concerns the sweep
+    what: str
+    run_id: str = ""  # of the MLflow run
+    content: bool = False  # of what is logged, not of a state: the run has to be made again
+
+
+def aside(name: str, taken: Collection[str]) -> str:
+    """A name that is not taken for a folder that the book does not know."""
+    number = 0
+    while (found := f"{name}.ghost{number or ''}") in taken:
+        number += 1
+    return found
+
+
+def check_storage(folder: SweepFolder, status: Status) -> Iterator[Fault]:
+    """What the trials' files lack, or have beyond what the book knows."""
+    known = {trial.trial_id: trial for trial in status.trials}
+    members = {trial.trial_id for trial in status.front}
+    there = set(folder.trials.names())
+    for name in sorted(there - known.keys()):
+        if not _GHOST.fullmatch(name):
+            yield Fault("ghost", "storage", name, "the book does not know this trial's folder")
+    records = folder.kept_records()
+    for name, trial in known.items():
+        record = records.get(int(name[1:]))
+        if record is None:
+            yield Fault("gap", "storage", name, "trial.json is missing or damaged")
+        elif record["state"] != _STUDY_STATES[trial.state]:
+            told = f"trial.json says {record['state']}, the book {trial.state}"
+            yield Fault("mismatch", "storage", name, told)
+        if trial.state in ("complete", "pruned"):
+            yield from _check_history(folder, status.objectives, trial)
+        elif trial.state == "running":
+            for checkpoint in TrialFolder(folder.trials / name).damaged():
+                yield Fault("damaged", "storage", name, f"{checkpoint} cannot be read")
+        if name in members and not trial.same_as:
+            yield from _check_model(folder, name)
+    yield from _check_models(folder, known, members)
+
+
+def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterator[Fault]:
+    """What MLflow lacks, or has beyond or other than the book."""
+    if not mirror.parent:
+        yield Fault("gap", "mlflow", "", "there is no parent run of this sweep")
+        return
+    for run_id, name in mirror.surplus.items():
+        told = f"{'its' if name else 'parent'} run {run_id} is a second one"
+        yield Fault("twin", "mlflow", name, told, run_id)
+    if mirror.status != SWEEP_STATUS[status.state]:
+        told = f"the parent run is {mirror.status}, and the sweep {status.state}"
+        yield Fault("mismatch", "mlflow", "", told)
+    members = {trial.trial_id for trial in status.front}
+    if members and mirror.front != front_mark(members):
+        yield Fault("mismatch", "mlflow", "", "pareto/front.json is not the front of the book")
+    for name in sorted(mirror.missing):
+        yield Fault("gap", "mlflow", "", f"the artifact {name} is missing")
+    complete = status.counts["complete"]
+    if mirror.points != list(range(1, complete + 1)):
+        told = f"the hypervolume has {len(mirror.points)} points for {complete} complete trials"
+        surplus = len(mirror.points) > len(set(mirror.points) & set(range(1, complete + 1)))
+        yield Fault("gap", "mlflow", "", told, mirror.parent, content=surplus)
+    known = {trial.trial_id for trial in status.trials}
+    for run in mirror.runs:
+        if run.trial_id not in known:
+            yield Fault(
+                "ghost", "mlflow", run.trial_id, "the book has no such trial", run.run_id, True
+            )
+    by_trial = {run.trial_id: run for run in mirror.runs}
+    for trial in status.trials:
+        name = trial.trial_id
+        if name not in by_trial:
+            yield Fault("gap", "mlflow", name, "it has no run")
+            continue
+        if by_trial[name].run_id in mirror.strays:
+            yield Fault("mismatch", "mlflow", name, "its run is not under the sweep's parent run")
+        yield from _check_run(by_trial[name], trial, folder, status, name in members)
+
+
+def _check_run(
+    run: MirroredRun, trial: TrialRecord, folder: SweepFolder, status: Status, member: bool
+) -> Iterator[Fault]:
+    def fault(kind: Kind, what: str, *, content: bool = False) -> Fault:
+        return Fault(kind, "mlflow", trial.trial_id, what, run.run_id, content)
+
+    expected = status_of(trial.state, running=status.state == "running")
+    if run.status != expected:
+        told = f"its run is {run.status}; the book has it as {trial.state}"
+        yield fault("mismatch", told)
+    if trial.state not in ("running", run.state):
+        yield fault("mismatch", f"rsas.state is {run.state!r}, the book has {trial.state}")
+    tag = str(member).lower() if trial.state == "complete" else ""
+    if run.pareto != tag:
+        yield fault("mismatch", f"rsas.pareto is {run.pareto!r} where {tag!r} is right")
+    if run.params != {k: redact(str(v)) for k, v in trial.params.items()}:
+        yield fault("mismatch", "its params are not those of the book", content=True)
+    for name, value in trial.objectives.items():
+        if run.metrics.get(name) != value:
+            told = f"{name} is {run.metrics.get(name)}, in the book {value}"
+            yield fault("mismatch", told, content=True)
+    if trial.state in ("complete", "pruned"):
+        steps = [round(row["epoch"]) for row in folder.history(trial).rows]
+        if run.epochs != steps:
+            told = f"it has {len(run.epochs)} epochs logged of {len(steps)}"
+            surplus = len(run.epochs) > max(len(steps), round(trial.epochs))
+            yield fault("gap", told, content=surplus)
+
+
+def _check_history(
+    folder: SweepFolder, objectives: Sequence[Objective], trial: TrialRecord
+) -> Iterator[Fault]:
+    rows = folder.history(trial).rows
+    epochs = round(trial.epochs)
+    # One that was stopped for an earlier rung may have more.
+    there = rows if trial.state == "complete" else rows[:epochs]
+    if [row["epoch"] for row in there] != list(range(1, epochs + 1)):
+        told = f"its history has {len(rows)} of {trial.epochs:.0f} epochs"
+        yield Fault("gap", "storage", trial.trial_id, told)
+    elif trial.state == "complete" and any(
+        rows[-1].get(o.name) != trial.objectives[o.name] for o in objectives
+    ):
+        told = "the last row of its history is not the result in the book"
+        yield Fault("mismatch", "storage", trial.trial_id, told)
+
+
+def _check_models(
+    folder: SweepFolder, known: Mapping[str, TrialRecord], members: Collection[str]
+) -> Iterator[Fault]:
+    """Yield the models that are kept and are not of the front's members."""
+    for name in sorted(set(folder.models.names()).difference(members)):
+        if name not in known:
+            if not _GHOST.fullmatch(name):
+                yield Fault("ghost", "storage", name, "the book does not know this trial's model")
+        elif known[name].state != "running":
+            yield Fault("ghost", "storage", name, "a model is kept that is not on the front")
+
+
+def _check_model(folder: SweepFolder, trial: str) -> Iterator[Fault]:
+    try:
+        found = read_model(folder.models, trial)
+    except Exception:  # torch raises many kinds for damaged files
+        yield Fault("damaged", "storage", trial, "the final model of a front member is damaged")
+    else:
+        if found is None:
+            yield Fault("gap", "storage", trial, "the final model of a front member is missing")
+
+
+_STUDY_STATES = {
+    "running": "RUNNING",
+    "complete": "COMPLETE",
+    "pruned": "PRUNED",
+    "failed": "FAIL",
+}
+_GHOST = re.compile(r".*\.ghost\d*")  # as ``aside`` names them

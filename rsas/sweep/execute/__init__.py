@@ -1,0 +1,1 @@
+"""How trials run: the dispatcher without Ray, and Ray with Tune, its workers and its cluster."""

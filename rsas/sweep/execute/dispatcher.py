@@ -1,0 +1,386 @@
+"""Tune's search algorithm and scheduler: hand out what the book lacks, stop what cannot win."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ray.tune import Callback, Stopper
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from rsas.errors import Halted, reason_of
+from rsas.pruning import acting_key
+from rsas.records import metrics_of
+from rsas.records import trial_id as name_of
+from rsas.sweep.execute.worker import FAILED, HALTED, NOTES, ROWS
+from rsas.sweep.experiment import Experiment
+from rsas.sweep.files.trial_dir import History
+from rsas.sweep.study.study import Book, Rung
+from rsas.sweep.suggest.halving import Halving
+
+__all__ = ["BookSearcher", "LimitStopper", "Listener", "RungScheduler", "StartCallback"]
+
+
+class Listener(Protocol):
+    """Hears what becomes of trials."""
+
+    def begin(self, number: int) -> None:
+        """A trial is handed out, or goes on."""
+
+    def rows(self, number: int, rows: list[dict[str, float]]) -> None:
+        """A trial has trained these epochs."""
+
+    def change(self, number: int) -> None:
+        """The book holds something new of a trial that runs."""
+
+    def end(self, number: int) -> None:
+        """The book has been told the end of a trial."""
+
+    def note(self, number: int, line: str) -> None:
+        """Something happened to a trial that the user should know."""
+
+    def cut_off(self, number: int, device_seconds: float, line: str) -> None:
+        """A trial does not answer; its process is ended, and with it an epoch of these seconds."""
+
+    def tick(self) -> None:
+        """Time passes: called at each step of Tune's loop.
+
+        Raises:
+            Halted: the sweep cannot go on.
+        """
+
+
+@dataclass
+class _Running:
+    number: int
+    epochs: int  # of a whole training
+    seconds: float  # trained so far, in earlier launches, too
+    since: float | None = None  # when it began or last reported, by the searcher's clock
+    stopped: bool = False  # by the scheduler
+    told: tuple[Any, ...] = ()  # the result that was told last
+
+
+class BookSearcher(Searcher):
+    """First the trials the book has as running with nobody running them, then new ones.
+
+    Args:
+        book: asked for suggestions and told the results.
+        experiment: its budget says what the book is to hold in the end; failures before this
+            launch do not count.
+        halving: decides at rungs; None stops no trial.
+        slots: trials that may run at once.
+        hours: for which the sweep ran before this launch.
+        listener: hears what becomes of trials.
+        history: what was trained of a trial so far, by its number.
+        clock: seconds; another one in tests.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        experiment: Experiment,
+        *,
+        halving: Halving | None,
+        slots: Callable[[], int],
+        hours: float,
+        listener: Listener,
+        history: Callable[[int], History],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__()
+        self._book, self._budget, self._slots = book, experiment.budget, slots
+        self._objectives = experiment.objectives
+        self._devices = experiment.resources.devices
+        self._halving = halving
+        self._listener, self._history, self._clock = listener, history, clock
+        self._ended = book.ended()
+        self._failed_before = self._ended["failed"]
+        # Of trials that ended, and of epochs that were cut off.
+        self._device_seconds = book.device_seconds() + sum(
+            launch.cut_off for launch in book.launches()
+        )
+        self._orphans = deque(book.unfinished())
+        self._running: dict[str, _Running] = {}  # by Tune's id of the trial
+        self._deadline = None
+        if self._budget.hours is not None:
+            self._deadline = clock() + 3600 * (self._budget.hours - hours)
+        self._limit_since: float | None = None  # when a limit was reached
+        self._slowest = 0.0  # seconds of an epoch, in this launch
+        self._is_cut_off = False
+        self._judged: dict[tuple[int, int], bool] = {}  # (number, rung) -> whether it is stopped
+        for rung in book.rungs():
+            self._judged[rung.number, rung.rung] = rung.stops
+            if halving is not None and rung.rung in halving.rungs:
+                halving.record(rung.rung, rung.number, rung.values)
+        self.halted = ""
+        """Why the sweep cannot go on; empty while it can."""
+
+    def set_search_properties(self, *_: Any, **__: Any) -> bool:
+        """Objectives are the book's; Tune's metric and mode are not used."""
+        return True
+
+    def suggest(  # type: ignore[override]
+        self, trial_id: str
+    ) -> dict[str, Any] | str | None:
+        """A trial to run, None while there is none to begin, or FINISHED."""
+        while True:
+            if self._lacking() <= len(self._running):
+                return None if self._running else str(Searcher.FINISHED)
+            if len(self._running) >= self._slots():
+                return None
+            try:
+                found = self._next()
+            except (Halted, OSError) as error:  # of the book, or of the storage
+                self.halted = self.halted or str(error)
+                continue
+            if found is not None:
+                self._running[trial_id], config = found
+                return config
+
+    def judge(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether Tune is to stop a trial; asked at each of its results but the last."""
+        run = self._running[trial_id]
+        if self.halted or self._limit(besides=run):
+            return True
+        try:
+            run.stopped = self._is_beaten(run.number, result.get(ROWS, []))
+        except (Halted, OSError) as error:
+            self.halted = self.halted or str(error)
+        return run.stopped or bool(self.halted)
+
+    def on_trial_start(self, trial_id: str) -> None:
+        """Tune has a process for a trial; its time counts from now on."""
+        self._running[trial_id].since = self._clock()
+
+    def watch(self) -> bool:
+        """Look after trials that do not answer; called at each step of Tune's loop.
+
+        Returns:
+            Whether Tune is to end what runs: a limit is reached, or the sweep halted, and the
+            budget's overtime has passed since.
+        """
+        try:
+            self._listener.tick()
+        except Halted as error:
+            self.halted = self.halted or str(error)
+        now, limit = self._clock(), self._limit()
+        if not self._running or not (self.halted or limit):
+            self._limit_since = None
+            return False
+        if self._limit_since is None:
+            self._limit_since = now
+        waited = now - self._limit_since
+        if waited < max(self._budget.overtime, 2 * self._slowest):
+            return False
+        if not self._is_cut_off:
+            self._is_cut_off = True
+            after = "the sweep had to stop" if self.halted else f"the limit of {limit}"
+            command = "resume" if self.halted else "extend"
+            line = (
+                f"did not answer for {waited:.0f} s after {after}; its process is ended, and "
+                f"'rsas {command}' goes on from its last checkpoint"
+            )
+            for run in self._running.values():
+                seconds = self._seconds_since_report(run)
+                self._listener.cut_off(run.number, seconds * self._devices, line)
+        return True
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tune has a result that is not a trial's last."""
+        self._tell(self._running[trial_id], result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tune ended a trial, or ends itself."""
+        run = self._running.pop(trial_id)
+        try:
+            self._end(run, result or {}, error)
+        except Halted as failure:  # Tune would swallow it
+            self.halted = self.halted or str(failure)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher into its own files, which rsas never reads."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the book is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the book is the state."""
+
+    def _end(self, run: _Running, result: dict[str, Any], error: bool) -> None:
+        self._tell(run, result)
+        last = metrics_of(result[ROWS][-1]) if result.get(ROWS) else {}
+        spent = run.seconds * self._devices
+        if error:
+            self._book.fail(run.number, "the process that ran it died", spent)
+        elif HALTED in result:
+            self.halted = self.halted or result[HALTED]
+            return
+        elif FAILED in result:
+            self._book.fail(run.number, result[FAILED], spent)
+        elif run.stopped:
+            self._book.prune(run.number, last["epoch"], spent)
+        elif last.get("epoch", 0) >= run.epochs:
+            self._book.complete(run.number, last, spent)
+        else:
+            self._device_seconds += spent  # the book still has it as running, for a resume
+            return
+        self._count(run.number)
+
+    def _lacking(self) -> int:
+        """How many trials are to be run yet, those that run included."""
+        failed = self._ended["failed"] - self._failed_before
+        if self.halted or self._limit() or failed >= self._budget.failures:
+            return 0
+        return self._budget.trials - self._ended["complete"] - self._ended["pruned"]
+
+    def _limit(self, besides: _Running | None = None) -> str:
+        """Return the limit of time that is reached, or nothing.
+
+        Args:
+            besides: a trial that is reporting now; its seconds since the last report do not count.
+        """
+        budget = self._budget
+        if self._deadline is not None and self._clock() >= self._deadline:
+            return f"{budget.hours:g} hours"
+        running = sum(
+            run.seconds + (0.0 if run is besides else self._seconds_since_report(run))
+            for run in self._running.values()
+        )
+        used = self._device_seconds + running * self._devices
+        if budget.device_hours is not None and used >= 3600 * budget.device_hours:
+            return f"{budget.device_hours:g} device-hours"
+        return ""
+
+    def _seconds_since_report(self, run: _Running) -> float:
+        return 0.0 if run.since is None else self._clock() - run.since
+
+    def _next(self) -> tuple[_Running, dict[str, Any]] | None:
+        """A trial and what Tune gives to its trainable; None if it ended before it was run."""
+        is_orphan = bool(self._orphans)
+        number = self._orphans.popleft() if is_orphan else self._book.begin()
+        try:
+            config = self._book.config(number)
+        except Halted:
+            raise
+        except Exception as error:  # of the space, which is the user's
+            self._listener.begin(number)
+            self._book.fail(number, f"the search space: {reason_of(error)}")
+            self._count(number)
+            return None
+        same = self._book.note_key(number, acting_key(config))
+        self._listener.begin(number)
+        if same is not None:
+            self._book.repeat(number, same)
+            self._count(number)
+            return None
+        trained = self._history(number) if is_orphan else History([], 0, 0.0)
+        if self._is_beaten(number, trained.rows):  # at a rung that was never judged
+            last = max(e for (n, e), stops in self._judged.items() if n == number and stops)
+            self._book.prune(number, last, trained.seconds * self._devices)
+            self._count(number)
+            return None
+        run = _Running(number, config.epochs, trained.seconds)
+        return run, {"trial": name_of(number), "train": config.to_dict()}
+
+    def _is_beaten(self, number: int, rows: list[dict[str, float]]) -> bool:
+        """Judge a trial at the rungs it has come to, each once; the book keeps the verdict."""
+        if self._halving is None or not rows:
+            return False
+        reached = rows[-1]["epoch"]
+        by_epoch = {round(row["epoch"]): row for row in rows}
+        for rung in self._halving.rungs:
+            if rung > reached:
+                break
+            if (number, rung) not in self._judged:
+                if rung not in by_epoch:  # trained by a process that died before it told
+                    by_epoch |= {round(row["epoch"]): row for row in self._history(number).rows}
+                if rung not in by_epoch:
+                    continue
+                values = [by_epoch[rung][name] for name in self._halving.names]
+                stops = not self._halving.keeps(rung, number, values)
+                self._book.note_rung(Rung(number, rung, values, stops))
+                self._judged[number, rung] = stops
+                self._listener.change(number)
+            if self._judged[number, rung]:
+                return True
+        return False
+
+    def _tell(self, run: _Running, result: dict[str, Any]) -> None:
+        """Pass on what is new in a result; Tune gives the last one again when it ends."""
+        mark = (result.get("pid"), result.get("training_iteration"))
+        if run.told == mark:
+            return
+        run.told = mark
+        for line in result.get(NOTES, []):
+            self._listener.note(run.number, line)
+        rows = [metrics_of(row) for row in result.get(ROWS, [])]
+        run.seconds += sum(row["seconds"] for row in rows)
+        run.since = self._clock()
+        self._slowest = max([self._slowest, *(row["seconds"] for row in rows)])
+        if rows:
+            self._listener.rows(run.number, rows)
+
+    def _count(self, number: int) -> None:
+        """A trial has ended, as the book tells."""
+        trial = self._book.trial(number, self._objectives)
+        self._ended[trial.state] += 1
+        self._device_seconds += trial.device_seconds
+        self._listener.end(number)
+
+
+class RungScheduler(FIFOScheduler):
+    """Tune's scheduler: begins trials in order, and stops those the searcher judges so.
+
+    Args:
+        searcher: knows the book, the rungs and the budget.
+    """
+
+    def __init__(self, searcher: BookSearcher) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Tune asks at each result but a trial's last."""
+        stops = self._searcher.judge(trial.trial_id, result)
+        return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
+
+
+class LimitStopper(Stopper):
+    """Ends all trials that do not answer after a limit was reached.
+
+    Args:
+        searcher: knows the limits, and when trials reported.
+    """
+
+    def __init__(self, searcher: BookSearcher) -> None:
+        self._searcher = searcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Tune asks at each result, where the scheduler decides."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tune asks at each step of its loop."""
+        return self._searcher.watch()
+
+
+class StartCallback(Callback):
+    """Tells the searcher that a trial has a process.
+
+    Args:
+        searcher: counts the time of trials.
+    """
+
+    def __init__(self, searcher: BookSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tune has a process for a trial, a new one or that of an earlier trial."""
+        self._searcher.on_trial_start(trial.trial_id)

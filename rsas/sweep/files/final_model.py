@@ -1,0 +1,82 @@
+"""The final network of a trial, and the configuration that the sweep's own record has of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rsas.config import TrainConfig
+from rsas.errors import InputError
+from rsas.records import TrialRecord
+from rsas.sweep.files.sweep_dir import SweepFolder
+from rsas.sweep.files.trial_dir import read_model
+
+if TYPE_CHECKING:  # optuna takes a second to import
+    from rsas.sweep.study.study import Book
+
+__all__ = ["final_model"]
+
+
+def final_model(
+    folder: SweepFolder, book: Book, trial: TrialRecord
+) -> tuple[TrainConfig, dict[str, Any]]:
+    """The network of a trial, or of the one that it repeats, and what it was trained with.
+
+    Args:
+        folder: of the sweep.
+        book: of the sweep.
+        trial: whose network.
+
+    Returns:
+        The configuration by ``sweep.json`` and the book, and ``Trainer.final_state``. A model file
+        may come from elsewhere, and a configuration may name code: the file's own one is only
+        compared.
+
+    Raises:
+        InputError: no model is kept, as the trial is not on the front; it cannot be read; or its
+            configuration is not that of the sweep.
+    """
+    name, state = _kept(folder, trial)
+    config = _recorded(folder, book, name)
+    try:
+        theirs = TrainConfig.from_dict(state["config"]).to_dict()
+    except (InputError, KeyError, TypeError, AttributeError):
+        raise InputError(f"the final model of {name!r} has no configuration of rsas") from None
+    if config.device == "auto" and theirs["device"] == "cpu":  # chosen by a worker without a GPU
+        config = config.replace(device="cpu")
+    for field, value in config.to_dict().items():
+        if theirs[field] != value:
+            raise InputError(
+                f"the final model of {name!r} names {field}={theirs[field]!r}, but its sweep "
+                f"trained {field}={value!r}: it is not the model of this trial"
+            )
+    return config, state
+
+
+def _kept(folder: SweepFolder, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
+    """The trial that trained the network, and its state."""
+    try:
+        for name in filter(None, (trial.trial_id, trial.same_as)):
+            state = read_model(folder.models, name)
+            if state is not None:
+                return name, state
+        kept = ", ".join(folder.models.names()) or "none"
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = f"{error if isinstance(error, OSError) else 'it is damaged'}".splitlines()[0]
+        raise InputError(
+            f"the final model of {trial.trial_id!r} cannot be read ({reason}); "
+            f"'rsas check {folder.name}' tells more"
+        ) from None
+    raise InputError(
+        f"trial {trial.trial_id!r} has no final model: those of the front are kept; there is: "
+        f"{kept}"
+    )
+
+
+def _recorded(folder: SweepFolder, book: Book, name: str) -> TrainConfig:
+    """The configuration with which a trial trains the network that is kept."""
+    fields = book.fields(int(name[1:]))
+    if fields is None:
+        raise InputError(f"sweep {folder.name!r}: its book lacks the configuration of {name!r}")
+    experiment = folder.record["experiment"]
+    seed = {"seed": experiment["seeds"][0]} if experiment["seeds"] else {}
+    return TrainConfig.from_dict({**experiment["base"], **fields, **seed})

@@ -1,0 +1,87 @@
+"""Keeps a sweep's storage in line with its book, on a thread of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from rsas.errors import StorageError, first_line
+from rsas.pareto import front
+from rsas.records import Objective, TrialRecord, trial_id
+from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.study.study import Book
+
+__all__ = ["Keeper"]
+
+
+class Keeper:
+    """Trials' records, the models of the front, and no checkpoints of what has ended.
+
+    Args:
+        storage: of the sweep.
+        book: read on the thread.
+        objectives: of the sweep.
+        say: tells the user, once, that the storage cannot be written.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        book: Book,
+        objectives: Sequence[Objective],
+        say: Callable[[str], None],
+    ) -> None:
+        self._trials, self._models = storage / "trials", storage / "models"
+        self._book, self._objectives, self._say = book, objectives, say
+        self._is_told = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="keeper")
+
+    def record(self, number: int) -> None:
+        """The book holds something new of a trial: keep a copy in its folder."""
+        self._thread.submit(self._attempt, lambda: self._record(number))
+
+    def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
+        """A trial ended; ``trials`` are all of the sweep now."""
+        self._thread.submit(self._attempt, lambda: self._end(number, trials))
+
+    def close(self, trials: Sequence[TrialRecord]) -> None:
+        """Do what is left, and what an earlier process did not come to do."""
+        self._thread.submit(self._attempt, lambda: self._tidy(trials))
+        self._thread.shutdown()
+
+    def _record(self, number: int) -> None:
+        self._folder(trial_id(number)).set_record(self._book.to_dict(number))
+
+    def _end(self, number: int, trials: Sequence[TrialRecord]) -> None:
+        self._record(number)
+        self._folder(trial_id(number)).clear()
+        self._keep_models(trials)
+
+    def _tidy(self, trials: Sequence[TrialRecord]) -> None:
+        kept = self._trials.read_all([f"{trial.trial_id}/trial.json" for trial in trials])
+        for trial, content in zip(trials, kept, strict=True):
+            number = int(trial.trial_id[1:])
+            if content != self._folder(trial.trial_id).record_bytes(self._book.to_dict(number)):
+                self._record(number)
+            if trial.state != "running":
+                self._folder(trial.trial_id).clear()
+        self._keep_models(trials)
+
+    def _keep_models(self, trials: Sequence[TrialRecord]) -> None:
+        members = {trial.trial_id for trial in front(trials, self._objectives)}
+        ended = {trial.trial_id for trial in trials if trial.state != "running"}
+        for name in self._models.names():
+            if name in ended - members:
+                self._models.delete(name)
+
+    def _folder(self, trial: str) -> TrialFolder:
+        return TrialFolder(self._trials / trial)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (StorageError, OSError) as error:
+            if not self._is_told:
+                self._is_told = True
+                self._say(first_line(error))

@@ -1,0 +1,395 @@
+"""The folder of one sweep: its record, its lease, its status. No ray.
+
+WORKSPACE/NAME/sweep.json          the resolved experiment and where it came from
+WORKSPACE/NAME/sweep.json.copy     the same, for where that file is damaged or gone
+WORKSPACE/NAME/study.journal       the book (rsas.sweep.study.study), unless it is in a database
+
+Here, or in STORAGE/NAME-ID where a storage is given that all nodes reach:
+
+trials/t0007/                      checkpoints and history of a trial (rsas.sweep.files.trial_dir)
+models/t0007/model.pt              final model of a member of the front
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rsas.errors import Halted, InputError, reason_of
+from rsas.pareto import front, hypervolume
+from rsas.records import Objective, TrialRecord, trial_id
+from rsas.sweep.experiment import Budget, Experiment
+from rsas.sweep.files.file_store import Storage, aside
+from rsas.sweep.files.sweep_record import (
+    OtherStudy,
+    OtherVersion,
+    experiment_in,
+    known_uri,
+    to_json,
+)
+from rsas.sweep.files.trial_dir import History, TrialFolder
+from rsas.sweep.study.lease import Lease, LeaseStore, acquire, is_alive
+from rsas.uris import sqlite_uri
+
+if TYPE_CHECKING:  # optuna takes a second to import
+    from rsas.sweep.study.study import Book, Launch
+
+__all__ = ["FILES", "Status", "SweepFolder", "hours_of"]
+
+FILES = ("sweep.json", "sweep.json.copy", "study.journal")
+"""Each of them makes a folder that of a sweep."""
+_COPY = FILES[1]
+_SILENCE = 600.0  # seconds after which a driver that this machine cannot see counts as dead
+
+SweepState = Literal["running", "finished", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a sweep has come to."""
+
+    name: str
+    state: SweepState  # failed: as many trials failed as its budget allows
+    asked: int  # trials that are to be complete or stopped early
+    objectives: tuple[Objective, ...]
+    trials: list[TrialRecord]
+    launches: list[Launch] = field(default_factory=list)
+    spent: str = ""  # the limit that ended it before all trials were run
+    mirrored: bool = True  # MLflow has all of it, as far as this process logged
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials asked for, and trials by state."""
+        counts = {"asked": self.asked, "complete": 0, "running": 0, "pruned": 0, "failed": 0}
+        for trial in self.trials:
+            counts[trial.state] += 1
+        return counts
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The complete trials that no other dominates."""
+        return front(self.trials, self.objectives)
+
+    @property
+    def hypervolume(self) -> float:
+        """See ``rsas.analysis.hypervolume``."""
+        return hypervolume(self.trials, self.objectives)
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of training times devices, of all trials that ended."""
+        return sum(trial.device_seconds for trial in self.trials)
+
+    @property
+    def slot_share(self) -> float | None:
+        """Share of the time of all slots that was spent in training, after start-up, in [0, 1].
+
+        From the first epoch of each launch to its last one; None before there is one.
+        """
+        time = sum(each.slot_seconds for each in self.launches)
+        trained = sum(each.trained for each in self.launches)
+        return min(trained / time, 1.0) if time > 0 else None
+
+
+class SweepFolder:
+    """The folder of one sweep that exists.
+
+    Attributes:
+        workspace: folder of the workspace it is in.
+        record: what ``sweep.json`` holds: the resolved experiment and where things are.
+        journal: the book's file, where it is no database.
+        storage: where trials keep their files.
+        lease: of this process, while it is ``locked``.
+
+    Raises:
+        InputError: its record cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.workspace = path, path.parent
+        self.name = path.name
+        self.journal = path / "study.journal"
+        self.lease: Lease | None = None
+        self.record: dict[str, Any] = {}
+        self._take(self._read())
+
+    def set_budget(self, budget: Budget) -> None:
+        """Ask for more, or less, from now on.
+
+        Raises:
+            InputError: the record cannot be written.
+        """
+        self.record["experiment"]["budget"] = dataclasses.asdict(budget)
+        self._write()
+        self._take(experiment_in(self.record))
+
+    def note_changes(self, lines: Sequence[str]) -> None:
+        """Keep how the file of the sweep differs from what it was, each difference once.
+
+        Raises:
+            InputError: the record cannot be written.
+        """
+        changes = self.record.get("changes", [])
+        known = {change["what"] for change in changes}
+        moment = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        new = [{"time": moment, "what": line} for line in lines if line not in known]
+        if new:
+            self.record["changes"] = changes + new
+            self._write()
+
+    def tracking_uri(self) -> str:
+        """Of the tracking server, with its password; or of the workspace's own file.
+
+        Raises:
+            InputError: the password is not known.
+        """
+        server = self.record["tracking_uri"]
+        if server is None:
+            return sqlite_uri(self.workspace / "mlflow.db")
+        return known_uri(server, "MLFLOW_TRACKING_URI")
+
+    def history(self, trial: TrialRecord) -> History:
+        """What was trained of a trial, or of the one that it repeats."""
+        return TrialFolder(self.trials / (trial.same_as or trial.trial_id)).history()
+
+    def kept_records(self) -> dict[int, dict[str, Any]]:
+        """Return what trials' own folders have of the book, by number.
+
+        Left out are records that are damaged or edited, of another sweep, or of another trial than
+        that of their folder: somebody may have copied a folder.
+        """
+        names = self.trials.names()
+        contents = self.trials.read_all([f"{name}/trial.json" for name in names])
+        return {
+            record["number"]: record
+            for name, record in zip(names, map(TrialFolder.record_in, contents), strict=True)
+            if record is not None
+            and record.get("sweep") == self.record["id"]
+            and trial_id(record["number"]) == name
+        }
+
+    def book(self, experiment: Experiment | None = None) -> Book:
+        """Open the book of the sweep; with an experiment, to write it.
+
+        Raises:
+            OtherStudy: it is another sweep's, or has other objectives than the record.
+            InputError: it cannot be read, or the password of its database is not known.
+        """
+        from rsas.sweep.study.study import Book
+
+        url = self._study_url()
+        lease = None if experiment is None else self.lease
+        if url is None:
+            book = Book(self.journal, experiment, lease=lease)
+        else:
+            book = Book(url, experiment, study=self.record["id"], lease=lease)
+        noted = book.record()
+        if noted is not None and noted["id"] != self.record["id"]:
+            raise OtherStudy(
+                f"sweep {self.name!r}: its study is that of another sweep, {noted['id']!r} where "
+                f"sweep.json has {self.record['id']!r}; bring the right file back"
+            )
+        if len(book.study.directions) != len(self.objectives):
+            raise OtherStudy(
+                f"sweep {self.name!r}: sweep.json has {len(self.objectives)} objectives, and its "
+                f"study {len(book.study.directions)}; correct the file, or delete it, and a copy "
+                "is used"
+            )
+        return book
+
+    def book_begun(self) -> Book | None:
+        """The book, to be read; None where the process was killed before it had begun one.
+
+        Raises:
+            InputError: as ``book`` does.
+        """
+        from rsas.sweep.study.study import NotBegun
+
+        try:
+            return self.book()
+        except NotBegun:
+            return None
+
+    def status(self, *, mine: bool = False) -> Status:
+        """What the book says, and whether somebody runs the sweep.
+
+        Args:
+            mine: this process has the lease, and asks what the sweep would be without it.
+        """
+        book = self.book_begun()
+        trials = book.trials(self.objectives) if book else []
+        launches = book.launches() if book else []
+        states = [trial.state for trial in trials]
+        spent = self._spent(trials, launches)
+        state: SweepState = "interrupted"
+        if not mine and self._is_running(launches):
+            state = "running"
+        elif states.count("complete") + states.count("pruned") >= self.budget.trials or spent:
+            state = "finished"
+        elif self._gave_up(trials, launches) and "running" not in states:
+            state = "failed"
+        return Status(
+            name=self.name,
+            state=state,
+            asked=self.budget.trials,
+            objectives=self.objectives,
+            trials=trials,
+            launches=launches,
+            spent=spent,
+        )
+
+    def _gave_up(self, trials: Sequence[TrialRecord], launches: Sequence[Launch]) -> bool:
+        """Whether too many trials failed since it was last gone on with."""
+        before = launches[-1].failures if launches else 0
+        return sum(t.state == "failed" for t in trials) - before >= self.budget.failures
+
+    def _spent(self, trials: Sequence[TrialRecord], launches: Sequence[Launch]) -> str:
+        """The limit of time that is reached, if one is."""
+        if self.budget.hours is not None and hours_of(launches) >= self.budget.hours:
+            return f"{self.budget.hours:g} hours"
+        used = (
+            sum(
+                trial.device_seconds
+                if trial.state != "running"
+                else self.history(trial).seconds * self.devices
+                for trial in trials
+            )
+            if self.budget.device_hours is not None
+            else 0.0
+        ) + sum(each.cut_off for each in launches)
+        if self.budget.device_hours is not None and used >= 3600 * self.budget.device_hours:
+            return f"{self.budget.device_hours:g} device-hours"
+        return ""
+
+    def _take(self, experiment: Experiment) -> None:
+        self.objectives = experiment.objectives
+        self.budget = experiment.budget
+        self.devices = experiment.resources.devices
+        self.storage = Storage(self.record.get("storage") or self.path)
+        self.trials, self.models = self.storage / "trials", self.storage / "models"
+
+    def _read(self) -> Experiment:
+        """Read the record; one that cannot be used is kept aside, and made again from a copy.
+
+        Raises:
+            InputError: neither can be used.
+        """
+        file = self.path / "sweep.json"
+        try:
+            self.record = json.loads(file.read_text("utf-8"))
+            return experiment_in(self.record)
+        except OtherVersion as error:
+            raise InputError(f"sweep {self.name!r}: {error}") from None
+        except (FileNotFoundError, ValueError, RecursionError) as error:  # also an InputError
+            reason = reason_of(error)
+        except OSError as error:  # which says nothing of what is in the file
+            raise InputError(
+                f"sweep {self.name!r}: {file} cannot be read ({reason_of(error)})"
+            ) from None
+        copy = self._copy()
+        if copy is None:
+            raise InputError(
+                f"sweep {self.name!r}: {file} cannot be used ({reason}), nor can a copy of it"
+            )
+        self.record = copy
+        try:
+            done = "a copy of it takes its place"
+            if file.exists():
+                kept = file.replace(aside(file))
+                done += f", and what was there is in {kept.name}"
+            Storage(self.path).write("sweep.json", to_json(copy))
+        except OSError as error:
+            done = f"a copy of it is used; it cannot be mended ({error.strerror or error})"
+        logging.getLogger("rsas").warning("%s cannot be used (%s); %s", file, reason, done)
+        return experiment_in(copy)
+
+    def _copy(self) -> dict[str, Any] | None:
+        """Return the copy of the record in the journal, or else the one beside sweep.json."""
+        from rsas.sweep.study.study import Book
+
+        copies: tuple[Callable[[], Any], ...] = (
+            lambda: Book(self.journal).record(),
+            lambda: json.loads((self.path / _COPY).read_text("utf-8")),
+        )
+        for read in copies:
+            with contextlib.suppress(OSError, ValueError, RecursionError):
+                found: dict[str, Any] = read()
+                experiment_in(found)
+                return found
+        return None
+
+    def note_copies(self, book: Book) -> None:
+        """Keep copies of the record, from which a damaged one is made again."""
+        if book.record() != self.record:
+            book.note_record(self.record)
+        with contextlib.suppress(OSError):
+            Storage(self.path).write(_COPY, to_json(self.record))
+
+    def _write(self) -> None:
+        try:
+            Storage(self.path).write("sweep.json", to_json(self.record))
+        except OSError as error:
+            raise InputError(f"sweep {self.name!r}: {error}") from None
+
+    @contextlib.contextmanager
+    def locked(self, *, take_over: bool = False) -> Iterator[None]:
+        """Be the one process that runs the sweep (``rsas.sweep.study.lease``).
+
+        Args:
+            take_over: also where another process has the lease and may be alive.
+
+        Raises:
+            InputError: another process runs it, or its study cannot be written.
+        """
+        try:
+            self.lease = acquire(self._leases(), self.name, take_over=take_over)
+        except OSError as error:
+            raise InputError(
+                f"sweep {self.name!r}: its study cannot be written ({error.strerror or error})"
+            ) from None
+        try:
+            yield
+        finally:
+            mine, self.lease = self.lease, None
+            released = dataclasses.replace(mine, is_released=True)
+            # Where this fails, the process is dead soon, and the next one can see that.
+            with contextlib.suppress(Halted, OSError):
+                self._leases().put(released, over=mine)
+
+    def is_lost(self) -> bool:
+        """Tell whether another process has taken the lease that this one was ``locked`` with."""
+        held = self._leases().lease()
+        return held is not None and self.lease is not None and held.epoch > self.lease.epoch
+
+    def _is_running(self, launches: Sequence[Launch]) -> bool:
+        held = self._leases().lease()
+        if held is None or held.is_released:
+            return False
+        alive = is_alive(held.owner)
+        if alive is None:
+            return bool(launches) and time.time() - launches[-1].last < _SILENCE
+        return alive
+
+    def _study_url(self) -> str | None:
+        url = self.record.get("study_storage")
+        return None if url is None else known_uri(url, "RSAS_STUDY_STORAGE")
+
+    def _leases(self) -> LeaseStore:
+        from rsas.sweep.study.database import DatabaseLeases
+        from rsas.sweep.study.journal import Journal
+
+        url = self._study_url()
+        return Journal(self.journal) if url is None else DatabaseLeases(url, self.record["id"])
+
+
+def hours_of(launches: Sequence[Launch]) -> float:
+    """For which the sweep has run, its interruptions not counted."""
+    return sum(max(each.last - each.began, 0.0) for each in launches) / 3600

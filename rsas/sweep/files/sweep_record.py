@@ -1,0 +1,112 @@
+"""The record of a sweep, ``sweep.json``: what is searched, and where everything is."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from rsas.errors import InputError
+from rsas.redact import is_redacted, without_passwords
+from rsas.sweep.experiment import Experiment
+
+__all__ = ["SCHEMA", "OtherStudy", "OtherVersion", "experiment_in", "known_uri", "to_json"]
+
+SCHEMA = 1
+
+_TEXT, _TEXT_OR_NULL = "a text", "a text or null"
+_FIELDS = {
+    "id": _TEXT,
+    "source": _TEXT,
+    "data_dir": _TEXT,
+    "tracking_uri": _TEXT_OR_NULL,
+    "storage": _TEXT_OR_NULL,
+    "study_storage": _TEXT_OR_NULL,
+    "address": _TEXT_OR_NULL,
+    "known": _TEXT_OR_NULL,
+    "python_path": "a list of texts",
+    "enqueued": "a list of objects",
+    "experiment": "an object",
+}
+_OPTIONAL = {
+    "origin": "an object",
+    "defined": "an object with axes",
+    "changes": "a list of objects with time and what",
+}
+
+
+class OtherVersion(InputError):
+    """The record is of another version of rsas."""
+
+
+class OtherStudy(InputError):
+    """The study is whole, and is not that of the record."""
+
+
+def experiment_in(record: Any) -> Experiment:
+    """Return the experiment of a record that is as ``rsas sweep`` writes it.
+
+    Its space cannot be asked: that is code, which the record names only.
+
+    Raises:
+        InputError: a field is missing or of another kind, or is not a valid experiment.
+    """
+    if not isinstance(record, dict):
+        raise InputError("expected an object, as 'rsas sweep' writes it")
+    if isinstance(record.get("schema"), int) and record["schema"] != SCHEMA:
+        raise OtherVersion("made by another version of rsas")
+    for name, kind in _FIELDS.items():
+        if not _is(record.get(name), kind):
+            raise InputError(f"{name}={record.get(name)!r}: expected {kind}")
+    for name, kind in _OPTIONAL.items():
+        if name in record and not _is(record[name], kind):
+            raise InputError(f"{name}={record[name]!r}: expected {kind}")
+    try:
+        return Experiment.from_dict(record["experiment"], _unknown)
+    except KeyError as error:
+        raise InputError(f"experiment: {error} is missing") from None
+    except (TypeError, AttributeError, ValueError) as error:  # an InputError is a ValueError
+        raise InputError(f"experiment: {error}") from None
+
+
+def known_uri(recorded: str, variable: str) -> str:
+    """Return the URI of a record with its password, which the record does not hold.
+
+    Raises:
+        InputError: the environment does not have it.
+    """
+    if not is_redacted(recorded):
+        return recorded
+    given = os.environ.get(variable, "")
+    if without_passwords(given) != recorded:
+        raise InputError(
+            f"{recorded}: passwords are not kept; set {variable} to this URI with its password"
+        )
+    return given
+
+
+def to_json(record: dict[str, Any]) -> bytes:
+    """Return the content of ``sweep.json``."""
+    return (json.dumps(record, indent=2) + "\n").encode()
+
+
+def _is(value: Any, kind: str) -> bool:
+    if kind == _TEXT:
+        return isinstance(value, str)
+    if kind == _TEXT_OR_NULL:
+        return value is None or isinstance(value, str)
+    if kind == "an object":
+        return isinstance(value, dict)
+    if kind == "an object with axes":
+        axes = value.get("axes") if isinstance(value, dict) else None
+        return isinstance(axes, dict) and all(isinstance(axis, dict) for axis in axes.values())
+    if kind == "a list of objects with time and what":
+        return isinstance(value, list) and all(
+            isinstance(each, dict) and each.keys() == {"time", "what"} for each in value
+        )
+    part = str if kind == "a list of texts" else dict
+    return isinstance(value, list) and all(isinstance(each, part) for each in value)
+
+
+def _unknown(trial: Any) -> dict[str, Any]:
+    raise InputError("the space of this sweep is not loaded")

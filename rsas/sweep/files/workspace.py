@@ -1,0 +1,136 @@
+"""The folder of a workspace: the names of the sweeps in it, and MLflow's files. No ray.
+
+WORKSPACE/mlflow.db, artifacts/    MLflow, unless a tracking server is used
+WORKSPACE/NAME/                    a sweep (rsas.sweep.files.sweep_dir)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rsas.errors import InputError
+from rsas.sweep.experiment import check_name
+from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.sweep_dir import FILES, SweepFolder
+from rsas.sweep.files.sweep_record import SCHEMA, to_json
+from rsas.uris import sqlite_uri
+
+__all__ = ["Workspace"]
+
+
+class Workspace:
+    """A folder of sweeps; it need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+
+    def check_writable(self) -> None:
+        """Try to write where the workspace is or would be, and leave nothing there.
+
+        Raises:
+            InputError: it is not possible.
+        """
+        place = self.path
+        try:
+            while not place.exists() and place != place.parent:
+                place = place.parent
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"workspace {str(self.path)!r}: cannot write in {str(place)!r} "
+                f"({error.strerror or error}); --workspace or RSAS_WORKSPACE names another folder"
+            ) from None
+
+    def check_free(self, name: str) -> None:
+        """Refuse a name that is taken or is no name.
+
+        Raises:
+            InputError: so it is.
+        """
+        check_name(name)
+        if name in ("mlflow.db", "artifacts"):
+            raise InputError(f"sweep name {name!r} is kept for MLflow's files; --name another")
+        if (self.path / name).exists():
+            sweep = (self.path / name / "sweep.json").exists()
+            hint = f"'rsas resume {name}' goes on with it" if sweep else "it is not a sweep"
+            raise InputError(
+                f"sweep name {name!r} is taken in workspace {str(self.path)!r}: {hint}; --name "
+                "gives another"
+            )
+
+    def create(self, name: str, record: dict[str, Any]) -> SweepFolder:
+        """Make the folder of a sweep, whole or not at all.
+
+        Raises:
+            InputError: the name is taken.
+        """
+        self.check_free(name)
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.path))
+        try:
+            partial.chmod(0o755)
+            Storage(str(partial)).write("sweep.json", to_json({"schema": SCHEMA, **record}))
+            partial.rename(self.path / name)
+        except BaseException as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
+            raise InputError(f"sweep {name!r}: cannot make its folder ({error})") from None
+        return SweepFolder(self.path / name)
+
+    def open(self, name: str) -> SweepFolder:
+        """The folder of a sweep that exists.
+
+        Raises:
+            InputError: there is no sweep of this name, or it cannot be read.
+        """
+        names = self.names()
+        if name not in names:
+            remains = ""
+            if os.path.isdir(self.path / name / "trials"):  # False for a name that is too long
+                remains = (
+                    "; its folder has files of trials, but neither sweep.json nor its copies: "
+                    f"'rsas report {name} --tracking-uri URI' shows what MLflow has of it, "
+                    f"{sqlite_uri(self.path / 'mlflow.db')} unless it had a server"
+                )
+            raise InputError(
+                f"no sweep {name!r} in workspace {str(self.path)!r}; there is: "
+                f"{', '.join(names) or 'none'}{remains}"
+            )
+        return SweepFolder(self.path / name)
+
+    def names(self) -> list[str]:
+        """Names of the sweeps; the one that was made or extended last comes last.
+
+        Raises:
+            InputError: the workspace is not a folder that can be read.
+        """
+        try:
+            if not self.path.exists():
+                return []
+            records = [
+                record
+                for folder in self.path.iterdir()
+                if not folder.name.startswith(".")
+                for record in (folder / name for name in FILES)
+                if _is_file(record)
+            ]
+            records.sort(key=lambda path: path.stat().st_mtime)
+        except NotADirectoryError:
+            raise InputError(f"workspace {str(self.path)!r} is not a folder") from None
+        except OSError as error:
+            raise InputError(f"workspace {str(self.path)!r} cannot be read ({error})") from None
+        return list(dict.fromkeys(path.parent.name for path in records))
+
+
+def _is_file(path: Path) -> bool:
+    """False, too, where the folder is somebody else's, such as lost+found."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False

@@ -1,0 +1,147 @@
+"""What Prometheus reads of a running sweep: an HTTP endpoint of the process that drives it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from rsas.errors import InputError
+from rsas.pareto import front, hypervolume
+from rsas.records import Objective, State, TrialRecord, trial_id
+from rsas.sweep.follow.web import listen
+
+__all__ = ["SweepMetrics", "serving"]
+
+_HOST = "127.0.0.1"
+_STATES: tuple[State, ...] = ("running", "complete", "pruned", "failed")
+
+
+class SweepMetrics(Collector):
+    """Follows a sweep and tells it to a registry when that is asked.
+
+    What takes time, the front and its hypervolume, is computed where it is asked for, on the
+    thread of the endpoint.
+
+    Args:
+        sweep: its name, the label of all metrics.
+        asked: trials that are to be complete or stopped early.
+        objectives: of the sweep.
+        trials: what the book holds at the start.
+        slots: trials that may run at once.
+    """
+
+    def __init__(
+        self,
+        sweep: str,
+        *,
+        asked: int,
+        objectives: Sequence[Objective],
+        trials: Sequence[TrialRecord],
+        slots: Callable[[], int],
+    ) -> None:
+        self._sweep, self._asked, self._objectives = sweep, asked, objectives
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._trials = trials
+        self._states: dict[str, State] = {trial.trial_id: trial.state for trial in trials}
+        self._busy: set[int] = set()
+        self._slot_count = slots()
+        self._epochs, self._seconds = 0, 0.0
+
+    def begin(self, number: int) -> None:
+        """A trial was handed out."""
+        with self._lock:
+            self._states[trial_id(number)] = "running"
+            self._busy.add(number)
+            self._slot_count = self._slots()
+
+    def rows(self, rows: Sequence[dict[str, float]]) -> None:
+        """A trial trained epochs."""
+        with self._lock:
+            self._epochs += len(rows)
+            self._seconds += sum(row["seconds"] for row in rows)
+            self._slot_count = self._slots()
+
+    def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
+        """A trial ended; ``trials`` are all of the sweep now."""
+        with self._lock:
+            self._trials = trials
+            self._states = {trial.trial_id: trial.state for trial in trials}
+            self._busy.discard(number)
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics as they are now."""
+        with self._lock:
+            trials, states = self._trials, Counter(self._states.values())
+            slots, busy = self._slot_count, len(self._busy)
+            epochs, seconds = self._epochs, self._seconds
+        by_state = GaugeMetricFamily(
+            "rsas_trials", "Trials by state; pruned: stopped early.", labels=["sweep", "state"]
+        )
+        for state in _STATES:
+            by_state.add_metric([self._sweep, state], states[state])
+        yield by_state
+        gauges = {
+            "rsas_trials_asked": (self._asked, "Trials to be complete or stopped early."),
+            "rsas_front_size": (
+                len(front(trials, self._objectives)),
+                "Complete trials that no other dominates.",
+            ),
+            "rsas_hypervolume": (
+                hypervolume(trials, self._objectives),
+                "Hypervolume between the front and the worst values of the objectives.",
+            ),
+            "rsas_slots": (slots, "Trials that can run at once."),
+            "rsas_slots_busy": (busy, "Trials that were handed out and have not ended."),
+        }
+        for name, (value, told) in gauges.items():
+            gauge = GaugeMetricFamily(name, told, labels=["sweep"])
+            gauge.add_metric([self._sweep], value)
+            yield gauge
+        counters = {
+            "rsas_epochs": (epochs, "Epochs that this launch has trained."),
+            "rsas_training_seconds": (seconds, "Seconds that slots of this launch trained."),
+        }
+        for name, (value, told) in counters.items():  # "_total" is added to the names
+            counter = CounterMetricFamily(name, told, labels=["sweep"])
+            counter.add_metric([self._sweep], value)
+            yield counter
+
+
+@contextlib.contextmanager
+def serving(port: int | None, say: Callable[[str], None]) -> Iterator[CollectorRegistry]:
+    """Serve what is registered at ``http://127.0.0.1:PORT/metrics`` while this context lasts.
+
+    Args:
+        port: in [0, 65535], 0 for one that is free; None serves nothing.
+        say: tells the user where it is.
+
+    Raises:
+        InputError: the port is none, or taken.
+    """
+    registry = CollectorRegistry()
+    if port is None:
+        yield registry
+        return
+    if not 0 <= port <= 65535:
+        raise InputError(f"--metrics-port {port}: expected a port in [0, 65535], 0 for a free one")
+    try:
+        server = listen(make_wsgi_app(registry), _HOST, port)
+    except OSError as error:
+        raise InputError(
+            f"--metrics-port {port}: cannot listen on {_HOST}:{port} ({error.strerror or error}); "
+            "0 takes a free one"
+        ) from None
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            say(f"metrics for Prometheus: http://{_HOST}:{server.server_port}/metrics")
+            yield registry
+        finally:
+            server.shutdown()

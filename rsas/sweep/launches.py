@@ -1,0 +1,79 @@
+"""What the book holds of the process that runs a sweep: when it began and how far it has come."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+
+from rsas.errors import Halted
+from rsas.sweep.study.study import Book, Launch
+
+__all__ = ["LaunchLog"]
+
+_NOTE_SECONDS = 60.0  # of a launch's time that a kill may lose
+
+
+class LaunchLog:
+    """Notes a launch in the book, from its beginning on.
+
+    The wall clock is read once. All later moments follow from a clock that nobody can set, so the
+    hours of a sweep do not depend on changes of the machine's time.
+
+    Args:
+        book: of the sweep; keeps the notes.
+        slots: trials that may run at once.
+        clock: seconds since any moment, never set back.
+        wall: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        slots: Callable[[], int],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._book, self._slots, self._clock = book, slots, clock
+        self._index = len(book.launches())
+        self._origin = wall() - clock()
+        self._reported = self._noted = began = self._now()
+        self._launch = Launch(began=began, failures=book.ended()["failed"])
+        self.note()
+
+    def add_training(self, seconds: float) -> None:
+        """Count seconds of training that a trial has just reported."""
+        now, launch = self._now(), self._launch
+        first = launch.first or now - seconds  # the reported epochs began then
+        since = self._reported if launch.first else first
+        self._launch = dataclasses.replace(
+            launch,
+            first=first,
+            slot_seconds=launch.slot_seconds + self._slots() * (now - since),
+            trained=launch.trained + seconds,
+        )
+        self._reported = now
+        self.note_sometimes()
+
+    def add_cut_off(self, device_seconds: float) -> None:
+        """Count device-seconds of an epoch that was cut off, and so never reported."""
+        total = self._launch.cut_off + device_seconds
+        self._launch = dataclasses.replace(self._launch, cut_off=total)
+        self.note()
+
+    def note_sometimes(self) -> None:
+        """Note how far the launch has come, once a minute."""
+        if self._now() > self._noted + _NOTE_SECONDS:
+            self.note()
+
+    def note(self) -> None:
+        """Note how far the launch has come."""
+        self._noted = self._now()
+        self._launch = dataclasses.replace(self._launch, last=self._noted)
+        with contextlib.suppress(Halted):  # the next call that needs the book reports it
+            self._book.note_launch(self._index, self._launch)
+
+    def _now(self) -> float:
+        return self._origin + self._clock()

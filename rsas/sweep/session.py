@@ -1,0 +1,273 @@
+"""Run a sweep: Tune executes what the book hands out, and all who follow it are told."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray.util.client
+from prometheus_client import CollectorRegistry
+from ray import tune
+from ray.train._internal import storage as tune_storage
+from rich.console import Console
+
+from rsas import data, tracking
+from rsas.errors import Halted, InputError, LeaseLost, StorageError
+from rsas.records import trial_id
+from rsas.sweep.audit.repair import tracker_of
+from rsas.sweep.execute import cluster
+from rsas.sweep.execute.dispatcher import BookSearcher, LimitStopper, RungScheduler, StartCallback
+from rsas.sweep.execute.worker import TrialTrainable
+from rsas.sweep.experiment import Experiment
+from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.sweep_dir import Status, SweepFolder, hours_of
+from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.follow.progress import SweepDisplay
+from rsas.sweep.follow.prometheus import SweepMetrics
+from rsas.sweep.launches import LaunchLog
+from rsas.sweep.study.study import Book
+from rsas.sweep.suggest.halving import Halving
+
+__all__ = ["run"]
+
+_SWITCH_SECONDS = 0.0005
+_CHECK_SECONDS = 1.0  # for which a driver that was replaced may go on
+
+
+def run(
+    folder: SweepFolder,
+    experiment: Experiment,
+    arrays: data.Arrays,
+    slots: cluster.Slots,
+    console: Console,
+    registry: CollectorRegistry,
+) -> Status:
+    """Run what the book of a sweep lacks, in the Ray that is up.
+
+    Args:
+        folder: of the sweep, locked by this process.
+        experiment: what is searched.
+        arrays: its data.
+        slots: tells how many trials can run at once now.
+        console: where progress is shown.
+        registry: where Prometheus finds how it goes.
+
+    Raises:
+        Halted: the sweep had to stop; it can be resumed.
+    """
+    book = folder.book(experiment)
+    _prepare(book, folder, console)
+    display = SweepDisplay(
+        console,
+        name=folder.name,
+        asked=experiment.budget.trials,
+        epochs=experiment.base.epochs,
+        objectives=experiment.objectives,
+        trials=book.trials(experiment.objectives),
+    )
+    tracker = tracker_of(folder, book, say=display.note, progress=display.mirror)
+    keeper = Keeper(folder.storage, book, experiment.objectives, display.note)
+    metrics = SweepMetrics(
+        folder.name,
+        asked=experiment.budget.trials,
+        objectives=experiment.objectives,
+        trials=book.trials(experiment.objectives),
+        slots=slots,
+    )
+    registry.register(metrics)
+    launch = LaunchLog(book, slots)
+    listener = _Run(folder, book, experiment, display, tracker, keeper, metrics, launch)
+    searcher = BookSearcher(
+        book,
+        experiment,
+        halving=listener.halving,
+        slots=slots,
+        hours=hours_of(book.launches()),
+        listener=listener,
+        history=lambda number: folder.history(book.trial(number, experiment.objectives)),
+    )
+    # Tune begins one trial after the other unless told how many may be on their way.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots())
+    # MLflow's thread computes a lot: each time the driver waits for a file or for Ray, Python would
+    # give it back the lock after 5 ms only.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        with display, tempfile.TemporaryDirectory(prefix="rsas-") as scratch:
+            _tune(listener, arrays, searcher, scratch)
+    finally:
+        sys.setswitchinterval(interval)
+        launch.note()
+        status = _last_status(folder)
+        mirrored, lost = False, _is_lost(folder)
+        if not lost:
+            keeper.close(status.trials if status else ())
+            with display.mirror:
+                mirrored = tracker.close(status.state if status else "interrupted")
+            if not mirrored:
+                console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
+    if lost:
+        raise LeaseLost(
+            f"another process has taken the sweep over; 'rsas status {folder.name}' follows it"
+        )
+    if searcher.halted:
+        raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")
+    if status is None:
+        raise Halted(f"sweep {folder.name!r}: its book or storage cannot be read any more")
+    return dataclasses.replace(status, mirrored=mirrored)
+
+
+def _is_lost(folder: SweepFolder) -> bool:
+    """Tell whether another process has taken the sweep over, and logs what happens."""
+    try:
+        return folder.is_lost()
+    except (InputError, OSError):  # the study is away, and with it all who could take it over
+        return False
+
+
+def _last_status(folder: SweepFolder) -> Status | None:
+    """What the sweep has come to; None where its book or its storage is away."""
+    try:
+        return folder.status(mine=True)
+    except (InputError, StorageError):
+        return None
+
+
+class _Run:
+    """Passes on what happens in a running sweep; the searcher's listener."""
+
+    def __init__(
+        self,
+        folder: SweepFolder,
+        book: Book,
+        experiment: Experiment,
+        display: SweepDisplay,
+        tracker: tracking.Tracker,
+        keeper: Keeper,
+        metrics: SweepMetrics,
+        launch: LaunchLog,
+    ) -> None:
+        self.folder, self.experiment = folder, experiment
+        self._book, self._launch = book, launch
+        self._display, self._tracker, self._keeper = display, tracker, keeper
+        self._metrics = metrics
+        self._checked = time.monotonic()  # whether this process still has the lease
+        self.halving = _halving(experiment)
+
+    def begin(self, number: int) -> None:
+        self._display.begin(number)
+        self._metrics.begin(number)
+        self._tracker.begin(self._book.trial(number, self.experiment.objectives))
+        self._keeper.record(number)
+
+    def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
+        self._launch.add_training(sum(row["seconds"] for row in rows))
+        self._display.rows(number, rows)
+        self._metrics.rows(rows)
+        self._tracker.rows(trial_id(number), rows)
+
+    def change(self, number: int) -> None:
+        self._keeper.record(number)
+
+    def end(self, number: int) -> None:
+        self._launch.note()
+        now = self._book.trials(self.experiment.objectives)
+        trial = self._book.trial(number, self.experiment.objectives)
+        self._display.end(number, now)
+        self._metrics.end(number, now)
+        self._tracker.end(trial, now)
+        self._keeper.end(number, now)
+
+    def note(self, number: int, line: str) -> None:
+        self._display.note(f"{trial_id(number)}: {line}")
+
+    def cut_off(self, number: int, device_seconds: float, line: str) -> None:
+        self._launch.add_cut_off(device_seconds)
+        self.note(number, line)
+
+    def tick(self) -> None:
+        self._launch.note_sometimes()
+        if time.monotonic() > self._checked + _CHECK_SECONDS:
+            self._checked = time.monotonic()
+            self._book.check_lease()
+
+
+def _prepare(book: Book, folder: SweepFolder, console: Console) -> None:
+    """What a sweep knows before its first trial; done once, also where a kill came between."""
+    record = folder.record
+    if book.record() is not None:
+        folder.note_copies(book)  # it may have been extended
+        return
+    if record.get("known") is not None:
+        other = Workspace(folder.workspace).open(record["known"])
+        count = book.add_known(other.book(), other.name)
+        console.print(f"the sampler knows {count} trials of {other.name}")
+    book.enqueue(record["enqueued"])
+    folder.note_copies(book)
+
+
+def _halving(experiment: Experiment) -> Halving | None:
+    if experiment.scheduler == "none":
+        return None
+    objectives = experiment.objectives
+    return Halving(
+        objectives if experiment.scheduler == "pareto_asha" else objectives[:1],
+        epochs=experiment.base.epochs,
+        first=experiment.grace_period,
+        reduction=experiment.reduction_factor,
+    )
+
+
+def _tune(run: _Run, arrays: data.Arrays, searcher: BookSearcher, scratch: str) -> None:
+    """Let Tune run what the searcher hands out, until it has no more.
+
+    ``tune.run`` and not a ``Tuner``, which over ``ray://`` would run the searcher, and so the
+    book, on another machine.
+    """
+    if ray.util.client.ray.is_connected():
+        # Tune asks for the folder of a node's session, and a client on no node has none.
+        tune_storage._get_ray_train_session_dir = lambda: scratch  # type: ignore[attr-defined]
+    experiment, resources = run.experiment, run.experiment.resources
+    trainable = tune.with_parameters(
+        TrialTrainable,
+        arrays=arrays,  # put into the object store once
+        place=run.folder.storage.place,
+        resources=resources,
+        checkpoint_every=experiment.checkpoint_every,
+        rungs=run.halving.rungs if run.halving else (),
+        retries=experiment.retries,
+        seeds=experiment.seeds,
+    )
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        tune.run(
+            trainable,
+            name="tune",
+            storage_path=scratch,  # Tune's own files, which nobody reads
+            resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
+            search_alg=searcher,
+            scheduler=RungScheduler(searcher),
+            stop=LimitStopper(searcher),
+            callbacks=[StartCallback(searcher)],
+            num_samples=-1,  # until the searcher says that the book is full
+            reuse_actors=True,
+            max_failures=experiment.retries,
+            raise_on_failed_trial=False,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+            verbose=0,
+            _remote=False,
+        )
+    finally:  # Tune leaves a handler that takes the next Ctrl-C, and does nothing
+        signal.signal(signal.SIGINT, on_interrupt)
+
+
+def _name_of(trial: Any) -> str:
+    return str(trial.config["trial"])

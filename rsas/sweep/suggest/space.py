@@ -1,0 +1,207 @@
+"""Search spaces tried on throw-away studies, before a sweep begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, distribution_to_json
+from optuna.trial import BaseTrial
+
+from rsas.config import TrainConfig
+from rsas.errors import InputError, reason_of
+from rsas.pruning import acting, idle
+from rsas.sweep.experiment import Experiment, name_of
+from rsas.userfile import users_code
+
+__all__ = ["axes", "check_points", "check_space", "fields_of", "idle_axes"]
+
+_TRIES = 16
+
+
+def fields_of(experiment: Experiment, trial: BaseTrial) -> dict[str, Any]:
+    """Return the fields that the space sets for a trial, as JSON types.
+
+    Raises:
+        Exception: whatever the space raises; InputError if its fields are not valid.
+    """
+    with users_code():
+        fields = experiment.space(trial)
+    values = experiment.base.replace(**fields).to_dict()
+    return {name: values[name] for name in fields}
+
+
+def check_space(experiment: Experiment) -> dict[str, Any]:
+    """See that the space sets fields that a sweep can search.
+
+    Returns:
+        The fields it set, those of all tries together.
+
+    Raises:
+        InputError: it raises, or sets an unknown field or a value that is not valid, or one
+            that every trial of a sweep must share; or it sets another value when it is asked again
+            for the same trial.
+    """
+    name = f"space {name_of(experiment.space)!r}"
+    study = _study(experiment)
+    found: dict[str, Any] = {}
+    for _ in range(_TRIES):
+        trial = study.ask()
+        try:
+            fields = _ask_twice(experiment, trial)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        except Exception as error:
+            raise InputError(f"{name}: {reason_of(error)}") from error
+        shared = {"dataset", "val_fraction", "split_seed"} & fields.keys()
+        if experiment.seeds and "seed" in fields:
+            raise InputError(f"{name}: 'seed' is set by seeds={experiment.seeds}")
+        if shared:
+            raise InputError(f"{name}: {shared.pop()!r} is the same for all trials of a sweep")
+        for parameter in trial.params:
+            if not re.fullmatch(r"[\w .:/-]{1,250}", parameter):  # MLflow takes no others
+                raise InputError(f"{name}: parameter {parameter!r}: expected letters and digits")
+        found |= fields
+    return found
+
+
+def check_points(experiment: Experiment, points: Sequence[Mapping[str, Any]]) -> None:
+    """See that the space can have these values of its parameters; others it draws itself.
+
+    Raises:
+        InputError: it does not ask for a parameter, or not for such a value.
+    """
+    study = _study(experiment)
+    for index, point in enumerate(points):
+        where = f"point {index} to enqueue"
+        study.enqueue_trial(dict(point))
+        trial = study.ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna's, of values that are refused below
+            _config(experiment, trial)
+        # Of a value that Optuna cannot even compare, suggest_float raises, and nothing is asked.
+        free = study.ask()
+        _config(experiment, free)
+        for name, value in point.items():
+            distribution = trial.distributions.get(name) or free.distributions.get(name)
+            if distribution is None:
+                asked = ", ".join(trial.distributions)
+                raise InputError(f"{where}: the space asks for {asked}, not for {name!r}")
+            try:
+                fits = distribution._contains(distribution.to_internal_repr(value))
+            except (ValueError, TypeError):
+                fits = False
+            if not fits:
+                raise InputError(f"{where}: {name}={value!r}: expected a value of {distribution}")
+
+
+def axes(experiment: Experiment) -> dict[str, Any]:
+    """The parameters that the space asks for, in the configurations tried.
+
+    Returns:
+        Name -> distribution, as JSON types in Optuna's form (``optuna.distributions``).
+    """
+    # One seed for all, or rare branches would be found for some seeds of the sampler only.
+    study = _study(dataclasses.replace(experiment, seed=0))
+    found: dict[str, Any] = {}
+    for _ in range(_TRIES):
+        trial = study.ask()
+        _config(experiment, trial)
+        found |= {n: json.loads(distribution_to_json(d)) for n, d in trial.distributions.items()}
+    return found
+
+
+def idle_axes(experiment: Experiment) -> list[str]:
+    """Axes of the space that cannot act, always or in some of its configurations.
+
+    Each axis of some random configurations is moved while the others stay; where that changes no
+    field that acts (``rsas.pruning.acting``), the axis does nothing there.
+
+    Returns:
+        A line for each such axis: its name, where it does nothing, and why.
+    """
+    study = _study(experiment)
+    tried: dict[str, int] = defaultdict(int)
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for _ in range(_TRIES):
+        trial = study.ask()
+        config = _config(experiment, trial)
+        if config is None:
+            continue
+        for axis in trial.distributions:
+            moved = _moved(experiment, study, trial, axis)
+            tried[axis] += bool(moved)
+            if moved and all(acting(other) == acting(config) for other in moved):
+                reasons[axis].append(idle(config).get(axis, "no field that acts depends on it"))
+    return [
+        f"{axis} does nothing{_where(len(found), tried[axis])}: {'; '.join(dict.fromkeys(found))}"
+        for axis, found in reasons.items()
+    ]
+
+
+def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
+    """Return the fields that the space sets, after it has set the same a second time.
+
+    Raises:
+        InputError: it sets other fields, or asks for other ranges.
+    """
+    fields = fields_of(experiment, trial)
+    asked = dict(trial.distributions)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        again = fields_of(experiment, trial)
+    differing = [
+        f"{name}={fields.get(name)!r}, then {again.get(name)!r}"
+        for name in fields | again
+        if name not in fields or name not in again or fields[name] != again[name]
+    ]
+    # Optuna keeps the first range of a parameter, and warns of another one.
+    if any("Inconsistent parameter values" in str(each.message) for each in caught):
+        differing.append("another range of a parameter")
+    if trial.distributions != asked:
+        differing.append("another parameter")
+    if differing:
+        raise InputError(
+            f"asked twice for one trial, it gives {differing[0]}; all that is random must come "
+            "from the trial (trial.suggest_...)"
+        )
+    return fields
+
+
+def _where(found: int, tried: int) -> str:
+    return "" if found == tried else f" in {found} of {tried} configurations tried"
+
+
+def _moved(
+    experiment: Experiment, study: optuna.Study, trial: optuna.Trial, axis: str
+) -> list[TrainConfig]:
+    """The configurations with the axis at the ends of its range, or at its other choices."""
+    distribution = trial.distributions[axis]
+    if isinstance(distribution, CategoricalDistribution):
+        values = list(distribution.choices)
+    else:
+        values = [distribution.low, distribution.high]  # type: ignore[attr-defined]
+    configs = []
+    for value in values:
+        if value != trial.params[axis]:
+            study.enqueue_trial({**trial.params, axis: value})
+            configs.append(_config(experiment, study.ask()))
+    return [config for config in configs if config is not None]
+
+
+def _config(experiment: Experiment, trial: optuna.Trial) -> TrainConfig | None:
+    try:
+        return experiment.base.replace(**fields_of(experiment, trial))
+    except Exception:  # of the user's; such a trial fails in the sweep, with its reason
+        return None
+
+
+def _study(experiment: Experiment) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=experiment.seed))

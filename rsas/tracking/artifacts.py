@@ -1,0 +1,186 @@
+"""What people see of a sweep in MLflow: its origin, its data set, its front, its report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import getpass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rsas.analysis.plots import front_figure
+from rsas.analysis.style import to_html
+from rsas.analysis.trials import Sweep, trials_frame
+from rsas.pareto import front, hypervolume, knee
+from rsas.records import Objective, TrialRecord
+from rsas.redact import redact
+
+if TYPE_CHECKING:  # seconds to import
+    from mlflow.entities import DatasetInput
+    from mlflow.tracking import MlflowClient
+
+__all__ = [
+    "author",
+    "dataset_input",
+    "log_front",
+    "log_origin",
+    "redacted",
+    "report_page",
+    "run_name",
+]
+
+_SHORT = {"sparsity": "s", "measure_lr": "a", "lr": "lr"}
+_PARTS = 4  # of a name, which a table shows in full
+
+
+def run_name(trial: TrialRecord) -> str:
+    """``s0.93 a0.012 #7``: its first parameters, as people compare them, and its number.
+
+    ``s`` is the sparsity, ``a`` the measure learning rate; others have the first letters of their
+    words, and choices stand for themselves.
+    """
+    parts = []
+    for name, value in list(trial.params.items())[:_PARTS]:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            initials = "".join(word[0] for word in name.split("_") if word)
+            parts.append(f"{_SHORT.get(name, initials)}{value:.3g}")
+        else:
+            parts.append(redact(str(value)))
+    return " ".join([*parts, f"#{int(trial.trial_id[1:])}"])
+
+
+def author() -> dict[str, str]:
+    """Tags that MLflow's pages show as creator and source of a run."""
+    tags = {"mlflow.source.name": "rsas"}
+    with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> None:
+    """The commit as MLflow shows it, and the environment as a file."""
+    if not origin:
+        return  # of an earlier version
+    client.log_dict(run, redacted(origin), "environment.json")
+    tags = {"mlflow.source.name": redact(origin["source"]), "mlflow.source.type": "LOCAL"}
+    if origin["commit"]:
+        tags["mlflow.source.git.commit"] = origin["commit"]
+        tags["rsas.dirty"] = str(origin["dirty"]).lower()
+    for name, value in tags.items():
+        client.set_tag(run, name, value)
+
+
+def dataset_input(data: Mapping[str, Any]) -> DatasetInput:
+    """The data set, as an input of a run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    found = Dataset(
+        name=redact(data["name"]),
+        digest=data["digest"],
+        source_type="local",
+        source=json.dumps({"name": redact(data["name"])}),
+        profile=json.dumps({"train": data["train"], "test": data["test"]}),
+        schema=json.dumps({"input_shape": data["input_shape"], "classes": data["num_classes"]}),
+    )
+    return DatasetInput(found, [InputTag("mlflow.data.context", "training")])
+
+
+def log_front(
+    client: MlflowClient,
+    run: str,
+    sweep: str,
+    trials: Sequence[TrialRecord],
+    objectives: Sequence[Objective],
+    runs: Mapping[str, str],
+) -> None:
+    """The front as files, as a picture, and in the description, which a run's page shows first.
+
+    Args:
+        client: of the tracking server.
+        run: of the sweep.
+        sweep: its name.
+        trials: the complete ones, at least one.
+        objectives: of the sweep.
+        runs: of the trials.
+    """
+    trials = _without_secrets(trials)
+    members = front(trials, objectives)
+    entries = [
+        {
+            "trial_id": trial.trial_id,
+            "run_id": runs[trial.trial_id],
+            "params": trial.params,
+            "objectives": trial.objectives,
+        }
+        for trial in members
+    ]
+    client.log_dict(run, {"front": entries}, "pareto/front.json")
+    client.log_text(run, trials_frame(members).to_csv(index=False), "pareto/front.csv")
+    client.log_text(run, trials_frame(trials).to_csv(index=False), "pareto/trials.csv")
+    title = f"{sweep}: front of {len(trials)} trials"
+    client.log_text(run, to_html(front_figure(trials, objectives, title)), "pareto/front.html")
+    middle = knee(trials, objectives)
+    assert middle is not None
+    rows = [
+        {
+            "trial": f"**{trial.trial_id}** (knee)" if trial is middle else trial.trial_id,
+            **trial.objectives,
+            "run": run_name(trial),
+        }
+        for trial in members
+    ]
+    note = (
+        f"{title}, hypervolume {hypervolume(trials, objectives):.4f}. The picture is the artifact "
+        "`pareto/front.html`, of a finished sweep with all else in `report.html`. Its trials are "
+        "the runs below this one; `tags.\"rsas.pareto\" = 'true'` finds the front's.\n\n"
+    )
+    client.set_tag(run, "mlflow.note.content", note + _markdown(rows))
+    client.set_tag(run, "rsas.knee", middle.trial_id)
+
+
+def report_page(sweeps: Sequence[Sweep]) -> str:
+    """Return the page of ``rsas report``, without secrets."""
+    from rsas.analysis.report import report
+
+    return report(
+        [
+            dataclasses.replace(
+                sweep, experiment=redacted(sweep.experiment), trials=_without_secrets(sweep.trials)
+            )
+            for sweep in sweeps
+        ]
+    )
+
+
+def redacted(value: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values without the secrets in them; names and numbers are none."""
+    return {name: _hidden(each) for name, each in value.items()}
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return redacted(value)
+    if isinstance(value, (list, tuple)):
+        return [_hidden(each) for each in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """For pictures and tables, which would write a secret in many ways."""
+    return [
+        dataclasses.replace(trial, params=redacted(trial.params), reason=redact(trial.reason))
+        for trial in trials
+    ]
+
+
+def _markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """A table of rows with the same keys."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cells) + " |\n"
+
+    table = line(rows[0]) + line("---" for _ in rows[0])
+    for row in rows:
+        table += line(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values())
+    return table
