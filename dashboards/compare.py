@@ -21,8 +21,9 @@ def _():
 
     from dashboards import page
     from rsas import errors
-    from rsas.analysis import compare, load_sweep, plots, split_by, sweep_names
+    from rsas.analysis import compare, plots, split_by
     from rsas.analysis import dashboard_figures as panels
+    from rsas.load import load_sweep, sweep_names
 
     return errors, compare, load_sweep, mo, page, panels, plots, split_by, sweep_names
 

@@ -22,8 +22,9 @@ def _():
     from dashboards import page
     from rsas import errors
     from rsas.analysis import dashboard_figures as panels
-    from rsas.analysis import load_history, load_network, load_sweep, sweep_names
+    from rsas.analysis import load_history
     from rsas.analysis import mask_figures as networks
+    from rsas.load import load_network, load_sweep, sweep_names
 
     return (
         errors,

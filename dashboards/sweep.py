@@ -22,7 +22,8 @@ def _():
     from dashboards import page
     from rsas import errors
     from rsas.analysis import dashboard_figures as panels
-    from rsas.analysis import load_sweep, plots, sweep_names
+    from rsas.analysis import plots
+    from rsas.load import load_sweep, sweep_names
 
     return errors, load_sweep, mo, page, panels, plots, sweep_names
 

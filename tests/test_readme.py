@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rsas.analysis import knee, load_sweep
+from rsas.analysis import knee
+from rsas.load import load_sweep
 from rsas.tracking import read_models, register
 from tests.analysis.conftest import fill
 

@@ -5,14 +5,10 @@ from rsas.analysis.importance import importance, without_effect
 from rsas.analysis.plots import front_figure
 from rsas.analysis.training_plots import accuracy_figure
 from rsas.analysis.trials import (
-    Network,
     Sweep,
     load_history,
-    load_network,
-    load_sweep,
     load_trials,
     split_by,
-    sweep_names,
     trials_frame,
 )
 from rsas.pareto import (
@@ -29,7 +25,6 @@ from rsas.pareto import (
 
 __all__ = [
     "Comparison",
-    "Network",
     "Sweep",
     "accuracy_figure",
     "attainment",
@@ -43,13 +38,10 @@ __all__ = [
     "importance",
     "knee",
     "load_history",
-    "load_network",
-    "load_sweep",
     "load_trials",
     "running_fronts",
     "split_by",
     "split_seeds",
-    "sweep_names",
     "trials_frame",
     "without_effect",
 ]

@@ -261,7 +261,7 @@ def _print_faults(faults: Sequence[Fault], console: Console) -> None:
 
 
 def _sweeps(names: Sequence[str], workspace: Path, tracking_uri: str | None) -> list[Sweep]:
-    from rsas.analysis import load_sweep
+    from rsas.load import load_sweep
 
     return [
         load_sweep(name, workspace=workspace, tracking_uri=tracking_uri, runs=False)

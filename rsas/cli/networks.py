@@ -83,7 +83,8 @@ def register(
     console = make_console()
     with console.status("asking MLflow"):
         from rsas import tracking
-        from rsas.analysis import choose, load_sweep
+        from rsas.analysis import choose
+        from rsas.load import load_sweep
 
         sweep = load_sweep(name, workspace=workspace)
         logged = tracking.read_models(sweep.tracking_uri, sweep.runs)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
 
-import ray.util.client
 from prometheus_client import CollectorRegistry
-from ray import tune
-from ray.train._internal import storage as tune_storage
 from rich.console import Console
 
 from rsas import data, tracking
@@ -22,8 +16,8 @@ from rsas.errors import Halted, InputError, LeaseLost, StorageError
 from rsas.records import trial_id
 from rsas.sweep.audit.repair import tracker_of
 from rsas.sweep.execute import cluster
-from rsas.sweep.execute.dispatcher import BookSearcher, LimitStopper, RungScheduler, StartCallback
-from rsas.sweep.execute.worker import TrialTrainable
+from rsas.sweep.execute.dispatcher import Dispatcher
+from rsas.sweep.execute.tune import run_trials
 from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.retention import Keeper
 from rsas.sweep.files.sweep_dir import Status, SweepFolder, hours_of
@@ -32,7 +26,7 @@ from rsas.sweep.follow.progress import SweepDisplay
 from rsas.sweep.follow.prometheus import SweepMetrics
 from rsas.sweep.launches import LaunchLog
 from rsas.sweep.study.study import Book
-from rsas.sweep.suggest.halving import Halving
+from rsas.sweep.suggest.halving import halving_of
 
 __all__ = ["run"]
 
@@ -83,24 +77,31 @@ def run(
     registry.register(metrics)
     launch = LaunchLog(book, slots)
     listener = _Run(folder, book, experiment, display, tracker, keeper, metrics, launch)
-    searcher = BookSearcher(
+    halving = halving_of(experiment)
+    dispatcher = Dispatcher(
         book,
         experiment,
-        halving=listener.halving,
+        halving=halving,
         slots=slots,
         hours=hours_of(book.launches()),
         listener=listener,
         history=lambda number: folder.history(book.trial(number, experiment.objectives)),
     )
-    # Tune begins one trial after the other unless told how many may be on their way.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots())
     # MLflow's thread computes a lot: each time the driver waits for a file or for Ray, Python would
     # give it back the lock after 5 ms only.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         with display, tempfile.TemporaryDirectory(prefix="rsas-") as scratch:
-            _tune(listener, arrays, searcher, scratch)
+            run_trials(
+                dispatcher,
+                experiment,
+                arrays,
+                place=folder.storage.place,
+                rungs=halving.rungs if halving else (),
+                slots=slots(),
+                scratch=scratch,
+            )
     finally:
         sys.setswitchinterval(interval)
         launch.note()
@@ -116,8 +117,8 @@ def run(
         raise LeaseLost(
             f"another process has taken the sweep over; 'rsas status {folder.name}' follows it"
         )
-    if searcher.halted:
-        raise Halted(f"sweep {folder.name!r} had to stop: {searcher.halted}")
+    if dispatcher.halted:
+        raise Halted(f"sweep {folder.name!r} had to stop: {dispatcher.halted}")
     if status is None:
         raise Halted(f"sweep {folder.name!r}: its book or storage cannot be read any more")
     return dataclasses.replace(status, mirrored=mirrored)
@@ -140,7 +141,7 @@ def _last_status(folder: SweepFolder) -> Status | None:
 
 
 class _Run:
-    """Passes on what happens in a running sweep; the searcher's listener."""
+    """Passes on what happens in a running sweep; the dispatcher's listener."""
 
     def __init__(
         self,
@@ -158,7 +159,6 @@ class _Run:
         self._display, self._tracker, self._keeper = display, tracker, keeper
         self._metrics = metrics
         self._checked = time.monotonic()  # whether this process still has the lease
-        self.halving = _halving(experiment)
 
     def begin(self, number: int) -> None:
         self._display.begin(number)
@@ -210,64 +210,3 @@ def _prepare(book: Book, folder: SweepFolder, console: Console) -> None:
         console.print(f"the sampler knows {count} trials of {other.name}")
     book.enqueue(record["enqueued"])
     folder.note_copies(book)
-
-
-def _halving(experiment: Experiment) -> Halving | None:
-    if experiment.scheduler == "none":
-        return None
-    objectives = experiment.objectives
-    return Halving(
-        objectives if experiment.scheduler == "pareto_asha" else objectives[:1],
-        epochs=experiment.base.epochs,
-        first=experiment.grace_period,
-        reduction=experiment.reduction_factor,
-    )
-
-
-def _tune(run: _Run, arrays: data.Arrays, searcher: BookSearcher, scratch: str) -> None:
-    """Let Tune run what the searcher hands out, until it has no more.
-
-    ``tune.run`` and not a ``Tuner``, which over ``ray://`` would run the searcher, and so the
-    book, on another machine.
-    """
-    if ray.util.client.ray.is_connected():
-        # Tune asks for the folder of a node's session, and a client on no node has none.
-        tune_storage._get_ray_train_session_dir = lambda: scratch  # type: ignore[attr-defined]
-    experiment, resources = run.experiment, run.experiment.resources
-    trainable = tune.with_parameters(
-        TrialTrainable,
-        arrays=arrays,  # put into the object store once
-        place=run.folder.storage.place,
-        resources=resources,
-        checkpoint_every=experiment.checkpoint_every,
-        rungs=run.halving.rungs if run.halving else (),
-        retries=experiment.retries,
-        seeds=experiment.seeds,
-    )
-    on_interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        tune.run(
-            trainable,
-            name="tune",
-            storage_path=scratch,  # Tune's own files, which nobody reads
-            resources_per_trial={"cpu": resources.cpus, "gpu": resources.gpus},
-            search_alg=searcher,
-            scheduler=RungScheduler(searcher),
-            stop=LimitStopper(searcher),
-            callbacks=[StartCallback(searcher)],
-            num_samples=-1,  # until the searcher says that the book is full
-            reuse_actors=True,
-            max_failures=experiment.retries,
-            raise_on_failed_trial=False,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
-            trial_name_creator=_name_of,
-            trial_dirname_creator=_name_of,
-            verbose=0,
-            _remote=False,
-        )
-    finally:  # Tune leaves a handler that takes the next Ctrl-C, and does nothing
-        signal.signal(signal.SIGINT, on_interrupt)
-
-
-def _name_of(trial: Any) -> str:
-    return str(trial.config["trial"])

@@ -6,10 +6,11 @@ import re
 import pytest
 
 from rsas import InputError
-from rsas.analysis import front, hypervolume, knee, load_sweep
+from rsas.analysis import front, hypervolume, knee
 from rsas.analysis.parallel import parallel_figure
 from rsas.analysis.plots import attainment_figure
 from rsas.analysis.report import report
+from rsas.load import load_sweep
 from tests.analysis.conftest import EXPERIMENT
 
 

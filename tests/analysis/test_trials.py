@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from rsas import InputError
-from rsas.analysis import front, load_history, load_sweep, load_trials
+from rsas.analysis import front, load_history, load_trials
+from rsas.load import load_sweep
 from tests.analysis.conftest import EXPERIMENT, rows_of
 
 
@@ -80,7 +81,7 @@ def test_history_is_long(sweep):
 def test_a_sweep_whose_server_is_away_has_no_runs(made, tmp_path):
     shutil.copytree(made, tmp_path / "copy")
     (tmp_path / "copy" / "mlflow.db").write_text("no database")
-    frame = load_trials("made", workspace=tmp_path / "copy")
+    frame = load_trials(load_sweep("made", workspace=tmp_path / "copy"))
     assert (frame["run_id"] == "").all() and len(frame) == 12
 
 
@@ -89,7 +90,7 @@ def test_a_sweep_whose_password_is_not_known_is_read(made, tmp_path):
     record = tmp_path / "copy" / "made" / "sweep.json"
     kept = json.loads(record.read_text()) | {"tracking_uri": "http://me:***@server"}
     record.write_text(json.dumps(kept))
-    frame = load_trials("made", workspace=tmp_path / "copy")
+    frame = load_trials(load_sweep("made", workspace=tmp_path / "copy"))
     assert (frame["run_id"] == "").all() and len(frame) == 12
 
 
@@ -101,8 +102,8 @@ def test_a_sweep_without_trials_has_a_table_without_rows(made, sweep):
 
 def test_where_there_is_no_such_sweep(made, monkeypatch):
     with pytest.raises(InputError, match="no sweep 'x' in workspace"):
-        load_trials("x", workspace=made)
+        load_sweep("x", workspace=made)
     with pytest.raises(InputError, match="has no sweep 'x'"):
         load_sweep("x", tracking_uri=uri(made))
     monkeypatch.setenv("RSAS_WORKSPACE", str(made))
-    assert len(load_trials("other")) == 10
+    assert len(load_sweep("other").trials) == 10

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from rsas.records import trial_id
 from rsas.sweep.audit.repair import mend_book, tracker_of
-from rsas.sweep.execute.dispatcher import BookSearcher
+from rsas.sweep.execute.dispatcher import Dispatcher
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Keeper
 from rsas.sweep.files.trial_dir import TrialFolder
@@ -124,7 +124,7 @@ def resume(folder, trials):
     assert mend_book(sweep, experiment) == []
     sweep.status(mine=True)
     book = sweep.book(experiment)
-    BookSearcher(
+    Dispatcher(
         book, experiment, halving=None, slots=lambda: 2, hours=0.0, listener=None, history=None
     )
     own = time.perf_counter() - before

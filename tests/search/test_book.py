@@ -20,11 +20,10 @@ from rsas import InputError, TrainConfig
 from rsas.errors import Halted
 from rsas.pruning import acting_key
 from rsas.records import Objective
+from rsas.sweep.audit.rebuild import is_behind, rebuild
 from rsas.sweep.experiment import Budget, Experiment, Resources
-from rsas.sweep.study import study
-from rsas.sweep.study.rebuild import is_behind, rebuild
+from rsas.sweep.study import backend, study
 from rsas.sweep.study.study import Book, Launch, NotBegun, Rung
-from rsas.sweep.suggest import sampler
 from search_spaces.paper import paper
 from tests.servers import postgres
 
@@ -70,7 +69,7 @@ def entries(book):
 
 
 def no_patience(monkeypatch):
-    for module in (study, sampler):
+    for module in (study, backend):
         monkeypatch.setattr(module, "PATIENCE", 0.0)
 
 
@@ -412,7 +411,7 @@ def test_a_database_that_is_away_is_asked_again_for_a_while(tmp_path, monkeypatc
     clock = types.SimpleNamespace(
         monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds)
     )
-    monkeypatch.setattr(sampler, "time", clock)
+    monkeypatch.setattr(backend, "time", clock)
     monkeypatch.setattr(optuna.Study, "get_trials", sometimes)
     assert book.trials(OBJECTIVES) == []
     answers += [False] * 1000

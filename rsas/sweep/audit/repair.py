@@ -14,6 +14,7 @@ from rsas import tracking
 from rsas.errors import InputError, StorageError
 from rsas.records import TrialRecord
 from rsas.sweep.audit.check import Fault, aside, check_mirror, check_storage
+from rsas.sweep.audit.rebuild import is_behind, rebuild
 from rsas.sweep.experiment import Experiment, load_experiment
 from rsas.sweep.files.final_model import final_model
 from rsas.sweep.files.retention import Keeper
@@ -21,7 +22,6 @@ from rsas.sweep.files.sweep_dir import SweepFolder
 from rsas.sweep.files.sweep_record import OtherStudy
 from rsas.sweep.files.trial_dir import TrialFolder
 from rsas.sweep.files.workspace import Workspace
-from rsas.sweep.study.rebuild import is_behind, rebuild
 from rsas.sweep.study.study import Book
 
 __all__ = ["check", "experiment_of", "mend_book", "mend_mirror", "repair", "tracker_of"]

@@ -1,4 +1,4 @@
-"""Tune's search algorithm and scheduler: hand out what the book lacks, stop what cannot win."""
+"""Hand out the trials that the book lacks, and stop those that cannot win. No Ray."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ray.tune import Callback, Stopper
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
-
 from rsas.errors import Halted, reason_of
 from rsas.pruning import acting_key
 from rsas.records import metrics_of
 from rsas.records import trial_id as name_of
-from rsas.sweep.execute.worker import FAILED, HALTED, NOTES, ROWS
+from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS, Outcome
 from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.trial_dir import History
 from rsas.sweep.study.study import Book, Rung
 from rsas.sweep.suggest.halving import Halving
 
-__all__ = ["BookSearcher", "LimitStopper", "Listener", "RungScheduler", "StartCallback"]
+__all__ = ["FINISHED", "Dispatcher", "Listener"]
+
+FINISHED = "FINISHED"
+"""There is no further trial."""
 
 
 class Listener(Protocol):
@@ -47,7 +46,7 @@ class Listener(Protocol):
         """A trial does not answer; its process is ended, and with it an epoch of these seconds."""
 
     def tick(self) -> None:
-        """Time passes: called at each step of Tune's loop.
+        """Time passes: called some times a second.
 
         Raises:
             Halted: the sweep cannot go on.
@@ -57,14 +56,13 @@ class Listener(Protocol):
 @dataclass
 class _Running:
     number: int
-    epochs: int  # of a whole training
     seconds: float  # trained so far, in earlier launches, too
-    since: float | None = None  # when it began or last reported, by the searcher's clock
+    since: float | None = None  # when it began or last reported, by the dispatcher's clock
     stopped: bool = False  # by the scheduler
     told: tuple[Any, ...] = ()  # the result that was told last
 
 
-class BookSearcher(Searcher):
+class Dispatcher:
     """First the trials the book has as running with nobody running them, then new ones.
 
     Args:
@@ -91,7 +89,6 @@ class BookSearcher(Searcher):
         history: Callable[[int], History],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__()
         self._book, self._budget, self._slots = book, experiment.budget, slots
         self._objectives = experiment.objectives
         self._devices = experiment.resources.devices
@@ -104,7 +101,7 @@ class BookSearcher(Searcher):
             launch.cut_off for launch in book.launches()
         )
         self._orphans = deque(book.unfinished())
-        self._running: dict[str, _Running] = {}  # by Tune's id of the trial
+        self._running: dict[str, _Running] = {}  # by the key that the caller gave
         self._deadline = None
         if self._budget.hours is not None:
             self._deadline = clock() + 3600 * (self._budget.hours - hours)
@@ -119,17 +116,15 @@ class BookSearcher(Searcher):
         self.halted = ""
         """Why the sweep cannot go on; empty while it can."""
 
-    def set_search_properties(self, *_: Any, **__: Any) -> bool:
-        """Objectives are the book's; Tune's metric and mode are not used."""
-        return True
+    def suggest(self, key: str) -> dict[str, Any] | str | None:
+        """Return a trial to run, None while there is none to begin, or FINISHED.
 
-    def suggest(  # type: ignore[override]
-        self, trial_id: str
-    ) -> dict[str, Any] | str | None:
-        """A trial to run, None while there is none to begin, or FINISHED."""
+        Args:
+            key: by which the caller names the trial from now on.
+        """
         while True:
             if self._lacking() <= len(self._running):
-                return None if self._running else str(Searcher.FINISHED)
+                return None if self._running else FINISHED
             if len(self._running) >= self._slots():
                 return None
             try:
@@ -138,12 +133,12 @@ class BookSearcher(Searcher):
                 self.halted = self.halted or str(error)
                 continue
             if found is not None:
-                self._running[trial_id], config = found
+                self._running[key], config = found
                 return config
 
-    def judge(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether Tune is to stop a trial; asked at each of its results but the last."""
-        run = self._running[trial_id]
+    def judge(self, key: str, result: dict[str, Any]) -> bool:
+        """Tell whether a trial is to be stopped; asked at each of its results but the last."""
+        run = self._running[key]
         if self.halted or self._limit(besides=run):
             return True
         try:
@@ -152,15 +147,15 @@ class BookSearcher(Searcher):
             self.halted = self.halted or str(error)
         return run.stopped or bool(self.halted)
 
-    def on_trial_start(self, trial_id: str) -> None:
-        """Tune has a process for a trial; its time counts from now on."""
-        self._running[trial_id].since = self._clock()
+    def start(self, key: str) -> None:
+        """Count the time of a trial from now on: it has a process."""
+        self._running[key].since = self._clock()
 
     def watch(self) -> bool:
-        """Look after trials that do not answer; called at each step of Tune's loop.
+        """Look after trials that do not answer; called some times a second.
 
         Returns:
-            Whether Tune is to end what runs: a limit is reached, or the sweep halted, and the
+            Whether all that runs is to be ended: a limit is reached, or the sweep halted, and the
             budget's overtime has passed since.
         """
         try:
@@ -189,45 +184,37 @@ class BookSearcher(Searcher):
                 self._listener.cut_off(run.number, seconds * self._devices, line)
         return True
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tune has a result that is not a trial's last."""
-        self._tell(self._running[trial_id], result)
+    def report(self, key: str, result: dict[str, Any]) -> None:
+        """Take a result that is not a trial's last."""
+        self._tell(self._running[key], result)
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Tune ended a trial, or ends itself."""
-        run = self._running.pop(trial_id)
+    def end(self, key: str, result: dict[str, Any] | None = None, *, died: bool = False) -> None:
+        """Take the last result of a trial; ``died`` where its process is gone."""
+        run = self._running.pop(key)
         try:
-            self._end(run, result or {}, error)
-        except Halted as failure:  # Tune would swallow it
+            self._end(run, result or {}, died)
+        except Halted as failure:
             self.halted = self.halted or str(failure)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its searcher into its own files, which rsas never reads."""
+        """Leave out everything: Tune pickles what it is given into files that nobody reads."""
         return {}
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the book is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the book is the state."""
-
-    def _end(self, run: _Running, result: dict[str, Any], error: bool) -> None:
+    def _end(self, run: _Running, result: dict[str, Any], died: bool) -> None:
         self._tell(run, result)
-        last = metrics_of(result[ROWS][-1]) if result.get(ROWS) else {}
         spent = run.seconds * self._devices
-        if error:
+        outcome = result.get(OUTCOME, Outcome.RUNNING)
+        if died:
             self._book.fail(run.number, "the process that ran it died", spent)
-        elif HALTED in result:
-            self.halted = self.halted or result[HALTED]
+        elif outcome == Outcome.HALTED:
+            self.halted = self.halted or result[REASON]
             return
-        elif FAILED in result:
-            self._book.fail(run.number, result[FAILED], spent)
+        elif outcome == Outcome.FAILED:
+            self._book.fail(run.number, result[REASON], spent)
         elif run.stopped:
-            self._book.prune(run.number, last["epoch"], spent)
-        elif last.get("epoch", 0) >= run.epochs:
-            self._book.complete(run.number, last, spent)
+            self._book.prune(run.number, result[ROWS][-1]["epoch"], spent)
+        elif outcome == Outcome.COMPLETE:
+            self._book.complete(run.number, metrics_of(result[ROWS][-1]), spent)
         else:
             self._device_seconds += spent  # the book still has it as running, for a resume
             return
@@ -262,7 +249,7 @@ class BookSearcher(Searcher):
         return 0.0 if run.since is None else self._clock() - run.since
 
     def _next(self) -> tuple[_Running, dict[str, Any]] | None:
-        """A trial and what Tune gives to its trainable; None if it ended before it was run."""
+        """A trial and what its worker is given; None if it ended before it was run."""
         is_orphan = bool(self._orphans)
         number = self._orphans.popleft() if is_orphan else self._book.begin()
         try:
@@ -286,7 +273,7 @@ class BookSearcher(Searcher):
             self._book.prune(number, last, trained.seconds * self._devices)
             self._count(number)
             return None
-        run = _Running(number, config.epochs, trained.seconds)
+        run = _Running(number, trained.seconds)
         return run, {"trial": name_of(number), "train": config.to_dict()}
 
     def _is_beaten(self, number: int, rows: list[dict[str, float]]) -> bool:
@@ -313,7 +300,7 @@ class BookSearcher(Searcher):
         return False
 
     def _tell(self, run: _Running, result: dict[str, Any]) -> None:
-        """Pass on what is new in a result; Tune gives the last one again when it ends."""
+        """Pass on what is new in a result; Tune gives the last one again at the end."""
         mark = (result.get("pid"), result.get("training_iteration"))
         if run.told == mark:
             return
@@ -333,54 +320,3 @@ class BookSearcher(Searcher):
         self._ended[trial.state] += 1
         self._device_seconds += trial.device_seconds
         self._listener.end(number)
-
-
-class RungScheduler(FIFOScheduler):
-    """Tune's scheduler: begins trials in order, and stops those the searcher judges so.
-
-    Args:
-        searcher: knows the book, the rungs and the budget.
-    """
-
-    def __init__(self, searcher: BookSearcher) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._searcher = searcher
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Tune asks at each result but a trial's last."""
-        stops = self._searcher.judge(trial.trial_id, result)
-        return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
-
-
-class LimitStopper(Stopper):
-    """Ends all trials that do not answer after a limit was reached.
-
-    Args:
-        searcher: knows the limits, and when trials reported.
-    """
-
-    def __init__(self, searcher: BookSearcher) -> None:
-        self._searcher = searcher
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Tune asks at each result, where the scheduler decides."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Tune asks at each step of its loop."""
-        return self._searcher.watch()
-
-
-class StartCallback(Callback):
-    """Tells the searcher that a trial has a process.
-
-    Args:
-        searcher: counts the time of trials.
-    """
-
-    def __init__(self, searcher: BookSearcher) -> None:
-        self._searcher = searcher
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune has a process for a trial, a new one or that of an earlier trial."""
-        self._searcher.on_trial_start(trial.trial_id)

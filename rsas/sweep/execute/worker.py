@@ -1,19 +1,17 @@
-"""One trial as a Ray Tune trainable."""
+"""Train one trial after the other in a process of its own. No Ray."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
-import ray
 import torch
-from ray import tune
 
 from rsas.config import TrainConfig
 from rsas.data import Arrays
@@ -24,32 +22,52 @@ from rsas.sweep.files.file_store import Storage
 from rsas.sweep.files.trial_dir import Superseded, TrialFolder, write_model
 from rsas.trainer import Trainer
 
-__all__ = ["FAILED", "HALTED", "NOTES", "ROWS", "TrialTrainable"]
+__all__ = ["NOTES", "OUTCOME", "REASON", "ROWS", "Outcome", "TrialWorker"]
 
 # Keys of a result.
 ROWS = "rows"
 """The rows of the history since the last result; the last one is the trial's state."""
-FAILED = "failed"
-"""Why the trial failed for good, beside the rows."""
-HALTED = "halted"
-"""Why the sweep cannot go on, such as a full disk; the trial is not to blame."""
 NOTES = "notes"
 """Lines for the user."""
+OUTCOME = "outcome"
+"""An ``Outcome``."""
+REASON = "reason"
+"""Why the trial failed, or why the sweep cannot go on."""
+
+
+class Outcome(StrEnum):
+    """How a trial stands after a step."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"  # for good
+    HALTED = "halted"  # the sweep cannot go on, as on a full disk; the trial is not to blame
+
 
 _STEP_SECONDS = 1.0  # of training a result, so that short epochs do not wait for the driver
 
 
-class TrialTrainable(tune.Trainable):
-    """Trains the configuration Tune hands over, from its last checkpoint on.
+class TrialWorker:
+    """Trains trials, one after the other, each from its last checkpoint on.
 
-    A step trains epochs for a second at least, and not beyond the next rung. The
-    configuration has ``trial`` (the identity, which names the folder of its checkpoints) and
-    ``train`` (the fields of a TrainConfig). Actors are reused from trial to trial.
+    A step trains epochs for a second at least, and not beyond the next rung.
+
+    Args:
+        trial: of the first trial: ``trial``, the identity, which names the folder of its
+            checkpoints, and ``train``, the fields of a TrainConfig.
+        arrays: the data set.
+        place: of the sweep's files on the storage.
+        resources: of the trial: as many threads as CPUs, and the CPU as device where the
+            configuration leaves the choice and no GPU is given.
+        checkpoint_every: epochs between checkpoints.
+        rungs: epochs after which the driver decides whether the trial goes on.
+        retries: how often a trial goes on from its checkpoint after an error.
+        seeds: with which a trial is trained; none: with the one of its configuration.
     """
 
-    def setup(  # type: ignore[override]
+    def __init__(
         self,
-        config: dict[str, Any],
+        trial: dict[str, Any],
         *,
         arrays: Arrays,
         place: str,
@@ -59,54 +77,40 @@ class TrialTrainable(tune.Trainable):
         retries: int,
         seeds: Sequence[int] = (),
     ) -> None:
-        """Called once an actor by Tune.
-
-        Args:
-            config: of the first trial.
-            arrays: the data set, from Ray's object store.
-            place: of the sweep's files on the storage.
-            resources: of the trial: as many threads as CPUs, and the CPU as device where the
-                configuration leaves the choice and no GPU is given.
-            checkpoint_every: epochs between checkpoints.
-            rungs: epochs after which the driver decides whether the trial goes on.
-            retries: how often a trial goes on from its checkpoint after an error.
-            seeds: with which a trial is trained; none: with the one of its configuration.
-        """
         torch.set_num_threads(max(1, math.floor(resources.cpus)))
         self._reset_torch = _settings_of_torch()
-        os.environ["RAY_NODE_ID"] = _node_id()
         storage = Storage(place)
         self._trials, self._models = storage / "trials", storage / "models"
         self._arrays, self._checkpoint_every, self._rungs = arrays, checkpoint_every, rungs
         self._retries, self._seeds = retries, seeds
         self._has_gpu = resources.gpus > 0
         self._trainer: Trainer | Replicates | None
-        self._start(config)
+        self._begin(trial)
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Called by Tune to run another trial in the same actor."""
+    def begin(self, trial: dict[str, Any]) -> None:
+        """Go over to another trial."""
         self._reset_torch()  # or the settings that a model made would act on the next one
-        self._start(new_config)
-        return True
+        self._begin(trial)
 
     def step(self) -> dict[str, Any]:
-        """Train for a while; returns what is new.
+        """Train for a while; return what is new.
 
-        An error is no exception for Tune: the trial goes on from its checkpoint in this process,
-        or has failed when it did so too often. Only where the process itself is spoilt, or gone,
-        does Tune begin another one.
+        An error is part of the result: the trial goes on from its checkpoint in this process,
+        or has failed when it did so too often. Only where the process itself is spoilt does an
+        exception leave this method, and another process is to go on with the trial.
         """
         self._rows: list[dict[str, float]] = []
         self._notes: list[str] = []
-        found: dict[str, Any] = {"done": False}
+        outcome, reason = Outcome.RUNNING, ""
         try:
-            found = {"done": self._train_on()}
+            if self._train_on():
+                outcome = Outcome.COMPLETE
         except StorageError as error:
-            found = {HALTED: str(error), "done": True}
+            outcome, reason = Outcome.HALTED, str(error)
         except Superseded:
-            found = {HALTED: "another process has taken over its trials", "done": True}
+            outcome, reason = Outcome.HALTED, "another process has taken over its trials"
         except torch.AcceleratorError:  # the device is lost to this process
-            self._trainer = None  # within an epoch: cleanup() may not save it
+            self._trainer = None  # within an epoch: close() may not save it
             with contextlib.suppress(StorageError):
                 self._folder.set_error(traceback.format_exc())
             raise
@@ -116,26 +120,26 @@ class TrialTrainable(tune.Trainable):
                 raise cause from None
             self._failures += 1
             self._trainer = None
-            with contextlib.suppress(StorageError):  # the next step meets it again, and tells
+            with contextlib.suppress(StorageError):  # the next step meets it again, and reports it
                 self._folder.set_error(traceback.format_exc())
             if self._failures > self._retries or isinstance(error, InputError):
-                found = {FAILED: reason_of(error), "done": True}
+                outcome, reason = Outcome.FAILED, reason_of(error)
             else:
                 self._notes.append(f"{reason_of(error)}; goes on from its checkpoint")
-        return {ROWS: self._rows, NOTES: self._notes, **found}
+        return {ROWS: self._rows, NOTES: self._notes, OUTCOME: outcome.value, REASON: reason}
 
-    def cleanup(self) -> None:
-        """Called by Tune when the actor ends: keep what an interrupted trial has."""
+    def close(self) -> None:
+        """Keep what an interrupted trial has."""
         trainer = self._trainer
         if trainer is not None and self._saved < trainer.epoch < trainer.config.epochs:
             with contextlib.suppress(StorageError, Superseded):
                 self._save(trainer)
 
-    def _start(self, config: dict[str, Any]) -> None:
-        self._train = TrainConfig.from_dict(config["train"])
+    def _begin(self, trial: dict[str, Any]) -> None:
+        self._train = TrainConfig.from_dict(trial["train"])
         if self._train.device == "auto" and not self._has_gpu:
             self._train = self._train.replace(device="cpu")
-        self._trial = config["trial"]
+        self._trial = trial["trial"]
         self._folder = TrialFolder(self._trials / self._trial)
         self._trainer = None
         self._failures = 0
@@ -158,7 +162,7 @@ class TrialTrainable(tune.Trainable):
                     break
         finally:
             if written < len(self._rows):
-                self._trainer = None  # or cleanup() could save it ahead of the history
+                self._trainer = None  # or close() could save it ahead of the history
                 self._folder.append(self._rows[written:])
                 self._trainer = trainer
         if trainer.epoch < epochs:
@@ -211,7 +215,3 @@ def _settings_of_torch() -> Callable[[], None]:
             setting()
 
     return reset
-
-
-def _node_id() -> str:
-    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""

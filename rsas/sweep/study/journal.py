@@ -111,7 +111,7 @@ class Journal(BaseJournalBackend):
         return found
 
     def put(self, lease: Lease, over: Lease | None) -> None:
-        """Replace the lease ``over``; in a damaged file, ``rsas.sweep.study.rebuild`` does.
+        """Replace the lease ``over``; in a damaged file, ``rsas.sweep.audit.rebuild`` does.
 
         Raises:
             LeaseLost: another process was sooner.

@@ -22,6 +22,7 @@ from rsas.errors import Halted, InputError, reason_of
 from rsas.records import Objective, State, TrialRecord, trial_id
 from rsas.redact import redact
 from rsas.sweep.experiment import Experiment
+from rsas.sweep.study.backend import PATIENCE, open_storage, patiently
 from rsas.sweep.study.frozen import (
     BY_SEED,
     DEVICE_SECONDS,
@@ -37,7 +38,7 @@ from rsas.sweep.study.frozen import (
     to_record,
 )
 from rsas.sweep.study.lease import Lease
-from rsas.sweep.suggest.sampler import PATIENCE, direction, open_storage, patiently, sampler
+from rsas.sweep.suggest.sampler import direction, sampler
 from rsas.sweep.suggest.space import fields_of
 
 __all__ = ["Book", "Launch", "NotBegun", "Rung"]

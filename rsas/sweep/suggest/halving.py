@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from rsas.errors import InputError
 from rsas.records import Objective
+from rsas.sweep.experiment import Experiment
 
-__all__ = ["Halving", "epsilon_net", "fronts", "rungs"]
+__all__ = ["Halving", "epsilon_net", "fronts", "halving_of", "rungs"]
 
 Values = npt.NDArray[np.float64]
 """Finite numbers, shape (trials, objectives), at least one of each; larger is better."""
@@ -152,3 +153,16 @@ class Halving:
         equal = (rivals[epsilon_net(rivals)] == own).all(axis=1)  # equal trials share a place
         place = int((front < rank).sum() + equal.argmax())
         return place < len(points) // self._reduction
+
+
+def halving_of(experiment: Experiment) -> Halving | None:
+    """Return the halving that an experiment asks for; None where no trial is to be stopped."""
+    if experiment.scheduler == "none":
+        return None
+    objectives = experiment.objectives
+    return Halving(
+        objectives if experiment.scheduler == "pareto_asha" else objectives[:1],
+        epochs=experiment.base.epochs,
+        first=experiment.grace_period,
+        reduction=experiment.reduction_factor,
+    )

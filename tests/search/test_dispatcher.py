@@ -11,8 +11,14 @@ from ray.tune.search import Searcher
 from rsas import TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective
-from rsas.sweep.execute.dispatcher import BookSearcher, LimitStopper, RungScheduler, StartCallback
-from rsas.sweep.execute.worker import FAILED, HALTED, NOTES, ROWS
+from rsas.sweep.execute.dispatcher import FINISHED, Dispatcher
+from rsas.sweep.execute.tune import (
+    DispatchingSearcher,
+    LimitStopper,
+    RungScheduler,
+    StartCallback,
+)
+from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS
 from rsas.sweep.experiment import Budget, Experiment, Resources
 from rsas.sweep.files.trial_dir import History, TrialFolder
 from rsas.sweep.study.study import Book, Launch, Rung
@@ -39,9 +45,9 @@ def result(first, last=None, accuracy=0.8, **others):
     """What a trainable tells after these epochs, with what Tune adds."""
     last = last or first
     rows = [row(epoch, accuracy) for epoch in range(first, last + 1)]
-    return {ROWS: rows, NOTES: [], "done": last == EPOCHS, "pid": 1, "training_iteration": last} | (
-        others
-    )
+    outcome = "complete" if last == EPOCHS else "running"
+    own = {ROWS: rows, NOTES: [], OUTCOME: outcome, REASON: ""}
+    return own | {"pid": 1, "training_iteration": last} | others
 
 
 GOOD = result(1, EPOCHS)
@@ -78,7 +84,7 @@ class Desk:
         self.log, self.ticks = [], 0
         self.trained = {} if trained is None else trained
         self.book = Book(path, experiment)
-        self.searcher = BookSearcher(
+        self.dispatcher = Dispatcher(
             self.book,
             experiment,
             halving=Halving(OBJECTIVES[:1], epochs=EPOCHS, first=1, reduction=3)
@@ -90,10 +96,10 @@ class Desk:
             history=lambda number: self.history(number),
             clock=lambda: self.now,
         )
-        self.suggest = self.searcher.suggest
-        self.judge = self.searcher.judge
-        self.watch = self.searcher.watch
-        self.complete = self.searcher.on_trial_complete
+        self.suggest = self.dispatcher.suggest
+        self.judge = self.dispatcher.judge
+        self.watch = self.dispatcher.watch
+        self.complete = self.dispatcher.end
 
     def history(self, number):
         rows = self.trained.get(number, [])
@@ -124,7 +130,7 @@ class Desk:
     def start(self, name):
         """The book hands out a trial, and Tune begins it."""
         config = self.suggest(name)
-        self.searcher.on_trial_start(name)
+        self.dispatcher.start(name)
         return config["trial"]
 
     def states(self):
@@ -132,11 +138,11 @@ class Desk:
 
     def run(self, name, found):
         """What Tune does with a result; returns whether the trial ended with it."""
-        ends = found["done"] or self.judge(name, found)
+        ends = found[OUTCOME] != "running" or self.judge(name, found)
         if ends:
             self.complete(name, found)
         else:
-            self.searcher.on_trial_result(name, found)
+            self.dispatcher.report(name, found)
         return ends
 
 
@@ -160,7 +166,7 @@ def test_as_many_as_slots_until_the_book_is_full(desk):
     complete("b", GOOD)
     assert suggest("d") is None  # the third and last one runs
     complete("c", GOOD)
-    assert suggest("d") == Searcher.FINISHED
+    assert suggest("d") == FINISHED
     assert desk.states() == ["complete"] * 3
     assert desk.book.device_seconds() == 3 * EPOCHS * 2.0
 
@@ -170,17 +176,17 @@ def test_a_full_book_is_full_when_all_nodes_are_gone(tmp_path):
     desk.suggest("a")
     desk.complete("a", GOOD)
     desk.slots = 0
-    assert desk.suggest("b") == Searcher.FINISHED
+    assert desk.suggest("b") == FINISHED
 
 
 def test_listeners_hear_every_row_once(desk):
     """Tune gives the last result again when it ends a trial."""
     desk.suggest("a")
-    desk.searcher.on_trial_result("a", result(1, 9, notes=["an error; goes on"]))
+    desk.dispatcher.report("a", result(1, 9, notes=["an error; goes on"]))
     desk.complete("a", result(10))
     desk.suggest("b")
-    desk.searcher.on_trial_result("b", result(1, 4))
-    desk.complete("b", result(1, 4), error=True)
+    desk.dispatcher.report("b", result(1, 4))
+    desk.complete("b", result(1, 4), died=True)
     assert desk.log == [
         ("begin", 0),
         ("note", 0, "an error; goes on"),
@@ -197,8 +203,8 @@ def test_listeners_hear_every_row_once(desk):
 def test_another_process_counts_its_results_from_the_beginning(desk):
     """Tune begins a trial again whose process died: same iteration, another process."""
     desk.suggest("a")
-    desk.searcher.on_trial_result("a", result(1, 3, training_iteration=1))
-    desk.searcher.on_trial_result("a", result(3, 4, training_iteration=1, pid=2))
+    desk.dispatcher.report("a", result(1, 3, training_iteration=1))
+    desk.dispatcher.report("a", result(3, 4, training_iteration=1, pid=2))
     assert [epochs for _, _, epochs in desk.log[1:]] == [[1.0, 2.0, 3.0], [3.0, 4.0]]
 
 
@@ -215,23 +221,23 @@ def test_trials_nobody_runs_come_first(tmp_path):
 def test_failures_take_no_place_but_too_many_end_the_sweep(desk):
     suggest, complete = desk.suggest, desk.complete
     suggest("a"), suggest("b")
-    complete("a", error=True)
+    complete("a", died=True)
     assert desk.book.trials(OBJECTIVES)[0].reason == "the process that ran it died"
     assert suggest("c")["trial"] == "t0002"
-    complete("b", result(1, 2) | {FAILED: "the loss was lost", "done": True})
+    complete("b", result(1, 2) | {OUTCOME: "failed", REASON: "the loss was lost"})
     assert desk.book.trials(OBJECTIVES)[1].reason == "the loss was lost"
     assert desk.book.device_seconds() == 4.0
     assert suggest("d") is None  # the limit is reached; the one that runs may finish
     complete("c", GOOD)
-    assert suggest("d") == Searcher.FINISHED
+    assert suggest("d") == FINISHED
     assert desk.states() == ["failed", "failed", "complete"]
 
 
 def test_a_resumed_sweep_may_fail_as_often_again(tmp_path):
     before = Desk(tmp_path / "book", failures=1)
     before.suggest("a")
-    before.complete("a", error=True)
-    assert before.suggest("b") == Searcher.FINISHED
+    before.complete("a", died=True)
+    assert before.suggest("b") == FINISHED
     after = Desk(tmp_path / "book", failures=1)
     assert after.suggest("b")["trial"] == "t0001"
 
@@ -265,7 +271,7 @@ def test_a_trial_that_is_beaten_is_stopped_and_takes_a_place(tmp_path):
     for name, accuracy in (("a", 0.9), ("b", 0.8)):
         desk.suggest(name)
         assert not desk.run(name, result(1, accuracy=accuracy))  # too few to compare
-    desk.complete("b", error=True)
+    desk.complete("b", died=True)
     desk.suggest("c")
     desk.log.clear()
     assert desk.run("c", result(1, 2, accuracy=0.5))
@@ -280,7 +286,7 @@ def test_a_trial_that_is_beaten_is_stopped_and_takes_a_place(tmp_path):
     desk.complete("a", result(3, 10, accuracy=0.9))
     assert desk.suggest("d")["trial"] == "t0003"
     assert desk.run("d", result(1, accuracy=0.1))
-    assert desk.suggest("e") == Searcher.FINISHED  # one complete and two stopped are three
+    assert desk.suggest("e") == FINISHED  # one complete and two stopped are three
     assert desk.book.ended() == {"complete": 1, "pruned": 2, "failed": 1}
     # The last result asks for no verdict: the rung of 3 epochs was reached in it.
     assert [(r.number, r.rung, r.values, r.stops) for r in desk.book.rungs()] == [
@@ -324,7 +330,7 @@ def test_a_decision_that_was_not_kept_is_not_acted_upon(tmp_path, monkeypatch):
     monkeypatch.setattr(desk.book, "note_rung", full)
     assert desk.run("a", result(1, accuracy=0.1))
     assert desk.states() == ["failed", "failed", "running"]  # not stopped for good
-    assert desk.searcher.halted == "the disk is full"
+    assert desk.dispatcher.halted == "the disk is full"
 
 
 def test_a_rung_at_which_nobody_judged_is_judged_before_a_trial_goes_on(tmp_path):
@@ -370,7 +376,7 @@ def drive(path, interrupt):
         killed = False
         while not killed:
             found = desk.suggest("a")
-            if found == Searcher.FINISHED:
+            if found == FINISHED:
                 return Book(path)
             number = int(found["trial"][1:])
             rows = trained.setdefault(number, [])
@@ -402,8 +408,10 @@ def test_a_sweep_that_is_interrupted_decides_like_one_that_is_not(tmp_path):
 
 def test_the_scheduler_of_tune_asks_the_searcher(desk, monkeypatch):
     asked = []
-    monkeypatch.setattr(desk.searcher, "judge", lambda *args: asked.append(args) or len(asked) > 1)
-    scheduler = RungScheduler(desk.searcher)
+    monkeypatch.setattr(
+        desk.dispatcher, "judge", lambda *args: asked.append(args) or len(asked) > 1
+    )
+    scheduler = RungScheduler(desk.dispatcher)
     trial = types.SimpleNamespace(trial_id="a")
     found = [scheduler.on_trial_result(None, trial, each) for each in (result(1), result(2))]
     assert found == [TrialScheduler.CONTINUE, TrialScheduler.STOP]
@@ -415,12 +423,12 @@ def test_the_scheduler_of_tune_asks_the_searcher(desk, monkeypatch):
 
 def test_a_trial_that_halts_halts_the_sweep(desk):
     desk.suggest("a"), desk.suggest("b")
-    desk.complete("a", result(1, 2) | {HALTED: "the disk is full", "done": True})
-    assert desk.searcher.halted == "the disk is full"
+    desk.complete("a", result(1, 2) | {OUTCOME: "halted", REASON: "the disk is full"})
+    assert desk.dispatcher.halted == "the disk is full"
     assert desk.suggest("c") is None  # b runs yet
     assert desk.run("b", result(1))  # and is stopped, but not for good
     assert desk.states() == ["running", "running"]
-    assert desk.suggest("c") == Searcher.FINISHED
+    assert desk.suggest("c") == FINISHED
     assert [each for each in desk.log if each[0] == "end"] == []
 
 
@@ -434,12 +442,12 @@ def test_a_history_that_cannot_be_read_halts_the_sweep(call, kind, tmp_path):
     desk = Desk(tmp_path / "book", halving=True)
     if call == "suggest":
         desk.history = away
-        assert desk.suggest("a") == Searcher.FINISHED
+        assert desk.suggest("a") == FINISHED
     else:
         desk.suggest("a")
         desk.history = away
         assert desk.judge("a", result(2))
-    assert desk.searcher.halted == "the storage does not answer"
+    assert desk.dispatcher.halted == "the storage does not answer"
 
 
 @pytest.mark.parametrize(
@@ -462,7 +470,7 @@ def test_a_book_that_cannot_be_written_halts_and_nothing_is_raised_into_tune(
     for turn in range(40):
         name = f"trial {turn}"
         found = desk.suggest(name)
-        if finished := found == Searcher.FINISHED:
+        if finished := found == FINISHED:
             break
         if found is not None:
             running[name] = 0
@@ -470,12 +478,12 @@ def test_a_book_that_cannot_be_written_halts_and_nothing_is_raised_into_tune(
             running[other] += 1
             accuracy = 0.1 if turn > 1 else 0.9
             if turn == 12:
-                desk.complete(other, error=True)
+                desk.complete(other, died=True)
                 del running[other]
             elif desk.run(other, result(running[other], accuracy=accuracy)):
                 del running[other]
     assert finished
-    assert desk.searcher.halted == "no space left"
+    assert desk.dispatcher.halted == "no space left"
     assert running == {}
 
 
@@ -488,9 +496,9 @@ def test_hours_are_those_of_all_launches(tmp_path):
     assert desk.suggest("c") is None
     assert desk.run("a", result(2))
     desk.complete("b", GOOD)  # came to its end all the same
-    assert desk.suggest("c") == Searcher.FINISHED
+    assert desk.suggest("c") == FINISHED
     assert desk.states() == ["running", "complete"]
-    assert desk.searcher.halted == ""
+    assert desk.dispatcher.halted == ""
     extended = Desk(tmp_path / "book", hours=3.0, before=2.0)
     assert extended.suggest("x")["trial"] == "t0000"
 
@@ -507,16 +515,16 @@ def test_device_hours_are_seconds_times_devices(tmp_path):
     assert desk.run("b", result(8))
     assert desk.suggest("d") is None  # what b took is not given back
     assert desk.run("c", result(2))
-    assert desk.suggest("d") == Searcher.FINISHED
+    assert desk.suggest("d") == FINISHED
     assert desk.states() == ["complete", "running", "running"]
 
     trained = {1: [row(e) for e in range(1, 9)], 2: [row(1), row(2)]}
     resumed = Desk(tmp_path / "book", device_hours=0.026, devices=2.0, trained=trained)  # 93.6
     assert resumed.suggest("x")["trial"] == "t0001"  # 40 + 32
     assert resumed.suggest("y")["trial"] == "t0002"  # + 8
-    resumed.searcher.on_trial_result("y", result(3, 4))  # + 8
+    resumed.dispatcher.report("y", result(3, 4))  # + 8
     assert not resumed.judge("x", result(9))
-    resumed.searcher.on_trial_result("y", result(5, 6))  # + 8
+    resumed.dispatcher.report("y", result(5, 6))  # + 8
     assert resumed.judge("x", result(9))
     resumed.complete("x", result(9, 10))
     assert resumed.book.trial(1, OBJECTIVES).device_seconds == 2 * 20.0
@@ -567,7 +575,7 @@ def test_device_hours_pass_while_a_trial_does_not_report(tmp_path):
     desk.suggest("a")
     desk.now += 1000  # without a process
     assert not desk.watch()
-    desk.searcher.on_trial_start("a")
+    desk.dispatcher.start("a")
     desk.now += 20
     assert not desk.run("a", result(1, 2))  # 8: what was trained counts, not what it waited
     desk.now += 31
@@ -599,7 +607,7 @@ def test_what_was_cut_off_counts_in_later_launches(tmp_path):
     desk.book.note_launch(1, Launch(began=0.0, cut_off=31.0))
     assert Desk(tmp_path / "book", device_hours=0.02).suggest("x")["trial"] == "t0000"
     desk.book.note_launch(1, Launch(began=0.0, cut_off=32.0))
-    assert Desk(tmp_path / "book", device_hours=0.02).suggest("x") == Searcher.FINISHED
+    assert Desk(tmp_path / "book", device_hours=0.02).suggest("x") == FINISHED
 
 
 def test_a_sweep_that_halts_does_not_wait_for_a_trial_that_hangs(tmp_path):
@@ -607,7 +615,7 @@ def test_a_sweep_that_halts_does_not_wait_for_a_trial_that_hangs(tmp_path):
     desk.start("a"), desk.start("b")
     desk.now += 10**6
     assert not desk.watch()  # without a limit trials may take their time
-    desk.complete("a", result(1) | {HALTED: "the disk is full", "done": True})
+    desk.complete("a", result(1) | {OUTCOME: "halted", REASON: "the disk is full"})
     assert not desk.watch()
     desk.now += 5
     assert desk.watch()
@@ -620,15 +628,15 @@ def test_nothing_is_cut_off_where_nothing_runs(tmp_path):
     desk = Desk(tmp_path / "book", hours=1.0, overtime=0.0)
     desk.now += 3600
     assert not desk.watch()
-    assert desk.suggest("a") == Searcher.FINISHED
+    assert desk.suggest("a") == FINISHED
 
 
 def test_tune_asks_the_searcher_at_each_step_and_tells_when_a_trial_starts(tmp_path):
     desk = Desk(tmp_path / "book", hours=1.0, overtime=0.0)
     desk.suggest("a")
     trial = types.SimpleNamespace(trial_id="a")
-    stopper = LimitStopper(desk.searcher)
-    StartCallback(desk.searcher).on_trial_start(1, [trial], trial)
+    stopper = LimitStopper(desk.dispatcher)
+    StartCallback(desk.dispatcher).on_trial_start(1, [trial], trial)
     desk.now += 3599
     assert not stopper.stop_all()
     desk.now += 1
@@ -654,7 +662,7 @@ def test_a_configuration_that_is_complete_is_not_trained_again(tmp_path):
 
     desk = Desk(tmp_path / "book", trials=4, space=space)
     assert [desk.suggest(name)["trial"] for name in "ab"] == ["t0000", "t0001"]  # beside each other
-    desk.complete("a", error=True)
+    desk.complete("a", died=True)
     desk.complete("b", GOOD)
     desk.log.clear()
     assert desk.suggest("c")["trial"] == "t0003"
@@ -677,12 +685,24 @@ def test_a_repetition_that_was_cut_off_is_none_the_more_trained(tmp_path, monkey
         desk.suggest("b")
     after = Desk(tmp_path / "book", space=lambda trial: {"sparsity": 0.5})
     assert after.states() == ["complete", "running"]
-    assert after.suggest("b") == Searcher.FINISHED
+    assert after.suggest("b") == FINISHED
     assert [t.same_as for t in after.book.trials(OBJECTIVES)] == ["", "t0000", "t0000"]
 
 
 def test_tune_can_pickle_its_searcher(desk):
-    assert isinstance(pickle.loads(pickle.dumps(desk.searcher)), BookSearcher)
+    searcher = DispatchingSearcher(desk.dispatcher)
+    assert isinstance(pickle.loads(pickle.dumps(searcher)), DispatchingSearcher)
+
+
+def test_the_searcher_of_tune_asks_the_dispatcher(desk):
+    """Tune's own word for the end is the dispatcher's."""
+    searcher = DispatchingSearcher(desk.dispatcher)
+    assert FINISHED == Searcher.FINISHED
+    assert [searcher.suggest(key)["trial"] for key in "ab"] == ["t0000", "t0001"]
+    searcher.on_trial_result("a", result(1))
+    searcher.on_trial_complete("a", GOOD)
+    searcher.on_trial_complete("b", error=True)
+    assert desk.states() == ["complete", "failed"]
 
 
 @pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.name)
@@ -698,7 +718,7 @@ def test_no_secret_is_in_the_book(leak, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     desk = Desk(tmp_path / "book", space=space, failures=9)
     desk.suggest("a")
-    desk.complete("a", result(1, 2, **{FAILED: leak.text}))
+    desk.complete("a", result(1, 2, **{OUTCOME: "failed", REASON: leak.text}))
     trials = [desk.book.trial(number, OBJECTIVES) for number in range(2)]
     assert [trial.state for trial in trials] == ["failed", "failed"]
     assert all("***" in trial.reason for trial in trials)

@@ -1,4 +1,4 @@
-"""One trial as Tune drives it, in this process."""
+"""One trial as a worker trains it, in this process."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ from ray._raylet import raise_sys_exit_with_custom_error_message
 from rsas import NonFiniteLoss, TrainConfig, Trainer, data
 from rsas.errors import StorageError
 from rsas.sweep.execute import worker
-from rsas.sweep.execute.worker import FAILED, HALTED, NOTES, ROWS, TrialTrainable
+from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS, TrialWorker
 from rsas.sweep.experiment import Resources
 from rsas.sweep.files import file_store
 from rsas.sweep.files.file_store import Storage
@@ -27,7 +27,6 @@ KEY = "0123456789abcdef"
 def an_epoch_a_step(monkeypatch):
     monkeypatch.setattr(worker, "_STEP_SECONDS", 0.0)
     monkeypatch.setattr(file_store, "_PATIENCE", 0.0)
-    monkeypatch.setenv("RAY_NODE_ID", "")  # setup() sets it; so it is unset afterwards
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +42,29 @@ def undisturbed(config):
     return trainer
 
 
-def trainable(tmp_path, trial="t0000", config=CONFIG, **options):
+def failed(result):
+    """Why a trial failed; None where it did not."""
+    return result[REASON] if result[OUTCOME] == "failed" else None
+
+
+def halted(result):
+    """Why the sweep cannot go on; None where it can."""
+    return result[REASON] if result[OUTCOME] == "halted" else None
+
+
+def worker_of(tmp_path, trial="t0000", config=CONFIG, **options):
     defaults = {
         "resources": Resources(cpus=1),
         "checkpoint_every": 2,
         "rungs": (),
         "retries": 2,
     }
-    made = object.__new__(TrialTrainable)
-    made.setup(
+    return TrialWorker(
         {"trial": trial, "train": config.to_dict()},
         arrays=data.load("digits"),
         place=str(tmp_path),
         **(defaults | options),
     )
-    return made
 
 
 def settings():
@@ -78,7 +85,7 @@ def steps(one, count):
 def to_the_end(one):
     """The results of all steps, with no more than make sense."""
     results = []
-    while not results or not results[-1]["done"]:
+    while not results or results[-1][OUTCOME] == "running":
         results.append(one.step())
         assert len(results) < 20
     return results
@@ -135,9 +142,9 @@ def assert_is(tmp_path, expected, trial="t0000"):
 
 
 def test_an_epoch_a_step_until_it_is_done(tmp_path, whole):
-    results = to_the_end(trainable(tmp_path))
-    assert [result["done"] for result in results] == [False] * 4 + [True]
-    assert all(set(result) == {ROWS, NOTES, "done"} for result in results)
+    results = to_the_end(worker_of(tmp_path))
+    assert [result[OUTCOME] for result in results] == ["running"] * 4 + ["complete"]
+    assert all(set(result) == {ROWS, NOTES, OUTCOME, REASON} for result in results)
     assert [len(result[ROWS]) for result in results] == [1] * 5
     assert numbers(row for result in results for row in result[ROWS]) == numbers(whole.history)
     assert all(result[NOTES] == [] for result in results)
@@ -148,21 +155,21 @@ def test_an_epoch_a_step_until_it_is_done(tmp_path, whole):
 
 def test_short_epochs_share_a_step(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(worker, "_STEP_SECONDS", 1000.0)
-    result = trainable(tmp_path).step()
-    assert result["done"]
+    result = worker_of(tmp_path).step()
+    assert result[OUTCOME] != "running"
     assert numbers(result[ROWS]) == numbers(whole.history)
     assert trained(tmp_path) == [1, 2, 3, 4, 5]  # no row twice, though written in parts
 
 
 def test_a_step_ends_at_a_rung(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "_STEP_SECONDS", 1000.0)
-    one = trainable(tmp_path, rungs=(2, 3))
+    one = worker_of(tmp_path, rungs=(2, 3))
     results = to_the_end(one)
     assert [epochs(result) for result in results] == [[1, 2], [3], [4, 5]]
 
 
 def test_rows_are_kept_before_the_driver_hears_of_them(tmp_path):
-    one = trainable(tmp_path, checkpoint_every=100)
+    one = worker_of(tmp_path, checkpoint_every=100)
     for count in (1, 2, 3):
         one.step()
         assert trained(tmp_path) == list(range(1, count + 1))
@@ -170,7 +177,7 @@ def test_rows_are_kept_before_the_driver_hears_of_them(tmp_path):
 
 
 def test_rows_that_could_be_written_only_at_a_second_attempt_are_there_once(tmp_path, monkeypatch):
-    one = trainable(tmp_path, checkpoint_every=1)
+    one = worker_of(tmp_path, checkpoint_every=1)
     one.step()
     left, write = ["history-0001.jsonl"], Storage._write
 
@@ -181,7 +188,7 @@ def test_rows_that_could_be_written_only_at_a_second_attempt_are_there_once(tmp_
         write(self, path, content)
 
     monkeypatch.setattr(Storage, "_write", flaky)
-    assert "No space left" in one.step()[HALTED]
+    assert "No space left" in halted(one.step())
     assert trained(tmp_path) == [1, 2]
 
 
@@ -196,7 +203,7 @@ def test_no_checkpoint_is_ahead_of_the_history(tmp_path, monkeypatch):
         write(self, name, content)
 
     monkeypatch.setattr(Storage, "write", look)
-    trainable(tmp_path).step()
+    worker_of(tmp_path).step()
     assert seen == [
         ("checkpoint-000002.pt", [1, 2]),
         ("checkpoint-000004.pt", [1, 2, 3, 4]),
@@ -206,18 +213,18 @@ def test_no_checkpoint_is_ahead_of_the_history(tmp_path, monkeypatch):
 
 def test_epochs_that_the_history_lacks_are_not_saved_at_the_end(tmp_path, monkeypatch):
     """The storage was away, and came back before the actor ended."""
-    one = trainable(tmp_path, checkpoint_every=100)
+    one = worker_of(tmp_path, checkpoint_every=100)
     one.step()
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "_write", lambda *_: os.stat("/nowhere/at/all"))
         patch.setattr("rsas.sweep.files.file_store._PATIENCE", 0.0)
-        assert HALTED in one.step()
-    one.cleanup()
+        assert halted(one.step())
+    one.close()
     assert (trained(tmp_path), checkpoints(tmp_path)) == ([1], [])
 
 
 def test_the_model_of_a_finished_trial_is_kept(tmp_path, whole):
-    to_the_end(trainable(tmp_path))
+    to_the_end(worker_of(tmp_path))
     assert_is(tmp_path, whole)
     found = read_model(Storage(tmp_path / "models"), "t0000")
     assert found["epoch"] == 5
@@ -229,10 +236,10 @@ def test_the_model_of_a_finished_trial_is_kept(tmp_path, whole):
 
 
 def test_an_actor_is_reused_for_another_trial(tmp_path):
-    one = trainable(tmp_path)
+    one = worker_of(tmp_path)
     steps(one, 1)
     other = CONFIG.replace(sparsity=0.5, epochs=2)
-    assert one.reset_config({"trial": "t0001", "train": other.to_dict()})
+    one.begin({"trial": "t0001", "train": other.to_dict()})
     results = to_the_end(one)
     expected = undisturbed(other)
     assert numbers(row for result in results for row in result[ROWS]) == numbers(expected.history)
@@ -252,11 +259,11 @@ def test_an_actor_is_reused_for_another_trial(tmp_path):
     ids=["dtype", "device", "grad", "precision", "deterministic"],
 )
 def test_global_settings_of_torch_end_with_their_trial(tmp_path, whole, change, value, default):
-    before, one = settings(), trainable(tmp_path)
+    before, one = settings(), worker_of(tmp_path)
     try:
         change(value)  # as a model does
         assert settings() != before
-        one.reset_config({"trial": "t0001", "train": CONFIG.to_dict()})
+        one.begin({"trial": "t0001", "train": CONFIG.to_dict()})
         assert settings() == before
         to_the_end(one)
         assert_is(tmp_path, whole, "t0001")
@@ -265,9 +272,9 @@ def test_global_settings_of_torch_end_with_their_trial(tmp_path, whole, change, 
 
 
 def test_threads_follow_the_cpus(tmp_path):
-    trainable(tmp_path, resources=Resources(cpus=2.0))
+    worker_of(tmp_path, resources=Resources(cpus=2.0))
     assert torch.get_num_threads() == 2
-    trainable(tmp_path, resources=Resources(cpus=0.5))
+    worker_of(tmp_path, resources=Resources(cpus=0.5))
     assert torch.get_num_threads() == 1
 
 
@@ -275,9 +282,9 @@ def test_threads_follow_the_cpus(tmp_path):
 
 
 def test_goes_on_from_the_last_checkpoint_in_another_process(tmp_path, whole):
-    steps(trainable(tmp_path), 3)
+    steps(worker_of(tmp_path), 3)
     # The checkpoint is of epoch 2: epoch 3 is trained again.
-    results = to_the_end(trainable(tmp_path))
+    results = to_the_end(worker_of(tmp_path))
     rows = [row for result in results for row in result[ROWS]]
     assert numbers(rows) == numbers(whole.history[2:])
     assert trained(tmp_path) == [1, 2, 3, 3, 4, 5]
@@ -285,52 +292,52 @@ def test_goes_on_from_the_last_checkpoint_in_another_process(tmp_path, whole):
 
 
 def test_an_actor_that_ends_keeps_what_it_has(tmp_path, whole):
-    first = trainable(tmp_path, checkpoint_every=100)
+    first = worker_of(tmp_path, checkpoint_every=100)
     steps(first, 3)
-    first.cleanup()
+    first.close()
     assert checkpoints(tmp_path) == ["checkpoint-000003.pt"]
-    to_the_end(trainable(tmp_path, checkpoint_every=100))
+    to_the_end(worker_of(tmp_path, checkpoint_every=100))
     assert trained(tmp_path) == [1, 2, 3, 4, 5]
     assert_is(tmp_path, whole)
 
 
 def test_an_actor_that_ends_writes_nothing_that_is_there(tmp_path, monkeypatch):
-    begun = trainable(tmp_path)
-    begun.cleanup()  # before its first step
+    begun = worker_of(tmp_path)
+    begun.close()  # before its first step
     assert not (tmp_path / "trials").exists()
     steps(begun, 2)
-    ended = trainable(tmp_path, "t0001")
+    ended = worker_of(tmp_path, "t0001")
     to_the_end(ended)
     saved = []
-    monkeypatch.setattr(TrialTrainable, "_save", lambda self, trainer: saved.append(self))
-    begun.cleanup()
-    ended.cleanup()
+    monkeypatch.setattr(TrialWorker, "_save", lambda self, trainer: saved.append(self))
+    begun.close()
+    ended.close()
     assert saved == []
 
 
 def test_an_actor_that_ends_does_so_quietly(tmp_path, monkeypatch):
-    one, other = (trainable(tmp_path, trial, checkpoint_every=100) for trial in ("t0", "t1"))
+    one, other = (worker_of(tmp_path, trial, checkpoint_every=100) for trial in ("t0", "t1"))
     steps(one, 1), steps(other, 1)
-    steps(trainable(tmp_path, "t1"), 1)  # takes it over
-    other.cleanup()
+    steps(worker_of(tmp_path, "t1"), 1)  # takes it over
+    other.close()
     full(monkeypatch)
-    one.cleanup()
+    one.close()
     assert checkpoints(tmp_path, "t0") == checkpoints(tmp_path, "t1") == []
 
 
 def test_a_finished_trial_that_is_begun_again_trains_nothing(tmp_path, whole):
-    last = to_the_end(trainable(tmp_path))[-1]
+    last = to_the_end(worker_of(tmp_path))[-1]
     model = tmp_path / "models" / "t0000" / "model.pt"
     model.unlink()  # killed between the checkpoint and the model
-    assert trainable(tmp_path).step() == last
+    assert worker_of(tmp_path).step() == last
     assert trained(tmp_path) == [1, 2, 3, 4, 5]
     assert_is(tmp_path, whole)
 
 
 def test_damaged_checkpoints_are_told(tmp_path, whole):
-    steps(trainable(tmp_path), 4)
+    steps(worker_of(tmp_path), 4)
     (tmp_path / "trials" / "t0000" / "checkpoint-000004.pt").write_bytes(b"damaged")
-    second = trainable(tmp_path)
+    second = worker_of(tmp_path)
     assert second.step()[NOTES] == [
         "checkpoint-000004.pt damaged, kept aside as .damaged; goes on from epoch 2"
     ]
@@ -338,7 +345,7 @@ def test_damaged_checkpoints_are_told(tmp_path, whole):
     assert checkpoints(tmp_path)[-1] == "checkpoint-000004.pt"
     for name in ("checkpoint-000002.pt", "checkpoint-000004.pt"):
         (tmp_path / "trials" / "t0000" / name).write_bytes(b"damaged")
-    results = to_the_end(trainable(tmp_path))
+    results = to_the_end(worker_of(tmp_path))
     assert results[0][NOTES] == [
         "checkpoint-000004.pt, checkpoint-000002.pt damaged, kept aside as .damaged; goes on "
         "from its beginning, as there is no other"
@@ -348,15 +355,15 @@ def test_damaged_checkpoints_are_told(tmp_path, whole):
 
 
 def test_who_is_superseded_stops(tmp_path):
-    first = trainable(tmp_path)
+    first = worker_of(tmp_path)
     steps(first, 3)
-    second = trainable(tmp_path)
+    second = worker_of(tmp_path)
     steps(second, 1)
     before = checkpoints(tmp_path)
     result = first.step()
-    assert result["done"] and FAILED not in result
-    assert result[HALTED] == "another process has taken over its trials"
-    first.cleanup()
+    assert failed(result) is None
+    assert halted(result) == "another process has taken over its trials"
+    first.close()
     assert checkpoints(tmp_path) == before
     to_the_end(second)
     assert trained(tmp_path) == [1, 2, 3, 3, 4, 5]
@@ -375,9 +382,9 @@ def test_who_is_superseded_stops(tmp_path):
 )
 def test_goes_on_from_its_checkpoint_after_an_error(error, told, tmp_path, whole, monkeypatch):
     failing(monkeypatch, None, None, None, error, None, error)
-    one = trainable(tmp_path)
+    one = worker_of(tmp_path)
     results = to_the_end(one)
-    assert all(FAILED not in result for result in results)
+    assert all(failed(result) is None for result in results)
     assert [result[NOTES] for result in results if result[NOTES]] == [
         [f"{told}; goes on from its checkpoint"],
         [f"{told}; goes on from its checkpoint"],
@@ -393,33 +400,38 @@ def test_goes_on_from_its_checkpoint_after_an_error(error, told, tmp_path, whole
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_fails_when_it_has_tried_often_enough(retries, tmp_path, monkeypatch):
     failing(monkeypatch, *[RuntimeError("no luck")] * (retries + 1))
-    results = to_the_end(trainable(tmp_path, retries=retries))
+    results = to_the_end(worker_of(tmp_path, retries=retries))
     assert len(results) == retries + 1
-    assert results[-1] == {ROWS: [], NOTES: [], FAILED: "RuntimeError: no luck", "done": True}
-    assert all(FAILED not in result for result in results[:-1])
+    assert results[-1] == {
+        ROWS: [],
+        NOTES: [],
+        OUTCOME: "failed",
+        REASON: "RuntimeError: no luck",
+    }
+    assert all(failed(result) is None for result in results[:-1])
     assert not (tmp_path / "models").exists()
 
 
 def test_each_trial_of_an_actor_has_its_own_retries(tmp_path, monkeypatch):
     failing(monkeypatch, *[RuntimeError("no luck")] * 3)
-    one = trainable(tmp_path, retries=1)
-    assert to_the_end(one)[-1][FAILED]
-    one.reset_config({"trial": "t0001", "train": CONFIG.to_dict()})
-    assert all(FAILED not in result for result in to_the_end(one))
+    one = worker_of(tmp_path, retries=1)
+    assert failed(to_the_end(one)[-1])
+    one.begin({"trial": "t0001", "train": CONFIG.to_dict()})
+    assert all(failed(result) is None for result in to_the_end(one))
 
 
 def test_what_was_trained_before_an_error_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "_STEP_SECONDS", 1000.0)
     failing(monkeypatch, None, RuntimeError("no luck"))
-    result = trainable(tmp_path, retries=0).step()
+    result = worker_of(tmp_path, retries=0).step()
     assert epochs(result) == trained(tmp_path) == [1]
-    assert result[FAILED] == "RuntimeError: no luck"
+    assert failed(result) == "RuntimeError: no luck"
 
 
 def test_what_cannot_be_used_is_not_tried_again(tmp_path):
-    result = trainable(tmp_path, config=CONFIG.replace(model="nothing:net"), retries=5).step()
-    assert result["done"]
-    assert result[FAILED].startswith("model 'nothing:net': cannot import 'nothing'")
+    result = worker_of(tmp_path, config=CONFIG.replace(model="nothing:net"), retries=5).step()
+    assert result[OUTCOME] != "running"
+    assert failed(result).startswith("model 'nothing:net': cannot import 'nothing'")
 
 
 ENDING = """
@@ -471,8 +483,8 @@ def ending(tmp_path, model):
 
 @pytest.mark.parametrize("model", ["forward", "backward", "evaluation"])
 def test_a_model_that_calls_exit_fails_its_trial(model, tmp_path):
-    results = to_the_end(trainable(tmp_path, config=ending(tmp_path, model), retries=1))
-    assert [result.get(FAILED) for result in results] == [
+    results = to_the_end(worker_of(tmp_path, config=ending(tmp_path, model), retries=1))
+    assert [failed(result) for result in results] == [
         None,
         "RuntimeError: it called sys.exit(0)",
     ]
@@ -482,7 +494,7 @@ def test_a_worker_that_is_asked_to_end_does_so(tmp_path):
     def as_ray_does(*_):
         raise_sys_exit_with_custom_error_message("The process receives a SIGTERM.", exit_code=1)
 
-    one = trainable(tmp_path, config=ending(tmp_path, "ended"))
+    one = worker_of(tmp_path, config=ending(tmp_path, "ended"))
     before = signal.signal(signal.SIGTERM, as_ray_does)
     try:
         with pytest.raises(SystemExit) as ended:
@@ -494,31 +506,31 @@ def test_a_worker_that_is_asked_to_end_does_so(tmp_path):
 
 def test_a_lost_device_ends_the_process(tmp_path, monkeypatch):
     failing(monkeypatch, None, *[torch.AcceleratorError("illegal memory access")] * 2)
-    one = trainable(tmp_path, checkpoint_every=100)
+    one = worker_of(tmp_path, checkpoint_every=100)
     one.step()
     with pytest.raises(torch.AcceleratorError):
         one.step()
     error = (tmp_path / "trials" / "t0000" / "error.txt").read_text()
     assert "illegal memory access" in error
-    one.cleanup()  # as Tune does; the network is in the middle of an epoch
+    one.close()  # as Tune does; the network is in the middle of an epoch
     assert checkpoints(tmp_path) == []
-    one = trainable(tmp_path)
+    one = worker_of(tmp_path)
     full(monkeypatch)
-    monkeypatch.setattr(TrialTrainable, "_train_on", lambda self: Trainer.run_epoch(None))
+    monkeypatch.setattr(TrialWorker, "_train_on", lambda self: Trainer.run_epoch(None))
     with pytest.raises(torch.AcceleratorError):  # though its traceback cannot be kept
         one.step()
 
 
 def test_a_full_disk_is_not_the_trials_fault(tmp_path, whole, monkeypatch):
-    one = trainable(tmp_path)
+    one = worker_of(tmp_path)
     steps(one, 1)
     with monkeypatch.context() as patch:
         full(patch)
         result = one.step()
-        assert result["done"] and FAILED not in result
-        assert result[HALTED].startswith(f"cannot write {tmp_path}/trials/t0000/history-0001.jsonl")
-        assert "No space left" in result[HALTED]
-    to_the_end(trainable(tmp_path))
+        assert failed(result) is None
+        assert halted(result).startswith(f"cannot write {tmp_path}/trials/t0000/history-0001.jsonl")
+        assert "No space left" in halted(result)
+    to_the_end(worker_of(tmp_path))
     assert trained(tmp_path) == [1, 1, 2, 3, 4, 5]
     assert_is(tmp_path, whole)
 
@@ -534,32 +546,32 @@ def test_no_epoch_is_lost_when_the_disk_is_full_later(part, tmp_path, whole, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "write", full_for_it)
-        results = to_the_end(trainable(tmp_path))
-        assert results[-1][HALTED].startswith("cannot write ")
+        results = to_the_end(worker_of(tmp_path))
+        assert halted(results[-1]).startswith("cannot write ")
         assert epochs(*results) == trained(tmp_path)
-    to_the_end(trainable(tmp_path))
+    to_the_end(worker_of(tmp_path))
     assert trained(tmp_path) == ([1, 2] if part == "checkpoint" else []) + [1, 2, 3, 4, 5]
     assert_is(tmp_path, whole)
 
 
 def test_an_error_on_a_full_disk(tmp_path, monkeypatch):
-    one = trainable(tmp_path, retries=1)
+    one = worker_of(tmp_path, retries=1)
     steps(one, 1)
     failing(monkeypatch, RuntimeError("no luck"))
     full(monkeypatch)  # so its traceback cannot be kept either
     results = to_the_end(one)
-    assert "No space left" in results[-1][HALTED]
-    assert all(FAILED not in result for result in results)
+    assert "No space left" in halted(results[-1])
+    assert all(failed(result) is None for result in results)
 
 
 def test_secrets_are_in_no_result_and_no_file(tmp_path, monkeypatch):
     monkeypatch.setenv("DATABASE_PASSWORD", KEY)
     error = OSError(f"no answer of https://me:{KEY}@host, nor with {KEY}")
     failing(monkeypatch, error, error)
-    results = to_the_end(trainable(tmp_path, retries=1))
+    results = to_the_end(worker_of(tmp_path, retries=1))
     shown = "no answer of https://me:***@host, nor with ***"
     assert results[0][NOTES] == [f"OSError: {shown}; goes on from its checkpoint"]
-    assert results[1][FAILED] == f"OSError: {shown}"
+    assert failed(results[1]) == f"OSError: {shown}"
     for file in (tmp_path / "trials" / "t0000").iterdir():
         assert KEY not in file.read_text()
     assert shown in (tmp_path / "trials" / "t0000" / "error.txt").read_text()
@@ -570,11 +582,11 @@ def test_no_secret_of_an_error_is_told_or_kept(leak, tmp_path, monkeypatch):
     for name, value in leak.environment.items():
         monkeypatch.setenv(name, value)
     failing(monkeypatch, RuntimeError(leak.text))
-    result = trainable(tmp_path, retries=0).step()
+    result = worker_of(tmp_path, retries=0).step()
     kept = (tmp_path / "trials" / "t0000" / "error.txt").read_text()
-    assert result[FAILED].startswith("RuntimeError: ") and "RuntimeError: " in kept
-    assert "***" in result[FAILED] and "***" in kept
-    assert not any(secret in text for text in (result[FAILED], kept) for secret in leak.hidden)
+    assert failed(result).startswith("RuntimeError: ") and "RuntimeError: " in kept
+    assert "***" in failed(result) and "***" in kept
+    assert not any(secret in text for text in (failed(result), kept) for secret in leak.hidden)
 
 
 # What rsas.search lacks.
@@ -582,10 +594,10 @@ def test_no_secret_of_an_error_is_told_or_kept(leak, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("action", ["get_file_info", "open_input_stream"])
 def test_a_storage_that_is_away_is_not_the_trials_fault(action, tmp_path):
-    steps(trainable(tmp_path), 2)
-    one = trainable(tmp_path, retries=1)
+    steps(worker_of(tmp_path), 2)
+    one = worker_of(tmp_path, retries=1)
     one._folder._storage._fs = Away(one._folder._storage._fs, action)
-    assert HALTED in to_the_end(one)[-1]
+    assert halted(to_the_end(one)[-1])
 
 
 class Away:
@@ -601,9 +613,9 @@ class Away:
 
 
 def test_several_seeds_go_on_from_their_checkpoint(tmp_path):
-    one = trainable(tmp_path, seeds=(3, 4))
+    one = worker_of(tmp_path, seeds=(3, 4))
     steps(one, 2)
-    rows = [row for result in steps(trainable(tmp_path, seeds=(3, 4)), 3) for row in result[ROWS]]
+    rows = [row for result in steps(worker_of(tmp_path, seeds=(3, 4)), 3) for row in result[ROWS]]
     assert [row["epoch"] for row in rows] == [3, 4, 5]
     for seed in (3, 4):
         alone = undisturbed(CONFIG.replace(seed=seed)).history

@@ -1,0 +1,55 @@
+"""Open the storage of a study, which may not answer for a while."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+
+from rsas.errors import Halted, first_line
+from rsas.sweep.study.database import open_database
+from rsas.sweep.study.journal import Damaged, Journal
+from rsas.sweep.study.lease import Lease
+
+__all__ = ["PATIENCE", "open_storage", "patiently"]
+
+PATIENCE = 60.0
+"""Seconds for which a database that does not answer is asked again."""
+
+T = TypeVar("T")
+
+
+def open_storage(place: Path | str, study: str, lease: Lease | None) -> BaseStorage:
+    """Open a journal file, or a database by its URL.
+
+    Args:
+        place: of the study.
+        study: its name.
+        lease: of this process, which each write compares; None to read, and in tests.
+    """
+    if isinstance(place, Path):
+        return JournalStorage(Journal(place, lease))
+    return open_database(place, study, lease)
+
+
+def patiently(action: Callable[[], T]) -> T:
+    """Do it; again, for a while, where a database is away."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return action()
+        except optuna.exceptions.StorageInternalError as error:
+            if time.monotonic() > deadline:
+                reason = first_line(error.__cause__ or error)
+                raise Halted(f"the study's database does not answer ({reason})") from None
+            time.sleep(1.0)
+        except Damaged as error:
+            raise Halted(
+                f"the book is damaged ({error}); 'rsas check NAME --repair' mends it"
+            ) from None
+        except OSError as error:
+            raise Halted(f"the book cannot be written ({error.strerror or error})") from None
