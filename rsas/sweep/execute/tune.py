@@ -90,9 +90,7 @@ def run_trials(
 class _Trainable(tune.Trainable):
     """A worker in an actor of Ray. Actors are reused from trial to trial."""
 
-    def setup(  # type: ignore[override]
-        self, config: dict[str, Any], **options: Any
-    ) -> None:
+    def setup(self, config: dict[str, Any], **options: Any) -> None:
         """Make the worker; ``config`` is what the dispatcher gave."""
         os.environ["RAY_NODE_ID"] = str(ray.get_runtime_context().get_node_id())
         self._worker = TrialWorker(config, **options)
@@ -158,7 +156,7 @@ class RungScheduler(FIFOScheduler):
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._dispatcher = dispatcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
