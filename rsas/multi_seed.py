@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from rsas import data
+from rsas.columns import of_seed
 from rsas.config import TrainConfig
 from rsas.trainer import Row, Trainer
 
@@ -60,7 +61,7 @@ class Replicates:
         row: Row = {str(name): float(value) for name, value in means.items()}
         row["epoch"] = self.epoch + 1
         row["seconds"] = sum(each["seconds"] for each in rows.values())
-        row |= {f"seed{seed}/{name}": rows[seed][name] for seed in rows for name in _BY_SEED}
+        row |= {of_seed(seed, name): rows[seed][name] for seed in rows for name in _BY_SEED}
         self.history.append(row)
         return row
 

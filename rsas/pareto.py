@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rsas.columns import values_by_seed
 from rsas.errors import InputError
-from rsas.records import Objective, TrialRecord, values_by_seed
+from rsas.records import Objective, TrialRecord
 
 __all__ = [
     "attainment",

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rsas.columns import METRICS
 from rsas.errors import InputError
 
 __all__ = [
-    "METRICS",
     "SWEEP_STATUS",
     "Mirror",
     "MirroredRun",
@@ -21,10 +20,9 @@ __all__ = [
     "TrialRecord",
     "clock",
     "front_mark",
-    "metrics_of",
+    "number_of",
     "status_of",
     "trial_id",
-    "values_by_seed",
 ]
 
 SWEEP_STATUS = {
@@ -34,21 +32,6 @@ SWEEP_STATUS = {
     "interrupted": "KILLED",
 }
 """State of a sweep -> MLflow's status of its parent run."""
-
-METRICS = (
-    "epoch",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "sparsity",
-    "churn",
-    "exploration",
-    "seconds",
-)
-"""Columns every row of a history has; ``sparsity/LAYER`` columns come beside them, and, of a trial
-that is trained with several seeds, ``seedN/NAME`` columns, of which the others are means."""
-
-_OF_SEED = re.compile(r"seed(\d+)/")
 
 State = Literal["running", "complete", "pruned", "failed"]
 
@@ -104,6 +87,11 @@ class TrialRecord:
     device_seconds: float = 0.0  # of training, times GPUs, or CPUs where it has no GPU
     by_seed: dict[str, float] = field(default_factory=dict)  # seedN/OBJECTIVE, where it has seeds
 
+    @property
+    def number(self) -> int:
+        """Of the trial in the study."""
+        return number_of(self.trial_id)
+
 
 @dataclass(frozen=True)
 class MirroredRun:
@@ -147,27 +135,13 @@ def status_of(state: State, *, running: bool) -> str:
 
 
 def trial_id(number: int) -> str:
-    """The identity of a trial with this number in the book."""
+    """Return the identity of a trial as users see it: ``t0007`` of 7."""
     return f"t{number:04d}"
 
 
-def metrics_of(result: dict[str, Any]) -> dict[str, float]:
-    """The columns of the history in a result that has others beside them."""
-    return {
-        name: float(value)
-        for name, value in result.items()
-        if name in METRICS or name.startswith("sparsity/") or _OF_SEED.match(name)
-    }
-
-
-def values_by_seed(metrics: Mapping[str, float], names: Iterable[str]) -> dict[str, list[float]]:
-    """The values of each seed, in the order of the seeds, of those names that have them."""
-    seeds = sorted({int(found[1]) for found in map(_OF_SEED.match, metrics) if found})
-    return {
-        name: [metrics[f"seed{seed}/{name}"] for seed in seeds]
-        for name in names
-        if seeds and all(f"seed{seed}/{name}" in metrics for seed in seeds)
-    }
+def number_of(trial: str) -> int:
+    """Return the number of a ``trial_id``: its place in the study."""
+    return int(trial.removeprefix("t"))
 
 
 def clock(seconds: float) -> str:

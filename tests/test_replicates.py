@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from rsas import NonFiniteLoss, TrainConfig, Trainer, data
+from rsas.columns import values_by_seed
 from rsas.multi_seed import Replicates
-from rsas.records import values_by_seed
 
 CONFIG = TrainConfig(hidden=(20,), epochs=3, batch_size=100, update_interval=5, seed=9)
 SEEDS = (0, 7)

@@ -14,9 +14,10 @@ from plotly.subplots import make_subplots
 from rsas.analysis.compare import Comparison
 from rsas.analysis.style import COLORS, OTHERS, cycled, label_of, themed
 from rsas.analysis.trials import Sweep
+from rsas.columns import values_by_seed
 from rsas.errors import InputError
 from rsas.pareto import attainment, course, front, knee, split_seeds
-from rsas.records import Objective, TrialRecord, values_by_seed
+from rsas.records import Objective, TrialRecord
 
 __all__ = [
     "attainment_figure",

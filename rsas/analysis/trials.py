@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rsas.columns import parse
 from rsas.pareto import front
 from rsas.records import Objective, TrialRecord
 
@@ -98,7 +99,7 @@ def load_history(sweep: Sweep, *, trials: Sequence[str] | None = None) -> pd.Dat
         the whole network; seed, of one of several, else missing; and value.
     """
     rows = [
-        (trial.trial_id, int(row["epoch"]), *_parts(name), value)
+        (trial.trial_id, int(row["epoch"]), *parse(name), value)
         for trial in sweep.trials
         if trials is None or trial.trial_id in trials
         for row in sweep.history(trial)
@@ -134,13 +135,3 @@ def _duration(trial: TrialRecord) -> float:
     if trial.finished is None or trial.finished < trial.started:
         return np.nan
     return trial.finished - trial.started
-
-
-def _parts(name: str) -> tuple[str, str, int | None]:
-    """``sparsity/fc1`` -> (sparsity, fc1, None); ``seed2/val_loss`` -> (val_loss, "", 2)."""
-    first, slash, rest = name.partition("/")
-    if slash and first == "sparsity":
-        return first, rest, None
-    if slash and first.startswith("seed"):
-        return rest, "", int(first.removeprefix("seed"))
-    return name, "", None

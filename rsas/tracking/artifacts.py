@@ -47,7 +47,7 @@ def run_name(trial: TrialRecord) -> str:
             parts.append(f"{_SHORT.get(name, initials)}{value:.3g}")
         else:
             parts.append(redact(str(value)))
-    return " ".join([*parts, f"#{int(trial.trial_id[1:])}"])
+    return " ".join([*parts, f"#{trial.number}"])
 
 
 def author() -> dict[str, str]:

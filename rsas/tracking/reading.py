@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rsas import columns
 from rsas.errors import InputError, first_line
 from rsas.records import SWEEP_STATUS, Mirror, MirroredRun, State, TrialRecord
 from rsas.tracking.client import connect, search_runs
@@ -156,7 +157,7 @@ def _record(run: Run, experiment: dict[str, Any]) -> TrialRecord:
     names = [each["name"] for each in experiment["objectives"]]
     state: State = cast(State, tags.get("rsas.state", "running"))
     axes = experiment.get("axes", {})
-    by_seed = {k: v for k, v in metrics.items() if k.partition("/")[2] in names}
+    by_seed = columns.by_seed(metrics, names)
     is_complete = state == "complete"
     return TrialRecord(
         trial_id=tags[TRIAL_ID],

@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from rsas.records import METRICS, trial_id
+from rsas.columns import METRICS
+from rsas.records import trial_id
 from rsas.sweep.audit import repair
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Keeper

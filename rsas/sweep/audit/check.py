@@ -55,7 +55,7 @@ def check_storage(folder: SweepFolder, status: Status) -> Iterator[Fault]:
             yield Fault("ghost", "storage", name, "the book does not know this trial's folder")
     records = folder.kept_records()
     for name, trial in known.items():
-        record = records.get(int(name[1:]))
+        record = records.get(trial.number)
         if record is None:
             yield Fault("gap", "storage", name, "trial.json is missing or damaged")
         elif record["state"] != _STUDY_STATES[trial.state]:

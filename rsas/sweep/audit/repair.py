@@ -72,7 +72,7 @@ def repair(folder: SweepFolder) -> list[str]:
     said: list[str] = []
     keeper = Keeper(folder.storage, book, folder.objectives, said.append)
     for trial in status.trials:
-        keeper.record(int(trial.trial_id[1:]))
+        keeper.record(trial.number)
     keeper.close(status.trials)
     tracker = tracker_of(folder, book, say=said.append)
     tracker.close(status.state)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rsas.columns import metrics_of
 from rsas.errors import Halted, reason_of
 from rsas.pruning import acting_key
-from rsas.records import metrics_of
 from rsas.records import trial_id as name_of
 from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS, Outcome
 from rsas.sweep.experiment import Experiment

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsas.config import TrainConfig
 from rsas.errors import InputError
-from rsas.records import TrialRecord
+from rsas.records import TrialRecord, number_of
 from rsas.sweep.files.sweep_dir import SweepFolder
 from rsas.sweep.files.trial_dir import read_model
 
@@ -74,7 +74,7 @@ def _kept(folder: SweepFolder, trial: TrialRecord) -> tuple[str, dict[str, Any]]
 
 def _recorded(folder: SweepFolder, book: Book, name: str) -> TrainConfig:
     """The configuration with which a trial trains the network that is kept."""
-    fields = book.fields(int(name[1:]))
+    fields = book.fields(number_of(name))
     if fields is None:
         raise InputError(f"sweep {folder.name!r}: its book lacks the configuration of {name!r}")
     experiment = folder.record["experiment"]

@@ -61,9 +61,9 @@ class Keeper:
     def _tidy(self, trials: Sequence[TrialRecord]) -> None:
         kept = self._trials.read_all([f"{trial.trial_id}/trial.json" for trial in trials])
         for trial, content in zip(trials, kept, strict=True):
-            number = int(trial.trial_id[1:])
-            if content != self._folder(trial.trial_id).record_bytes(self._book.to_dict(number)):
-                self._record(number)
+            record = self._book.to_dict(trial.number)
+            if content != self._folder(trial.trial_id).record_bytes(record):
+                self._record(trial.number)
             if trial.state != "running":
                 self._folder(trial.trial_id).clear()
         self._keep_models(trials)

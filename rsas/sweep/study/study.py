@@ -17,6 +17,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from rsas import columns
 from rsas.config import TrainConfig
 from rsas.errors import Halted, InputError, reason_of
 from rsas.records import Objective, State, TrialRecord, trial_id
@@ -288,7 +289,7 @@ class Book:
             return
         self._set(number, EPOCHS, metrics.get("epoch", 0.0))
         self._set(number, DEVICE_SECONDS, device_seconds)
-        by_seed = {k: v for k, v in metrics.items() if k.partition("/")[2] in names}
+        by_seed = columns.by_seed(metrics, names)
         if by_seed:
             self._set(number, BY_SEED, by_seed)
         self._tell(number, TrialState.COMPLETE, values)
