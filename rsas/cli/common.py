@@ -16,8 +16,8 @@ from rsas.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rsas.sweep.files.sweep_dir import Status
     from rsas.sweep.files.workspace import Workspace
+    from rsas.sweep.status import Status
 
 __all__ = [
     "check_output",

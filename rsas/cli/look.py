@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from rsas.analysis import Sweep
     from rsas.sweep.audit.check import Fault
-    from rsas.sweep.files.sweep_dir import Status
+    from rsas.sweep.status import Status
 
 __all__ = ["check", "compare", "pareto", "report", "status"]
 

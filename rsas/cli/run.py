@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rsas.sweep.execute.doctor import Finding
-    from rsas.sweep.files.sweep_dir import Status
     from rsas.sweep.files.workspace import Workspace
+    from rsas.sweep.status import Status
 
 __all__ = ["doctor", "extend", "resume", "sweep", "train"]
 

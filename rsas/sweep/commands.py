@@ -28,13 +28,14 @@ from rsas.sweep.execute import cluster, doctor
 from rsas.sweep.experiment import Experiment, load_experiment
 from rsas.sweep.files.file_store import Storage
 from rsas.sweep.files.retention import Keeper
-from rsas.sweep.files.sweep_dir import Status, SweepFolder
+from rsas.sweep.files.sweep_dir import SweepFolder
 from rsas.sweep.files.sweep_record import known_uri
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import MirrorProgress
 from rsas.sweep.follow.prometheus import serving
 from rsas.sweep.provenance import origin
 from rsas.sweep.session import run
+from rsas.sweep.status import Status
 from rsas.sweep.study.study import Book
 from rsas.sweep.suggest.space import check_points, check_space, idle_axes
 

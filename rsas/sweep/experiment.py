@@ -55,6 +55,19 @@ class Budget:
     def __post_init__(self) -> None:
         validate(self)
 
+    def exhausted(self, hours: float, device_seconds: float) -> str:
+        """Return the limit of time that is reached, such as ``2 hours``; empty where none is.
+
+        Args:
+            hours: that the sweep has run.
+            device_seconds: of training, of all trials together.
+        """
+        if self.hours is not None and hours >= self.hours:
+            return f"{self.hours:g} hours"
+        if self.device_hours is not None and device_seconds >= 3600 * self.device_hours:
+            return f"{self.device_hours:g} device-hours"
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from rsas.errors import Halted
-from rsas.sweep.study.study import Book, Launch
+from rsas.sweep.study.launch import Launch
+from rsas.sweep.study.study import Book
 
 __all__ = ["LaunchLog"]
 

@@ -20,11 +20,12 @@ from rsas.sweep.execute.dispatcher import Dispatcher
 from rsas.sweep.execute.tune import run_trials
 from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.retention import Keeper
-from rsas.sweep.files.sweep_dir import Status, SweepFolder, hours_of
+from rsas.sweep.files.sweep_dir import SweepFolder
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import SweepDisplay
 from rsas.sweep.follow.prometheus import SweepMetrics
 from rsas.sweep.launches import LaunchLog
+from rsas.sweep.status import Status, hours_of
 from rsas.sweep.study.study import Book
 from rsas.sweep.suggest.halving import halving_of
 

@@ -32,7 +32,7 @@ from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import SweepDisplay
 from rsas.sweep.follow.prometheus import SweepMetrics
 from rsas.sweep.session import _Run
-from rsas.sweep.study.study import Launch
+from rsas.sweep.study.launch import Launch
 from tests import made
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,8 @@ from rsas.records import Objective
 from rsas.sweep.audit.rebuild import is_behind, rebuild
 from rsas.sweep.experiment import Budget, Experiment, Resources
 from rsas.sweep.study import backend, study
-from rsas.sweep.study.study import Book, Launch, NotBegun, Rung
+from rsas.sweep.study.launch import Launch
+from rsas.sweep.study.study import Book, NotBegun, Rung
 from search_spaces.paper import paper
 from tests.servers import postgres
 

@@ -21,7 +21,8 @@ from rsas.sweep.execute.tune import (
 from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS
 from rsas.sweep.experiment import Budget, Experiment, Resources
 from rsas.sweep.files.trial_dir import History, TrialFolder
-from rsas.sweep.study.study import Book, Launch, Rung
+from rsas.sweep.study.launch import Launch
+from rsas.sweep.study.study import Book, Rung
 from rsas.sweep.suggest.halving import Halving
 from search_spaces.paper import paper
 from tests.leaks import LEAKS

@@ -6,9 +6,10 @@ from rsas import TrainConfig
 from rsas.errors import Halted
 from rsas.records import Objective
 from rsas.sweep.experiment import Experiment
-from rsas.sweep.files.sweep_dir import hours_of
 from rsas.sweep.launches import LaunchLog
-from rsas.sweep.study.study import Book, Launch
+from rsas.sweep.status import hours_of
+from rsas.sweep.study.launch import Launch
+from rsas.sweep.study.study import Book
 from search_spaces.paper import paper
 
 WALL = 1_700_000_000.0

@@ -20,11 +20,13 @@ from rsas.redact import without_passwords
 from rsas.sweep import commands, session
 from rsas.sweep.audit import repair
 from rsas.sweep.experiment import Budget, Experiment, Resources, load_experiment
-from rsas.sweep.files.sweep_dir import Status, SweepFolder, hours_of
+from rsas.sweep.files.sweep_dir import SweepFolder
 from rsas.sweep.files.sweep_record import known_uri
 from rsas.sweep.files.trial_dir import TrialFolder
 from rsas.sweep.files.workspace import Workspace
-from rsas.sweep.study.study import Book, Launch
+from rsas.sweep.status import Status, hours_of
+from rsas.sweep.study.launch import Launch
+from rsas.sweep.study.study import Book
 from search_spaces.paper import paper
 from tests import made
 

@@ -17,8 +17,9 @@ from rsas.records import (
     status_of,
 )
 from rsas.redact import redact
-from rsas.sweep.files.sweep_dir import Status, SweepFolder
+from rsas.sweep.files.sweep_dir import SweepFolder
 from rsas.sweep.files.trial_dir import TrialFolder, read_model
+from rsas.sweep.status import Status
 
 __all__ = ["Fault", "aside", "check_mirror", "check_storage"]
 

@@ -17,8 +17,9 @@ from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.file_store import aside
 from rsas.sweep.study.frozen import FIELDS, KNOWN, REASON, from_dict
 from rsas.sweep.study.journal import Journal, whole_lines
+from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.lease import Lease
-from rsas.sweep.study.study import Book, Launch
+from rsas.sweep.study.study import Book
 from rsas.sweep.suggest.space import fields_of
 
 __all__ = ["is_behind", "rebuild"]

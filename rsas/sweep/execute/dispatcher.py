@@ -102,9 +102,7 @@ class Dispatcher:
         )
         self._orphans = deque(book.unfinished())
         self._running: dict[str, _Running] = {}  # by the key that the caller gave
-        self._deadline = None
-        if self._budget.hours is not None:
-            self._deadline = clock() + 3600 * (self._budget.hours - hours)
+        self._began = clock() - 3600 * hours
         self._limit_since: float | None = None  # when a limit was reached
         self._slowest = 0.0  # seconds of an epoch, in this launch
         self._is_cut_off = False
@@ -233,17 +231,12 @@ class Dispatcher:
         Args:
             besides: a trial that is reporting now; its seconds since the last report do not count.
         """
-        budget = self._budget
-        if self._deadline is not None and self._clock() >= self._deadline:
-            return f"{budget.hours:g} hours"
         running = sum(
             run.seconds + (0.0 if run is besides else self._seconds_since_report(run))
             for run in self._running.values()
         )
-        used = self._device_seconds + running * self._devices
-        if budget.device_hours is not None and used >= 3600 * budget.device_hours:
-            return f"{budget.device_hours:g} device-hours"
-        return ""
+        hours = (self._clock() - self._began) / 3600
+        return self._budget.exhausted(hours, self._device_seconds + running * self._devices)
 
     def _seconds_since_report(self, run: _Running) -> float:
         return 0.0 if run.since is None else self._clock() - run.since

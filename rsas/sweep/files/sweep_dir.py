@@ -19,13 +19,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rsas.errors import Halted, InputError, reason_of
-from rsas.pareto import front, hypervolume
-from rsas.records import Objective, TrialRecord, trial_id
+from rsas.records import TrialRecord, trial_id
 from rsas.sweep.experiment import Budget, Experiment
 from rsas.sweep.files.file_store import Storage, aside
 from rsas.sweep.files.sweep_record import (
@@ -36,67 +34,20 @@ from rsas.sweep.files.sweep_record import (
     to_json,
 )
 from rsas.sweep.files.trial_dir import History, TrialFolder
+from rsas.sweep.status import Status, status_of
 from rsas.sweep.study.lease import Lease, LeaseStore, acquire, is_alive
 from rsas.uris import sqlite_uri
 
 if TYPE_CHECKING:  # optuna takes a second to import
-    from rsas.sweep.study.study import Book, Launch
+    from rsas.sweep.study.launch import Launch
+    from rsas.sweep.study.study import Book
 
-__all__ = ["FILES", "Status", "SweepFolder", "hours_of"]
+__all__ = ["FILES", "SweepFolder"]
 
 FILES = ("sweep.json", "sweep.json.copy", "study.journal")
 """Each of them makes a folder that of a sweep."""
 _COPY = FILES[1]
 _SILENCE = 600.0  # seconds after which a driver that this machine cannot see counts as dead
-
-SweepState = Literal["running", "finished", "interrupted", "failed"]
-
-
-@dataclass(frozen=True)
-class Status:
-    """What a sweep has come to."""
-
-    name: str
-    state: SweepState  # failed: as many trials failed as its budget allows
-    asked: int  # trials that are to be complete or stopped early
-    objectives: tuple[Objective, ...]
-    trials: list[TrialRecord]
-    launches: list[Launch] = field(default_factory=list)
-    spent: str = ""  # the limit that ended it before all trials were run
-    mirrored: bool = True  # MLflow has all of it, as far as this process logged
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Trials asked for, and trials by state."""
-        counts = {"asked": self.asked, "complete": 0, "running": 0, "pruned": 0, "failed": 0}
-        for trial in self.trials:
-            counts[trial.state] += 1
-        return counts
-
-    @property
-    def front(self) -> list[TrialRecord]:
-        """The complete trials that no other dominates."""
-        return front(self.trials, self.objectives)
-
-    @property
-    def hypervolume(self) -> float:
-        """See ``rsas.analysis.hypervolume``."""
-        return hypervolume(self.trials, self.objectives)
-
-    @property
-    def device_seconds(self) -> float:
-        """Seconds of training times devices, of all trials that ended."""
-        return sum(trial.device_seconds for trial in self.trials)
-
-    @property
-    def slot_share(self) -> float | None:
-        """Share of the time of all slots that was spent in training, after start-up, in [0, 1].
-
-        From the first epoch of each launch to its last one; None before there is one.
-        """
-        time = sum(each.slot_seconds for each in self.launches)
-        trained = sum(each.trained for each in self.launches)
-        return min(trained / time, 1.0) if time > 0 else None
 
 
 class SweepFolder:
@@ -219,7 +170,7 @@ class SweepFolder:
             return None
 
     def status(self, *, mine: bool = False) -> Status:
-        """What the book says, and whether somebody runs the sweep.
+        """Return what the study says, and whether somebody runs the sweep.
 
         Args:
             mine: this process has the lease, and asks what the sweep would be without it.
@@ -227,47 +178,26 @@ class SweepFolder:
         book = self.book_begun()
         trials = book.trials(self.objectives) if book else []
         launches = book.launches() if book else []
-        states = [trial.state for trial in trials]
-        spent = self._spent(trials, launches)
-        state: SweepState = "interrupted"
-        if not mine and self._is_running(launches):
-            state = "running"
-        elif states.count("complete") + states.count("pruned") >= self.budget.trials or spent:
-            state = "finished"
-        elif self._gave_up(trials, launches) and "running" not in states:
-            state = "failed"
-        return Status(
-            name=self.name,
-            state=state,
-            asked=self.budget.trials,
-            objectives=self.objectives,
-            trials=trials,
-            launches=launches,
-            spent=spent,
+        return status_of(
+            self.name,
+            self.objectives,
+            self.budget,
+            trials,
+            launches,
+            device_seconds=self._device_seconds(trials),
+            is_running=not mine and self._is_running(launches),
         )
 
-    def _gave_up(self, trials: Sequence[TrialRecord], launches: Sequence[Launch]) -> bool:
-        """Whether too many trials failed since it was last gone on with."""
-        before = launches[-1].failures if launches else 0
-        return sum(t.state == "failed" for t in trials) - before >= self.budget.failures
-
-    def _spent(self, trials: Sequence[TrialRecord], launches: Sequence[Launch]) -> str:
-        """The limit of time that is reached, if one is."""
-        if self.budget.hours is not None and hours_of(launches) >= self.budget.hours:
-            return f"{self.budget.hours:g} hours"
-        used = (
-            sum(
-                trial.device_seconds
-                if trial.state != "running"
-                else self.history(trial).seconds * self.devices
-                for trial in trials
-            )
-            if self.budget.device_hours is not None
-            else 0.0
-        ) + sum(each.cut_off for each in launches)
-        if self.budget.device_hours is not None and used >= 3600 * self.budget.device_hours:
-            return f"{self.budget.device_hours:g} device-hours"
-        return ""
+    def _device_seconds(self, trials: Sequence[TrialRecord]) -> float:
+        """Return what the trials have used; read from histories only where a limit needs it."""
+        if self.budget.device_hours is None:
+            return 0.0
+        return sum(
+            trial.device_seconds
+            if trial.state != "running"
+            else self.history(trial).seconds * self.devices
+            for trial in trials
+        )
 
     def _take(self, experiment: Experiment) -> None:
         self.objectives = experiment.objectives
@@ -388,8 +318,3 @@ class SweepFolder:
 
         url = self._study_url()
         return Journal(self.journal) if url is None else DatabaseLeases(url, self.record["id"])
-
-
-def hours_of(launches: Sequence[Launch]) -> float:
-    """For which the sweep has run, its interruptions not counted."""
-    return sum(max(each.last - each.began, 0.0) for each in launches) / 3600

@@ -38,11 +38,12 @@ from rsas.sweep.study.frozen import (
     to_dict,
     to_record,
 )
+from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.lease import Lease
 from rsas.sweep.suggest.sampler import direction, sampler
 from rsas.sweep.suggest.space import fields_of
 
-__all__ = ["Book", "Launch", "NotBegun", "Rung"]
+__all__ = ["Book", "NotBegun", "Rung"]
 
 # Attributes of the study.
 _RECORD = "rsas:record"
@@ -58,19 +59,6 @@ class Rung:
     rung: int  # epochs
     values: list[float]  # of the objectives
     stops: bool
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One process that ran the sweep, as it last noted."""
-
-    began: float  # seconds since 1970
-    first: float | None = None  # when the first epoch began
-    last: float = 0.0  # when it last noted how far it was
-    slot_seconds: float = 0.0  # up to the last epoch, times the trials that could run at once
-    trained: float = 0.0  # seconds of training, of all slots together
-    cut_off: float = 0.0  # device-seconds of epochs that did not end after a limit was reached
-    failures: int = 0  # trials that had failed before it
 
 
 class NotBegun(InputError):
