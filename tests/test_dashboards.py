@@ -22,10 +22,10 @@ from rsas.analysis import front
 from rsas.errors import InputError
 from rsas.load import load_network, load_sweep, sweep_names
 from rsas.records import trial_id
-from rsas.sweep.audit.repair import tracker_of
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.trial_dir import TrialFolder, read_model, write_model
 from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.mirror import tracker_of
 from rsas.trainer import Trainer
 from tests import made as made_by_hand
 

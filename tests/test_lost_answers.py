@@ -7,9 +7,10 @@ import time
 import pytest
 
 from rsas.records import trial_id
-from rsas.sweep.audit import repair
+from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Keeper
+from rsas.sweep.mirror import tracker_of
 from tests import made
 from tests.faults.harness import Place
 from tests.servers import losing_answers, mlflow_server
@@ -55,7 +56,7 @@ def test_answers_that_get_lost_double_nothing(server, proxy, tmp_path):
         tmp_path / "runs", "lost-answers", experiment, source, tracking_uri=proxy.uri
     )
     said = []
-    tracker = repair.tracker_of(folder, book, say=said.append)
+    tracker = tracker_of(folder, book, say=said.append)
     for accuracy, sparsity in POINTS:
         number = book.begin()
         tracker.begin(book.trial(number, folder.objectives))
@@ -68,11 +69,11 @@ def test_answers_that_get_lost_double_nothing(server, proxy, tmp_path):
     deadline = time.monotonic() + 60
     while not tracker.close("interrupted"):  # as by a sweep that is resumed until all is there
         assert time.monotonic() < deadline
-        tracker = repair.tracker_of(folder, book, say=said.append)
+        tracker = tracker_of(folder, book, say=said.append)
     assert proxy.lost["/api/2.0/mlflow/runs/create"] >= 3
     assert proxy.lost["/api/2.0/mlflow/runs/log-batch"] >= 3
     Keeper(folder.storage, book, folder.objectives, print).close(book.trials(folder.objectives))
     assert doubled(server[1], folder.name) == ([], 1 + len(POINTS))
     proxy.calm = True
-    faults = repair.check(folder)
+    faults = check(folder)
     assert {fault.what for fault in faults} == {"the final model of a front member is missing"}

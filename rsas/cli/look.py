@@ -112,19 +112,20 @@ def check(
     folder = place.open(name)
     console = make_console()
     with console.status("comparing the study, MLflow and the storage"):
-        from rsas.sweep.audit import repair as repairs
+        from rsas.sweep.audit.check import check as find_faults
+        from rsas.sweep.audit.repair import repair as mend
 
         changes = folder.record.get("changes", [])  # of the sweep's file
         done: list[str] = []
         if repair:
             with folder.locked(take_over=take_over):
-                done = repairs.repair(folder)
-        faults = repairs.check(folder)
+                done = mend(folder)
+        faults = find_faults(folder)
         # A damaged book cannot say whether the sweep runs.
         if faults and faults[0].where != "book" and folder.status().state == "running":
             # Its mirror and its files are a little behind: what stays so is a fault.
             time.sleep(_A_WHILE)
-            faults = [fault for fault in repairs.check(folder) if fault in faults]
+            faults = [fault for fault in find_faults(folder) if fault in faults]
     if as_json:
         told = [
             {k: v for k, v in dataclasses.asdict(fault).items() if k != "content"}

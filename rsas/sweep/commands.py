@@ -22,7 +22,7 @@ from rsas import build, data, tracking
 from rsas.config import TrainConfig
 from rsas.errors import InputError, StorageError, first_line
 from rsas.redact import without_passwords
-from rsas.sweep.audit.repair import mend_book, tracker_of
+from rsas.sweep.audit.repair import mend_book, mend_mirror
 from rsas.sweep.changes import check_axes, definition, differences
 from rsas.sweep.execute import cluster, doctor
 from rsas.sweep.experiment import Experiment, load_experiment
@@ -33,6 +33,7 @@ from rsas.sweep.files.sweep_record import known_uri
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import MirrorProgress
 from rsas.sweep.follow.prometheus import serving
+from rsas.sweep.mirror import tracker_of
 from rsas.sweep.provenance import origin
 from rsas.sweep.session import run
 from rsas.sweep.status import Status
@@ -280,6 +281,8 @@ def _ready(
         book = folder.book(experiment)
         Keeper(folder.storage, book, folder.objectives, console.print).close(status.trials)
         with MirrorProgress(console, console.print) as progress:
+            for line in mend_mirror(folder):
+                console.print(line, markup=False)
             tracker = tracker_of(folder, book, say=console.print, progress=progress)
             mirrored = tracker.close(status.state)
         if not mirrored:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rsas import data, tracking
 from rsas.errors import Halted, InputError, LeaseLost, StorageError
 from rsas.records import trial_id
-from rsas.sweep.audit.repair import tracker_of
+from rsas.sweep.audit.repair import mend_mirror
 from rsas.sweep.execute import cluster
 from rsas.sweep.execute.dispatcher import Dispatcher
 from rsas.sweep.execute.tune import run_trials
@@ -25,6 +25,7 @@ from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import SweepDisplay
 from rsas.sweep.follow.prometheus import SweepMetrics
 from rsas.sweep.launches import LaunchLog
+from rsas.sweep.mirror import tracker_of
 from rsas.sweep.status import Status, hours_of
 from rsas.sweep.study.study import Book
 from rsas.sweep.suggest.halving import halving_of
@@ -66,6 +67,8 @@ def run(
         objectives=experiment.objectives,
         trials=book.trials(experiment.objectives),
     )
+    for line in mend_mirror(folder):
+        display.note(line)
     tracker = tracker_of(folder, book, say=display.note, progress=display.mirror)
     keeper = Keeper(folder.storage, book, experiment.objectives, display.note)
     metrics = SweepMetrics(

@@ -6,9 +6,9 @@ import pytest
 
 from rsas import TrainConfig, Trainer, data
 from rsas.records import trial_id
-from rsas.sweep.audit.repair import tracker_of
 from rsas.sweep.experiment import Budget, Experiment, Objective
 from rsas.sweep.files.trial_dir import TrialFolder, write_model
+from rsas.sweep.mirror import tracker_of
 from tests.made import make, train
 
 

@@ -16,10 +16,11 @@ from rich.table import Table
 
 from rsas.columns import METRICS
 from rsas.records import trial_id
-from rsas.sweep.audit import repair
+from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Keeper
 from rsas.sweep.files.trial_dir import write_model
+from rsas.sweep.mirror import tracker_of
 from rsas.sweep.study.frozen import from_dict, to_dict
 from tests import made
 from tests.faults.harness import Place
@@ -62,10 +63,10 @@ def measure(trials: int, epochs: int) -> dict[str, float]:
         for name in ("log all", "log nothing"):
             said = []
             began = time.monotonic()
-            assert repair.tracker_of(folder, book, say=said.append).close("finished"), said
+            assert tracker_of(folder, book, say=said.append).close("finished"), said
             seconds[name] = time.monotonic() - began
         began = time.monotonic()
-        faults = repair.check(folder)
+        faults = check(folder)
         seconds["check"] = time.monotonic() - began
         assert faults == [], faults[:3]
     return seconds

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsas.records import trial_id
-from rsas.sweep.audit.repair import mend_book, tracker_of
+from rsas.sweep.audit.repair import mend_book
 from rsas.sweep.execute.dispatcher import Dispatcher
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Keeper
@@ -31,6 +31,7 @@ from rsas.sweep.files.trial_dir import TrialFolder
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import SweepDisplay
 from rsas.sweep.follow.prometheus import SweepMetrics
+from rsas.sweep.mirror import tracker_of
 from rsas.sweep.session import _Run
 from rsas.sweep.study.launch import Launch
 from tests import made

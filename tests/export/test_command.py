@@ -11,9 +11,9 @@ import torch
 from rsas import TrainConfig, Trainer, export
 from rsas.export import Network
 from rsas.records import trial_id
-from rsas.sweep.audit import repair
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.trial_dir import read_model, write_model
+from rsas.sweep.mirror import tracker_of
 from tests.made import make
 
 QUICKSTART = "experiments/digits_quickstart.py"
@@ -231,7 +231,7 @@ def test_no_code_is_run_that_a_model_names_when_it_is_logged(evil, sweep):
     for name in ("t0000", "t0002"):  # their exports take seconds
         sweep.models.delete(name)
     said = []
-    tracker = repair.tracker_of(sweep, sweep.book(), say=said.append)
+    tracker = tracker_of(sweep, sweep.book(), say=said.append)
     assert tracker.close("finished")
     (told,) = [line for line in said if line.startswith("t0001: its network is not in MLflow")]
     assert "names model=" in told

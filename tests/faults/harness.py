@@ -22,7 +22,7 @@ import psutil
 import torch
 
 from rsas import data
-from rsas.sweep.audit import repair
+from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.study.study import Book
@@ -177,7 +177,7 @@ class Place:
     def faults(self, name):
         """What ``rsas check`` finds."""
         with self.given_environment():
-            return repair.check(self.open(name))
+            return check(self.open(name))
 
     @contextlib.contextmanager
     def given_environment(self):

@@ -20,7 +20,8 @@ from rsas import InputError, TrainConfig
 from rsas.errors import Halted
 from rsas.pruning import acting_key
 from rsas.records import Objective
-from rsas.sweep.audit.rebuild import is_behind, rebuild
+from rsas.sweep.audit.check import is_behind
+from rsas.sweep.audit.rebuild import rebuild
 from rsas.sweep.experiment import Budget, Experiment, Resources
 from rsas.sweep.study import backend, study
 from rsas.sweep.study.launch import Launch

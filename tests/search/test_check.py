@@ -13,12 +13,13 @@ from mlflow.tracking import MlflowClient
 from rsas.errors import StorageError
 from rsas.records import trial_id
 from rsas.sweep.audit import repair
-from rsas.sweep.audit.check import Fault
+from rsas.sweep.audit.check import Fault, check
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.file_store import Storage
 from rsas.sweep.files.retention import Keeper
 from rsas.sweep.files.trial_dir import TrialFolder, write_model
 from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.mirror import tracker_of
 from tests import made
 from tests.faults.harness import Place
 
@@ -55,7 +56,7 @@ def sweep(tmp_path, store, request):
     book.fail(failed, "out of memory")
     keeper = Keeper(folder.storage, book, folder.objectives, print)
     keeper.close(book.trials(folder.objectives))
-    tracker = repair.tracker_of(folder, book, say=print)
+    tracker = tracker_of(folder, book, say=print)
     assert tracker.close("finished")
     return folder
 
@@ -86,7 +87,7 @@ def told(faults):
 
 
 def test_books_that_agree(sweep):
-    assert repair.check(sweep) == []
+    assert check(sweep) == []
     assert {path.name for path in sweep.workspace.iterdir()} >= {"mlflow.db", "artifacts"}
 
 
@@ -318,10 +319,10 @@ def no_journal(sweep):
 def test_each_fault_is_found_and_mended(sweep, harm):
     before = sweep.status()
     expected = harm(sweep)
-    assert expected in told(repair.check(sweep))
+    assert expected in told(check(sweep))
     with sweep.locked():
         repair.repair(sweep)
-    assert repair.check(sweep) == []
+    assert check(sweep) == []
     after = sweep.status()
     assert (after.trials, after.state) == (before.trials, before.state)
 
@@ -340,13 +341,13 @@ def test_runs_outlive_their_parent(sweep):
 def test_a_model_that_is_lost_is_told_and_not_made_up(sweep):
     path = sweep.path / "models" / "t0000" / "model.pt"
     path.write_bytes(path.read_bytes()[:100])
-    assert told(repair.check(sweep)) == {("damaged", "storage", "t0000")}
+    assert told(check(sweep)) == {("damaged", "storage", "t0000")}
     path.unlink()
-    assert told(repair.check(sweep)) == {("gap", "storage", "t0000")}
+    assert told(check(sweep)) == {("gap", "storage", "t0000")}
     with sweep.locked():
         lines = repair.repair(sweep)
     assert any("t0000" in line and "training its configuration" in line for line in lines)
-    assert told(repair.check(sweep)) == {("gap", "storage", "t0000")}
+    assert told(check(sweep)) == {("gap", "storage", "t0000")}
 
 
 def test_a_stopped_trial_gets_its_history_back(sweep):
@@ -359,15 +360,15 @@ def test_a_stopped_trial_gets_its_history_back(sweep):
     keeper = Keeper(sweep.storage, book, sweep.objectives, print)
     keeper.record(number)
     keeper.close(book.trials(sweep.objectives))
-    assert repair.tracker_of(sweep, book, say=print).close("finished")
-    assert repair.check(sweep) == []
+    assert tracker_of(sweep, book, say=print).close("finished")
+    assert check(sweep) == []
     trial = TrialFolder(sweep.trials / trial_id(number))
     before = trial.history().rows
     (sweep.path / "trials" / trial_id(number) / "history-0001.jsonl").write_bytes(b"damaged")
-    assert ("gap", "storage", trial_id(number)) in told(repair.check(sweep))
+    assert ("gap", "storage", trial_id(number)) in told(check(sweep))
     with sweep.locked():
         repair.repair(sweep)
-    assert repair.check(sweep) == []
+    assert check(sweep) == []
     assert trial.history().rows == before
 
 
@@ -381,10 +382,10 @@ def test_damaged_checkpoints_of_a_trial_that_is_to_go_on(sweep, damaged):
     trial.save(2, {"epoch": 2})
     path = sweep.path / "trials" / trial_id(number) / f"checkpoint-00000{damaged}.pt"
     path.write_bytes(path.read_bytes()[:50])
-    assert ("damaged", "storage", trial_id(number)) in told(repair.check(sweep))
+    assert ("damaged", "storage", trial_id(number)) in told(check(sweep))
     with sweep.locked():
         repair.repair(sweep)
-    assert repair.check(sweep) == []
+    assert check(sweep) == []
     assert trial.checkpoints() == [f"checkpoint-00000{3 - damaged}.pt"]
     assert path.with_suffix(".damaged").exists()
 
@@ -422,7 +423,7 @@ def test_a_storage_that_fails_keeps_nothing_else_from_being_mended(sweep, monkey
         patch.setattr(Storage, "move", fail)
         lines = repair.repair(sweep)
     assert "cannot move t0077" in lines
-    assert told(repair.check(sweep)) == {("ghost", "storage", "t0077")}
+    assert told(check(sweep)) == {("ghost", "storage", "t0077")}
 
 
 def test_a_driver_that_was_replaced_logs_nothing_more(sweep):
@@ -430,7 +431,7 @@ def test_a_driver_that_was_replaced_logs_nothing_more(sweep):
     other = Workspace(sweep.workspace).open(sweep.name)
     experiment = repair.experiment_of(sweep)
     with sweep.locked():
-        tracker = repair.tracker_of(sweep, sweep.book(experiment), say=print)
+        tracker = tracker_of(sweep, sweep.book(experiment), say=print)
         tracker.rows("t0000", [])  # connects first
         while not tracker._queue.empty():
             time.sleep(0.05)
@@ -438,6 +439,6 @@ def test_a_driver_that_was_replaced_logs_nothing_more(sweep):
             tracker.rows("t0000", made.rows(4, 0.9, 0.5)[3:])
             tracker._thread.join(30)
             assert not tracker._thread.is_alive()
-            theirs = repair.tracker_of(other, other.book(experiment), say=print)
+            theirs = tracker_of(other, other.book(experiment), say=print)
             assert theirs.close("finished")
-    assert repair.check(sweep) == []
+    assert check(sweep) == []

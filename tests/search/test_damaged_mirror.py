@@ -17,11 +17,13 @@ from rsas.cli.run import _conclude
 from rsas.errors import InputError
 from rsas.records import trial_id
 from rsas.sweep.audit import repair
+from rsas.sweep.audit.check import check
 from rsas.sweep.commands import resume
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Keeper
 from rsas.sweep.files.trial_dir import write_model
 from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.mirror import tracker_of
 from rsas.tracking import connect, damage
 from rsas.tracking.database import analyze
 from tests import made
@@ -44,7 +46,7 @@ def whole(tmp_path_factory):
             write_model(folder.models, trial_id(number), {"weights": torch.zeros(3)})
             book.complete(number, rows[-1])
         Keeper(folder.storage, book, folder.objectives, print).close(folder.status().trials)
-        assert repair.tracker_of(folder, book, say=print).close("finished")
+        assert tracker_of(folder, book, say=print).close("finished")
     return place.runs
 
 
@@ -90,7 +92,7 @@ def test_damage_is_told_and_nothing_is_changed(workspace, harm):
     harm(file)
     before = file.read_bytes()
     assert damage(file)
-    (fault,) = repair.check(workspace.open("one"))
+    (fault,) = check(workspace.open("one"))
     assert (fault.kind, fault.where, fault.trial_id) == ("damaged", "mlflow", "")
     assert file.read_bytes() == before
 
@@ -119,34 +121,34 @@ def test_a_repair_makes_it_again_and_names_the_other_sweeps(workspace):
         "'rsas check NAME --repair' logs those of two"
     )
     assert (workspace.path / "mlflow.db.damaged").read_bytes() == damaged
-    assert repair.check(one) == []
-    assert [fault.what for fault in repair.check(two)] == ["there is no parent run of this sweep"]
+    assert check(one) == []
+    assert [fault.what for fault in check(two)] == ["there is no parent run of this sweep"]
 
 
-def test_a_tracker_makes_it_again_and_a_journal_goes_aside(workspace):
-    """As by a resume; SQLite would roll another process's journal back into the new file."""
+def test_a_journal_of_sqlite_goes_aside_with_the_file(workspace):
+    """SQLite would roll another process's journal back into the new file."""
     file = workspace.path / "mlflow.db"
     last_pages(file)
     (workspace.path / "mlflow.db.damaged").write_bytes(b"of an earlier time")
     one = workspace.open("one")
-    said = []
     with contextlib.closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN IMMEDIATE")
         other.execute("UPDATE experiments SET last_update_time = 1")
         assert (workspace.path / "mlflow.db-journal").exists()
-        tracker = repair.tracker_of(one, one.book(repair.experiment_of(one)), say=said.append)
+        said = repair.mend_mirror(one)
+        tracker = tracker_of(one, one.book(repair.experiment_of(one)), say=said.append)
         assert tracker.close("finished"), said
         assert (workspace.path / "mlflow.db.damaged1-journal").exists()
     assert "kept aside as mlflow.db.damaged1" in said[0]
     assert (workspace.path / "mlflow.db.damaged").read_bytes() == b"of an earlier time"
-    assert repair.check(one) == []
+    assert check(one) == []
 
 
 def test_a_sweep_that_runs_beside_a_repair_is_in_the_new_file(workspace):
     """Its process must not go on in the file that was kept aside."""
     file = workspace.path / "mlflow.db"
     two = workspace.open("two")
-    tracker = repair.tracker_of(two, two.book(repair.experiment_of(two)), say=print)
+    tracker = tracker_of(two, two.book(repair.experiment_of(two)), say=print)
     deadline = time.monotonic() + 60
     while tracker._writer is None:  # it has caught up, and waits for what comes
         assert time.monotonic() < deadline
@@ -161,7 +163,7 @@ def test_a_sweep_that_runs_beside_a_repair_is_in_the_new_file(workspace):
     )
     assert done.stdout == "mlflow.db.damaged\n"
     assert tracker.close("finished")
-    assert repair.check(two) == []
+    assert check(two) == []
 
 
 def test_a_file_of_the_users_is_left_as_it_is(workspace, tmp_path):
@@ -171,10 +173,10 @@ def test_a_file_of_the_users_is_left_as_it_is(workspace, tmp_path):
     one = workspace.open("one")
     one.record["tracking_uri"] = f"sqlite:///{theirs}"
     with pytest.raises(InputError, match="theirs.db' does not answer") as caught:
-        repair.check(one)
+        check(one)
     assert "file is not a database" in str(caught.value)
-    said = []
-    tracker = repair.tracker_of(one, one.book(repair.experiment_of(one)), say=said.append)
+    said = repair.mend_mirror(one)
+    tracker = tracker_of(one, one.book(repair.experiment_of(one)), say=said.append)
     assert not tracker.close("finished")
     assert len(said) == 1 and "file is not a database" in said[0]
     assert theirs.read_bytes() == before

@@ -19,11 +19,13 @@ from rsas.records import Objective, TrialRecord
 from rsas.redact import without_passwords
 from rsas.sweep import commands, session
 from rsas.sweep.audit import repair
+from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import Budget, Experiment, Resources, load_experiment
 from rsas.sweep.files.sweep_dir import SweepFolder
 from rsas.sweep.files.sweep_record import known_uri
 from rsas.sweep.files.trial_dir import TrialFolder
 from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.mirror import tracker_of
 from rsas.sweep.status import Status, hours_of
 from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.study import Book
@@ -277,14 +279,13 @@ def test_a_sweep_killed_before_its_book_was_begun(workspace, folder):
 
 
 def test_a_moved_workspace_takes_its_mlflow_along(workspace, folder, monkeypatch):
-    from rsas.sweep.audit import repair
 
     record = json.loads((folder.path / "sweep.json").read_text())
     record |= {"tracking_uri": None, "id": "x"}
     (folder.path / "sweep.json").write_text(json.dumps(record))
     moved = workspace.path.rename(workspace.path.with_name("moved"))
     monkeypatch.setattr("rsas.tracking.Tracker", lambda source, say: source)
-    source = repair.tracker_of(Workspace(moved).open("first"), Mock(), say=print)
+    source = tracker_of(Workspace(moved).open("first"), Mock(), say=print)
     assert source.uri == f"sqlite:///{moved}/mlflow.db"
     assert source.artifacts == (moved / "artifacts").as_uri()
 
@@ -452,7 +453,7 @@ def test_a_database_without_the_study_is_a_sweep_that_has_not_begun(tmp_path):
     book.delete()
     status = Workspace(tmp_path / "runs").open("first").status()
     assert (status.state, status.trials) == ("interrupted", [])
-    assert repair.check(folder)[0].what == "there is no parent run of this sweep"
+    assert check(folder)[0].what == "there is no parent run of this sweep"
 
 
 def test_a_database_that_has_lost_the_study_is_no_sweep_that_has_not_begun(tmp_path):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+from rsas import tracking
+from rsas.errors import InputError
 from rsas.records import (
     SWEEP_STATUS,
     Mirror,
@@ -20,8 +23,17 @@ from rsas.redact import redact
 from rsas.sweep.files.sweep_dir import SweepFolder
 from rsas.sweep.files.trial_dir import TrialFolder, read_model
 from rsas.sweep.status import Status
+from rsas.sweep.study.study import Book
 
-__all__ = ["Fault", "aside", "check_mirror", "check_storage"]
+__all__ = [
+    "Fault",
+    "aside",
+    "check",
+    "check_mirror",
+    "check_storage",
+    "is_behind",
+    "own_mirror",
+]
 
 Kind = Literal["ghost", "twin", "gap", "mismatch", "damaged"]
 
@@ -36,6 +48,46 @@ class Fault:
     what: str
     run_id: str = ""  # of the MLflow run
     content: bool = False  # of what is logged, not of a state: the run has to be made again
+
+
+def check(folder: SweepFolder) -> list[Fault]:
+    """Every ghost, twin, gap, mismatch and damage in the books of a sweep; none when they agree.
+
+    Raises:
+        InputError: the tracking server does not answer.
+    """
+    faults = list(_check_book(folder))
+    if faults:  # all else is compared with the book
+        return faults
+    status = folder.status()
+    faults += check_storage(folder, status)
+    if (file := own_mirror(folder)) and (reason := tracking.damage(file)):
+        return [*faults, Fault("damaged", "mlflow", "", f"{file} is damaged ({reason})")]
+    uri = folder.tracking_uri()
+    faults += check_mirror(tracking.read_mirror(uri, folder.record["id"]), folder, status)
+    return faults
+
+
+def is_behind(book: Book, records: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Whether trials' own records know more than the book, which so must have been cut."""
+    frozen = book.study.get_trials(deepcopy=False)
+
+    def lacks(number: int, record: Mapping[str, Any]) -> bool:
+        if number >= len(frozen):
+            return True
+        if frozen[number].state.is_finished():
+            return False
+        parts = ("params", "user_attrs", "system_attrs")
+        return record["state"] != "RUNNING" or any(
+            record[part].keys() - getattr(frozen[number], part).keys() for part in parts
+        )
+
+    return any(lacks(number, record) for number, record in records.items())
+
+
+def own_mirror(folder: SweepFolder) -> Path | None:
+    """The workspace's own file of MLflow, where the sweep is mirrored there."""
+    return folder.workspace / "mlflow.db" if folder.record["tracking_uri"] is None else None
 
 
 def aside(name: str, taken: Collection[str]) -> str:
@@ -108,6 +160,19 @@ def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterato
         if by_trial[name].run_id in mirror.strays:
             yield Fault("mismatch", "mlflow", name, "its run is not under the sweep's parent run")
         yield from _check_run(by_trial[name], trial, folder, status, name in members)
+
+
+def _check_book(folder: SweepFolder) -> list[Fault]:
+    try:
+        book, records = folder.book_begun(), folder.kept_records()
+        if book is None and not records:
+            return []
+        if book is None or is_behind(book, records):
+            told = "the book lacks what the trials' own records have"
+            return [Fault("damaged", "book", "", told)]
+    except InputError as error:
+        return [Fault("damaged", "book", "", str(error))]
+    return []
 
 
 def _check_run(

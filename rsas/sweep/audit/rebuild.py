@@ -22,7 +22,7 @@ from rsas.sweep.study.lease import Lease
 from rsas.sweep.study.study import Book
 from rsas.sweep.suggest.space import fields_of
 
-__all__ = ["is_behind", "rebuild"]
+__all__ = ["rebuild"]
 
 
 def rebuild(
@@ -89,23 +89,6 @@ def rebuild(
     if lost:
         lines.append(f"nothing is known any more of {', '.join(lost)}: told as failed")
     return lines
-
-
-def is_behind(book: Book, records: Mapping[int, Mapping[str, Any]]) -> bool:
-    """Whether trials' own records know more than the book, which so must have been cut."""
-    frozen = book.study.get_trials(deepcopy=False)
-
-    def lacks(number: int, record: Mapping[str, Any]) -> bool:
-        if number >= len(frozen):
-            return True
-        if frozen[number].state.is_finished():
-            return False
-        parts = ("params", "user_attrs", "system_attrs")
-        return record["state"] != "RUNNING" or any(
-            record[part].keys() - getattr(frozen[number], part).keys() for part in parts
-        )
-
-    return any(lacks(number, record) for number, record in records.items())
 
 
 def _confirmed(

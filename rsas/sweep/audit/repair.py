@@ -1,48 +1,33 @@
-"""``rsas check``: find what a sweep's books do not agree on, and mend it."""
+"""``rsas check --repair``: mend what ``check`` finds."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from optuna.storages.journal import JournalFileOpenLock
 
 from rsas import tracking
 from rsas.errors import InputError, StorageError
-from rsas.records import TrialRecord
-from rsas.sweep.audit.check import Fault, aside, check_mirror, check_storage
-from rsas.sweep.audit.rebuild import is_behind, rebuild
+from rsas.sweep.audit.check import (
+    Fault,
+    aside,
+    check_mirror,
+    check_storage,
+    is_behind,
+    own_mirror,
+)
+from rsas.sweep.audit.rebuild import rebuild
 from rsas.sweep.experiment import Experiment, load_experiment
-from rsas.sweep.files.final_model import final_model
 from rsas.sweep.files.retention import Keeper
 from rsas.sweep.files.sweep_dir import SweepFolder
 from rsas.sweep.files.sweep_record import OtherStudy
 from rsas.sweep.files.trial_dir import TrialFolder
 from rsas.sweep.files.workspace import Workspace
-from rsas.sweep.study.study import Book
+from rsas.sweep.mirror import tracker_of
 
-__all__ = ["check", "experiment_of", "mend_book", "mend_mirror", "repair", "tracker_of"]
-
-
-def check(folder: SweepFolder) -> list[Fault]:
-    """Every ghost, twin, gap, mismatch and damage in the books of a sweep; none when they agree.
-
-    Raises:
-        InputError: the tracking server does not answer.
-    """
-    faults = list(_check_book(folder))
-    if faults:  # all else is compared with the book
-        return faults
-    status = folder.status()
-    faults += check_storage(folder, status)
-    if (file := _own_mirror(folder)) and (reason := tracking.damage(file)):
-        return [*faults, Fault("damaged", "mlflow", "", f"{file} is damaged ({reason})")]
-    uri = folder.tracking_uri()
-    faults += check_mirror(tracking.read_mirror(uri, folder.record["id"]), folder, status)
-    return faults
+__all__ = ["experiment_of", "mend_book", "mend_mirror", "repair"]
 
 
 def repair(folder: SweepFolder) -> list[str]:
@@ -122,7 +107,7 @@ def mend_mirror(folder: SweepFolder) -> list[str]:
 
     The runs of this sweep are logged again by its next tracker.
     """
-    file = _own_mirror(folder)
+    file = own_mirror(folder)
     if file is None or not (reason := tracking.damage(file)):
         return []
     aside = tracking.set_aside(file)
@@ -137,15 +122,10 @@ def mend_mirror(folder: SweepFolder) -> list[str]:
     ]
 
 
-def _own_mirror(folder: SweepFolder) -> Path | None:
-    """The workspace's own file of MLflow, where the sweep is mirrored there."""
-    return folder.workspace / "mlflow.db" if folder.record["tracking_uri"] is None else None
-
-
 def _is_there(place: Workspace, name: str) -> bool:
     """Whether a sweep of the workspace is mirrored in its own file."""
     with contextlib.suppress(InputError):
-        return _own_mirror(place.open(name)) is not None
+        return own_mirror(place.open(name)) is not None
     return False
 
 
@@ -157,58 +137,6 @@ def experiment_of(folder: SweepFolder) -> Experiment:
     """
     current, _ = load_experiment(folder.record["source"])
     return Experiment.from_dict(folder.record["experiment"], current.space)
-
-
-def tracker_of(
-    folder: SweepFolder,
-    book: Book,
-    *,
-    say: tracking.Say,
-    progress: tracking.Progress = lambda done, total: None,
-) -> tracking.Tracker:
-    """The mirror of a sweep in MLflow; a damaged file is made again."""
-    for line in mend_mirror(folder):
-        say(line)
-    record = folder.record["experiment"]
-    is_local = folder.record["tracking_uri"] is None
-    source = tracking.Source(
-        uri=folder.tracking_uri(),
-        trials=lambda: book.trials(folder.objectives),
-        rows=lambda trial: folder.history(trial).rows,
-        sweep=folder.name,
-        sweep_id=folder.record["id"],
-        experiment=record["name"],
-        artifacts=(folder.workspace / "artifacts").as_uri() if is_local else None,
-        objectives=folder.objectives,
-        record=record,
-        check=book.check_lease,
-        progress=progress,
-        origin=folder.record.get("origin") or {},
-        models=lambda trial: _network(folder, book, trial),
-    )
-    return tracking.Tracker(source, say)
-
-
-def _network(folder: SweepFolder, book: Book, trial: TrialRecord) -> tuple[Any, Any]:
-    """The final network of a trial, and two inputs of zeros."""
-    from rsas.export import Network
-
-    config, state = final_model(folder, book, trial)
-    example = np.zeros((2, *state["input_shape"]), dtype=np.float32)
-    return Network.from_state(state, config).model.eval(), example
-
-
-def _check_book(folder: SweepFolder) -> list[Fault]:
-    try:
-        book, records = folder.book_begun(), folder.kept_records()
-        if book is None and not records:
-            return []
-        if book is None or is_behind(book, records):
-            told = "the book lacks what the trials' own records have"
-            return [Fault("damaged", "book", "", told)]
-    except InputError as error:
-        return [Fault("damaged", "book", "", str(error))]
-    return []
 
 
 def _check_database(folder: SweepFolder) -> None:

@@ -1,0 +1,52 @@
+"""The mirror of a sweep in MLflow: what the tracker reads of the study and of the files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rsas import tracking
+from rsas.records import TrialRecord
+from rsas.sweep.files.final_model import final_model
+from rsas.sweep.files.sweep_dir import SweepFolder
+from rsas.sweep.study.study import Book
+
+__all__ = ["tracker_of"]
+
+
+def tracker_of(
+    folder: SweepFolder,
+    book: Book,
+    *,
+    say: tracking.Say,
+    progress: tracking.Progress = lambda done, total: None,
+) -> tracking.Tracker:
+    """Return the mirror of a sweep in MLflow, on a thread of its own from now on."""
+    record = folder.record["experiment"]
+    is_local = folder.record["tracking_uri"] is None
+    source = tracking.Source(
+        uri=folder.tracking_uri(),
+        trials=lambda: book.trials(folder.objectives),
+        rows=lambda trial: folder.history(trial).rows,
+        sweep=folder.name,
+        sweep_id=folder.record["id"],
+        experiment=record["name"],
+        artifacts=(folder.workspace / "artifacts").as_uri() if is_local else None,
+        objectives=folder.objectives,
+        record=record,
+        check=book.check_lease,
+        progress=progress,
+        origin=folder.record.get("origin") or {},
+        models=lambda trial: _network(folder, book, trial),
+    )
+    return tracking.Tracker(source, say)
+
+
+def _network(folder: SweepFolder, book: Book, trial: TrialRecord) -> tuple[Any, Any]:
+    """The final network of a trial, and two inputs of zeros."""
+    from rsas.export import Network
+
+    config, state = final_model(folder, book, trial)
+    example = np.zeros((2, *state["input_shape"]), dtype=np.float32)
+    return Network.from_state(state, config).model.eval(), example
