@@ -69,7 +69,7 @@ def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
     Raises:
         InputError: it cannot be read.
     """
-    from rsas.sweep.files.file_store import Storage
+    from rsas.sweep.files.file_store import FileStore
     from rsas.sweep.files.trial_dir import read_model
 
     same = {each.trial_id: each.same_as for each in sweep.trials}
@@ -78,7 +78,7 @@ def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
         return None
     place, _, name = kept.rpartition("/")
     try:
-        state = read_model(Storage(place), name)
+        state = read_model(FileStore(place), name)
     except Exception as error:  # torch raises many kinds
         reason = reason_of(error)
         raise InputError(f"model of trial {trial!r}: cannot be read ({reason})") from None

@@ -13,12 +13,12 @@ from rsas.columns import of_seed
 from rsas.config import TrainConfig
 from rsas.trainer import Row, Trainer
 
-__all__ = ["Replicates"]
+__all__ = ["MultiSeedTrainer"]
 
 _BY_SEED = ("train_loss", "val_loss", "val_accuracy", "sparsity")
 
 
-class Replicates:
+class MultiSeedTrainer:
     """Trainers that differ in their seed, one epoch of each at a time; used as one Trainer is.
 
     Args:

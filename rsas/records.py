@@ -1,4 +1,4 @@
-"""What a sweep tells about itself: plain records that the book, MLflow and analysis share."""
+"""What a sweep tells about itself: plain records that the study, MLflow and analysis share."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class Objective:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as the book has it."""
+    """One trial as the study has it."""
 
-    trial_id: str  # t0007, its number in the book: the same in Tune, Optuna and MLflow
+    trial_id: str  # t0007, its number in the study: the same in Tune, Optuna and MLflow
     state: State
     params: dict[str, Any]  # what the sampler chose
     objectives: dict[str, float]  # by name; empty unless complete

@@ -1,13 +1,13 @@
-"""Sweeps made by hand: the books and files that a driver would leave, without Ray."""
+"""Sweeps made by hand: the study and the files that a driver would leave, without Ray."""
 
 from rsas.records import trial_id
 from rsas.sweep.changes import definition
-from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.files.workspace import Workspace
 
 
 def make(workspace, name, experiment, source, **record):
-    """A sweep without trials; returns its folder and its book."""
+    """A sweep without trials; returns its folder and its study."""
     folder = Workspace(workspace).create(
         name,
         {
@@ -23,14 +23,14 @@ def make(workspace, name, experiment, source, **record):
             **record,
         },
     )
-    book = folder.book(experiment)
-    book.note_record(folder.record)
-    return folder, book
+    study = folder.study(experiment)
+    study.note_record(folder.record)
+    return folder, study
 
 
 def train(folder, number, rows):
     """Keep what a trial trained."""
-    trial = TrialFolder(folder.trials / trial_id(number))
+    trial = TrialDir(folder.trials / trial_id(number))
     trial.begin()
     trial.append(rows)
 

@@ -15,7 +15,7 @@ import pytest
 
 from rsas.errors import Halted, InputError, StorageError
 from rsas.sweep.experiment import Budget, load_experiment
-from rsas.sweep.files.trial_dir import TrialFolder, write_model
+from rsas.sweep.files.trial_dir import TrialDir, write_model
 from tests.analysis.conftest import EXPERIMENT, fill
 from tests.leaks import LEAKS
 from tests.made import make, rows
@@ -90,7 +90,7 @@ def broken(tmp_path, body):
                 "--study-storage",
                 "postgresql+psycopg://me:pass-word@127.0.0.1:9/a",
             ],
-            "postgresql+psycopg://me:***@127.0.0.1:9/a: the book of the sweep cannot be read",
+            "postgresql+psycopg://me:***@127.0.0.1:9/a: the study of the sweep cannot be read",
         ),
         (["resume", "unknown"], "no sweep 'unknown' in workspace"),
         (["check", "unknown"], "no sweep 'unknown' in workspace"),
@@ -405,18 +405,18 @@ def test_results_of_a_sweep_with_other_axes_are_not_told(rsas, tmp_path):
 
 
 def test_a_finished_sweep_is_tidied_by_a_resume(rsas, tmp_path):
-    """A kill may have come between the book's last line and the files."""
+    """A kill may have come between the study's last line and the files."""
     experiment, source = load_experiment(QUICKSTART)
     experiment = dataclasses.replace(experiment, budget=Budget(trials=1))
-    folder, book = make(tmp_path / "runs", "killed", experiment, source)
-    book.begin()
+    folder, study = make(tmp_path / "runs", "killed", experiment, source)
+    study.begin()
     found = rows(3, 0.9, 0.5)
-    trial = TrialFolder(folder.trials / "t0000")
+    trial = TrialDir(folder.trials / "t0000")
     trial.begin()
     trial.append(found)
     trial.save(2, {})
     write_model(folder.models, "t0000", {})
-    book.complete(0, found[-1])
+    study.complete(0, found[-1])
     assert trial.checkpoints()
     assert rsas("resume", "killed")[0] == 0
     assert not trial.checkpoints()

@@ -23,7 +23,7 @@ from rsas.errors import InputError
 from rsas.load import load_network, load_sweep, sweep_names
 from rsas.records import trial_id
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.files.trial_dir import TrialFolder, read_model, write_model
+from rsas.sweep.files.trial_dir import TrialDir, read_model, write_model
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.mirror import tracker_of
 from rsas.trainer import Trainer
@@ -44,38 +44,38 @@ class Made:
 
     experiment: object
     folder: object
-    book: object
+    study: object
 
     def train(self, epochs=3):
         """The next trial, from beginning to end."""
-        number = self.book.begin()
+        number = self.study.begin()
         name = trial_id(number)
         trainer = Trainer(
-            self.book.config(number).replace(epochs=epochs, update_interval=10),
+            self.study.config(number).replace(epochs=epochs, update_interval=10),
             data.load("digits"),
         )
         while trainer.epoch < epochs:
             trainer.run_epoch()
         made_by_hand.train(self.folder, number, trainer.history)
         write_model(self.folder.models, name, trainer.final_state())
-        self.book.complete(number, trainer.history[-1], 0.3)
-        TrialFolder(self.folder.trials / name).set_record(self.book.to_dict(number))
-        for each in self.folder.models.names():  # as the keeper does
+        self.study.complete(number, trainer.history[-1], 0.3)
+        TrialDir(self.folder.trials / name).set_record(self.study.to_dict(number))
+        for each in self.folder.models.names():  # as the retention does
             if each not in {t.trial_id for t in self.front()}:
                 self.folder.models.delete(each)
         return name
 
     def front(self):
-        return front(self.book.trials(self.folder.objectives), self.folder.objectives)
+        return front(self.study.trials(self.folder.objectives), self.folder.objectives)
 
 
 def make(workspace, name, sparsities, asked):
     experiment, source = load_experiment(str(ROOT / "experiments" / "digits_quickstart.py"))
     budget = dataclasses.replace(experiment.budget, trials=asked)
     experiment = dataclasses.replace(experiment, budget=budget, sampler="random")
-    folder, book = made_by_hand.make(workspace.path, name, experiment, source)
-    book.enqueue([{"sparsity": each, "measure_lr": 0.3} for each in sparsities])
-    return Made(experiment, folder, book)
+    folder, study = made_by_hand.make(workspace.path, name, experiment, source)
+    study.enqueue([{"sparsity": each, "measure_lr": 0.3} for each in sparsities])
+    return Made(experiment, folder, study)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def made(workspace):
         sweep = make(workspace, name, sparsities, asked=len(sparsities) + 1)
         for _ in sparsities:
             sweep.train()
-        tracker_of(sweep.folder, sweep.book, say=print).close("interrupted")
+        tracker_of(sweep.folder, sweep.study, say=print).close("interrupted")
     return sweep
 
 
@@ -262,7 +262,7 @@ def test_a_finished_trial_appears_while_the_sweep_runs(opened, made, workspace):
         page = opened("sweep")
         page.locator(".rsas-tile", has_text="running").first.wait_for()
         page.get_by_text("All 4, the front first.").wait_for()
-        made.book.enqueue([{"sparsity": 0.3, "measure_lr": 0.3}])
+        made.study.enqueue([{"sparsity": 0.3, "measure_lr": 0.3}])
         name = made.train()
         page.get_by_text("All 5, the front first.").wait_for()
         assert name in [row[0] for row in table(page)]

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from ray.dashboard.modules import reporter
 
 from rsas.records import Objective
-from rsas.sweep.follow.prometheus import SweepMetrics
+from rsas.sweep.follow.prometheus import SweepGauges
 
 FOLDER = Path(__file__).parents[1] / "dashboards" / "grafana"
 FUNCTIONS = {"sum", "by", "rate", "sweep", "label_values"}
@@ -36,7 +36,7 @@ def ours():
     """Metrics of rsas with their labels, of a registry as a sweep has it."""
     registry = CollectorRegistry()
     objectives = (Objective("sparsity", "max", worst=0.0),)
-    metrics = SweepMetrics("s", asked=1, objectives=objectives, trials=[], slots=lambda: 1)
+    metrics = SweepGauges("s", asked=1, objectives=objectives, trials=[], slots=lambda: 1)
     registry.register(metrics)
     samples = [sample for family in registry.collect() for sample in family.samples]
     return {sample.name: set(sample.labels) for sample in samples}

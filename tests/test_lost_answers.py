@@ -9,7 +9,7 @@ import pytest
 from rsas.records import trial_id
 from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.retention import Retention
 from rsas.sweep.mirror import tracker_of
 from tests import made
 from tests.faults.harness import Place
@@ -52,27 +52,29 @@ def doubled(database, sweep):
 
 def test_answers_that_get_lost_double_nothing(server, proxy, tmp_path):
     experiment, source = load_experiment(Place(tmp_path).source)
-    folder, book = made.make(
+    folder, study = made.make(
         tmp_path / "runs", "lost-answers", experiment, source, tracking_uri=proxy.uri
     )
     said = []
-    tracker = tracker_of(folder, book, say=said.append)
+    tracker = tracker_of(folder, study, say=said.append)
     for accuracy, sparsity in POINTS:
-        number = book.begin()
-        tracker.begin(book.trial(number, folder.objectives))
+        number = study.begin()
+        tracker.begin(study.trial(number, folder.objectives))
         rows = made.rows(EPOCHS, accuracy, sparsity)
         made.train(folder, number, rows)
         for row in rows:
             tracker.rows(trial_id(number), [row])
-        book.complete(number, rows[-1], device_seconds=0.3)
-        tracker.end(book.trial(number, folder.objectives), book.trials(folder.objectives))
+        study.complete(number, rows[-1], device_seconds=0.3)
+        tracker.end(study.trial(number, folder.objectives), study.trials(folder.objectives))
     deadline = time.monotonic() + 60
     while not tracker.close("interrupted"):  # as by a sweep that is resumed until all is there
         assert time.monotonic() < deadline
-        tracker = tracker_of(folder, book, say=said.append)
+        tracker = tracker_of(folder, study, say=said.append)
     assert proxy.lost["/api/2.0/mlflow/runs/create"] >= 3
     assert proxy.lost["/api/2.0/mlflow/runs/log-batch"] >= 3
-    Keeper(folder.storage, book, folder.objectives, print).close(book.trials(folder.objectives))
+    Retention(folder.storage, study, folder.objectives, print).close(
+        study.trials(folder.objectives)
+    )
     assert doubled(server[1], folder.name) == ([], 1 + len(POINTS))
     proxy.calm = True
     faults = check(folder)

@@ -1,4 +1,4 @@
-"""Replicates against trainers that run alone."""
+"""MultiSeedTrainer against trainers that run alone."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ import torch
 
 from rsas import NonFiniteLoss, TrainConfig, Trainer, data
 from rsas.columns import values_by_seed
-from rsas.multi_seed import Replicates
+from rsas.multi_seed import MultiSeedTrainer
 
 CONFIG = TrainConfig(hidden=(20,), epochs=3, batch_size=100, update_interval=5, seed=9)
 SEEDS = (0, 7)
@@ -23,7 +23,7 @@ def alone():
 
 
 def test_rows_are_means_of_what_each_seed_does_alone(alone):
-    both = Replicates(CONFIG, SEEDS, data.load("digits"))
+    both = MultiSeedTrainer(CONFIG, SEEDS, data.load("digits"))
     assert both.epoch == 0
     for epoch in (1, 2, 3):
         row = both.run_epoch()
@@ -40,7 +40,7 @@ def test_rows_are_means_of_what_each_seed_does_alone(alone):
 
 def test_seconds_add_up(monkeypatch):
     monkeypatch.setattr(Trainer, "run_epoch", lambda self: {"epoch": 1, "seconds": 2.0} | _ZERO)
-    assert Replicates(CONFIG, (1, 2, 3), data.load("digits")).run_epoch()["seconds"] == 6.0
+    assert MultiSeedTrainer(CONFIG, (1, 2, 3), data.load("digits")).run_epoch()["seconds"] == 6.0
 
 
 _ZERO = dict.fromkeys(("train_loss", "val_loss", "val_accuracy", "sparsity"), 0.0)
@@ -48,7 +48,7 @@ _ZERO = dict.fromkeys(("train_loss", "val_loss", "val_accuracy", "sparsity"), 0.
 
 def test_goes_on_bit_for_bit():
     arrays = data.load("digits")
-    whole, first, second = (Replicates(CONFIG, SEEDS, arrays) for _ in range(3))
+    whole, first, second = (MultiSeedTrainer(CONFIG, SEEDS, arrays) for _ in range(3))
     rows = [whole.run_epoch() for _ in range(3)]
     first.run_epoch()
     second.load_state_dict(first.state_dict())
@@ -60,7 +60,7 @@ def test_goes_on_bit_for_bit():
 
 
 def test_the_model_is_that_of_the_first_seed():
-    both = Replicates(CONFIG, (7, 0), data.load("digits"))
+    both = MultiSeedTrainer(CONFIG, (7, 0), data.load("digits"))
     both.run_epoch()
     one = Trainer(CONFIG.replace(seed=7), data.load("digits"))
     one.run_epoch()
@@ -70,7 +70,7 @@ def test_the_model_is_that_of_the_first_seed():
 
 
 def test_one_that_diverges_spoils_all():
-    both = Replicates(CONFIG, SEEDS, data.load("digits"))
+    both = MultiSeedTrainer(CONFIG, SEEDS, data.load("digits"))
     torch.nn.init.constant_(next(both._trainers[7].model.parameters()), math.nan)
     with pytest.raises(NonFiniteLoss):
         both.run_epoch()

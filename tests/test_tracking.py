@@ -1,4 +1,4 @@
-"""MLflow as a mirror of the book, with a real SQLite store."""
+"""MLflow as a mirror of the study, with a real SQLite store."""
 
 import contextlib
 import dataclasses
@@ -71,7 +71,7 @@ class Trained(TrialRecord):
 
 
 class Sweep:
-    """What a tracker is told of: the trials of the book, the histories, and who hears it."""
+    """What a tracker is told of: the trials of the study, the histories, and who hears it."""
 
     def __init__(self, open_):
         self.trials, self.said, self.progress = [], [], []
@@ -95,7 +95,7 @@ class Sweep:
         self.tracker.end(ended, list(self.trials))
 
     def put(self, record):
-        """The book has this of a trial now."""
+        """The study has this of a trial now."""
         number = int(record.trial_id[1:])
         self.trials = [*self.trials[:number], record, *self.trials[number + 1 :]]
 

@@ -105,7 +105,7 @@ def check(
     workspace: WorkspaceOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the books of a sweep; exit code 1 where they do not agree."""
+    """Compare the study, MLflow and the files of a sweep; exit code 1 where they differ."""
     import dataclasses
 
     place = open_workspace(workspace)
@@ -121,8 +121,8 @@ def check(
             with folder.locked(take_over=take_over):
                 done = mend(folder)
         faults = find_faults(folder)
-        # A damaged book cannot say whether the sweep runs.
-        if faults and faults[0].where != "book" and folder.status().state == "running":
+        # A damaged study cannot say whether the sweep runs.
+        if faults and faults[0].where != "study" and folder.status().state == "running":
             # Its mirror and its files are a little behind: what stays so is a fault.
             time.sleep(_A_WHILE)
             faults = [fault for fault in find_faults(folder) if fault in faults]

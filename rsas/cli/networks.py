@@ -57,7 +57,7 @@ def export(
         chosen = choose(found.trials, found.objectives, trial)
         path = output or Path(f"{name}-{chosen.trial_id}{exports.SUFFIXES[kind]}")
         check_output("-o", path)
-        config, state = final_model(folder, folder.book(), chosen)
+        config, state = final_model(folder, folder.study(), chosen)
         sys.path += [place for place in folder.record["python_path"] if place not in sys.path]
         about = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
         network = exports.Network.from_state(state, config, **about)

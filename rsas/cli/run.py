@@ -148,7 +148,7 @@ def sweep(
     study_storage: Annotated[
         str | None,
         typer.Option(
-            envvar="RSAS_STUDY_STORAGE", help="Database of the book; by default a local file."
+            envvar="RSAS_STUDY_STORAGE", help="Database of the study; by default a local file."
         ),
     ] = None,
     enqueue: Annotated[

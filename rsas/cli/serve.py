@@ -129,14 +129,14 @@ def _optuna_ui(place: Workspace, name: str | None, host: str, port: int) -> None
     names = place.names()
     if name is None and not names:
         raise InputError(f"workspace {str(place.path)!r} holds no sweep yet")
-    book = place.open(name or names[-1]).book()
+    study = place.open(name or names[-1]).study()
     from rsas.sweep.follow.optuna_dashboard import serve
 
     def say(line: str) -> None:
         _warn_of(host, f"whoever reaches {host}:{port} can read all of the study")
         print(line, flush=True)
 
-    serve(book, host, port, say)
+    serve(study, host, port, say)
 
 
 def _warn_of(host: str, what: str) -> None:

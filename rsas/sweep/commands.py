@@ -1,4 +1,4 @@
-"""Run what a sweep's book lacks: a fresh start and a resumed one are the same operation."""
+"""Run what a sweep's study lacks: a fresh start and a resumed one are the same operation."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rsas import build, data, tracking
 from rsas.config import TrainConfig
 from rsas.errors import InputError, StorageError, first_line
 from rsas.redact import without_passwords
-from rsas.sweep.audit.repair import mend_book, mend_mirror
+from rsas.sweep.audit.repair import mend_mirror, mend_study
 from rsas.sweep.changes import check_axes, definition, differences
 from rsas.sweep.execute import cluster, doctor
 from rsas.sweep.experiment import Experiment, load_experiment
-from rsas.sweep.files.file_store import Storage
-from rsas.sweep.files.retention import Keeper
-from rsas.sweep.files.sweep_dir import SweepFolder
+from rsas.sweep.files.file_store import FileStore
+from rsas.sweep.files.retention import Retention
+from rsas.sweep.files.sweep_dir import SweepDir
 from rsas.sweep.files.sweep_record import known_uri
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import MirrorProgress
@@ -37,7 +37,7 @@ from rsas.sweep.mirror import tracker_of
 from rsas.sweep.provenance import origin
 from rsas.sweep.session import run
 from rsas.sweep.status import Status
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 from rsas.sweep.suggest.space import check_points, check_space, idle_axes
 
 __all__ = ["diagnose", "extend", "launch", "resume"]
@@ -81,7 +81,7 @@ def launch(
             is started on this machine, for this sweep alone.
         storage: where trials keep their files, a path or URI that all nodes reach; by default
             the workspace.
-        study_storage: URL of a database for the book; by default a file in the workspace.
+        study_storage: URL of a database for the study; by default a file in the workspace.
         enqueued: values of parameters to begin with, ``spaces.check_points`` of them.
         known: name of a sweep in the workspace whose results the sampler is told.
         metrics_port: of this machine, where Prometheus reads how it goes; 0 for a free one.
@@ -117,7 +117,7 @@ def launch(
         "data_dir": str(folder_of_data),
         # None: the workspace's own, wherever it is moved. Passwords are not kept.
         "tracking_uri": tracking_uri and without_passwords(tracking_uri),
-        "storage": storage and (Storage(_absolute(storage)) / f"{name}-{identity[:8]}").place,
+        "storage": storage and (FileStore(_absolute(storage)) / f"{name}-{identity[:8]}").place,
         "study_storage": study_storage and without_passwords(study_storage),
         "address": address,
         "enqueued": [dict(point) for point in enqueued],
@@ -135,7 +135,7 @@ def launch(
             _try_storage(storage)
         if study_storage is not None:
             os.environ["RSAS_STUDY_STORAGE"] = study_storage
-            Book(study_storage, experiment, study=f"{identity}-test").delete()
+            Study(study_storage, experiment, name=f"{identity}-test").delete()
     with (
         serving(metrics_port, console.print) as registry,
         _cluster(address, experiment, source, console) as slots,
@@ -248,7 +248,7 @@ def diagnose(
 
 
 def _resume(
-    folder: SweepFolder,
+    folder: SweepDir,
     console: Console,
     address: str | None,
     registry: CollectorRegistry,
@@ -266,24 +266,24 @@ def _resume(
 
 @contextlib.contextmanager
 def _ready(
-    folder: SweepFolder, console: Console, address: str | None
+    folder: SweepDir, console: Console, address: str | None
 ) -> Iterator[Status | tuple[Experiment, data.Arrays, cluster.Slots]]:
     """What a sweep needs to go on, with Ray up; its status where nothing is left to run."""
     record = folder.record
     sys.path += [place for place in record["python_path"] if place not in sys.path]
     current, _ = load_experiment(record["source"])
     experiment = Experiment.from_dict(record["experiment"], current.space)
-    for line in mend_book(folder, experiment):
+    for line in mend_study(folder, experiment):
         console.print(f"note: {line}", style="yellow", markup=False)
     status = folder.status(mine=True)
     if status.state == "finished":
         # Nothing to run; a kill or an outage may have left files and MLflow behind.
-        book = folder.book(experiment)
-        Keeper(folder.storage, book, folder.objectives, console.print).close(status.trials)
+        study = folder.study(experiment)
+        Retention(folder.storage, study, folder.objectives, console.print).close(status.trials)
         with MirrorProgress(console, console.print) as progress:
             for line in mend_mirror(folder):
                 console.print(line, markup=False)
-            tracker = tracker_of(folder, book, say=console.print, progress=progress)
+            tracker = tracker_of(folder, study, say=console.print, progress=progress)
             mirrored = tracker.close(status.state)
         if not mirrored:
             console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
@@ -301,7 +301,7 @@ def _ready(
         yield experiment, arrays, slots
 
 
-def _compare(folder: SweepFolder, current: Experiment, console: Console) -> None:
+def _compare(folder: SweepDir, current: Experiment, console: Console) -> None:
     """Print and note how the file of a sweep differs from what it was when the sweep began.
 
     Raises:
@@ -344,11 +344,11 @@ def _end_soon(*_: Any) -> None:
     handler(signal.SIGINT, None)
 
 
-def _check_known(other: SweepFolder, experiment: Experiment) -> None:
+def _check_known(other: SweepDir, experiment: Experiment) -> None:
     """See that results of another sweep mean the same in this one.
 
     Raises:
-        InputError: it had other objectives, base or axes, or its book cannot be read.
+        InputError: it had other objectives, base or axes, or its study cannot be read.
     """
     theirs = other.record["experiment"]
     mine = definition(experiment)
@@ -358,7 +358,7 @@ def _check_known(other: SweepFolder, experiment: Experiment) -> None:
                 f"--known {other.name}: its {part} differ from those of this sweep, so its "
                 "results cannot be told the sampler; --enqueue runs its front anew"
             )
-    other.book()  # it can be read
+    other.study()  # it can be read
 
 
 def _try_storage(place: str) -> None:
@@ -367,7 +367,7 @@ def _try_storage(place: str) -> None:
     Raises:
         InputError: it cannot.
     """
-    storage = Storage(_absolute(place))
+    storage = FileStore(_absolute(place))
     name = f".rsas-{uuid.uuid4().hex}"
     try:
         storage.write(name, b"")

@@ -1,4 +1,4 @@
-"""What the book holds of the process that runs a sweep: when it began and how far it has come."""
+"""What the study holds of the process that runs a sweep: when it began and how far it has come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from rsas.errors import Halted
 from rsas.sweep.study.launch import Launch
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 
 __all__ = ["LaunchLog"]
 
@@ -17,13 +17,13 @@ _NOTE_SECONDS = 60.0  # of a launch's time that a kill may lose
 
 
 class LaunchLog:
-    """Notes a launch in the book, from its beginning on.
+    """Notes a launch in the study, from its beginning on.
 
     The wall clock is read once. All later moments follow from a clock that nobody can set, so the
     hours of a sweep do not depend on changes of the machine's time.
 
     Args:
-        book: of the sweep; keeps the notes.
+        study: of the sweep; keeps the notes.
         slots: trials that may run at once.
         clock: seconds since any moment, never set back.
         wall: seconds since 1970.
@@ -31,17 +31,17 @@ class LaunchLog:
 
     def __init__(
         self,
-        book: Book,
+        study: Study,
         slots: Callable[[], int],
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._book, self._slots, self._clock = book, slots, clock
-        self._index = len(book.launches())
+        self._study, self._slots, self._clock = study, slots, clock
+        self._index = len(study.launches())
         self._origin = wall() - clock()
         self._reported = self._noted = began = self._now()
-        self._launch = Launch(began=began, failures=book.ended()["failed"])
+        self._launch = Launch(began=began, failures=study.ended()["failed"])
         self.note()
 
     def add_training(self, seconds: float) -> None:
@@ -73,8 +73,8 @@ class LaunchLog:
         """Note how far the launch has come."""
         self._noted = self._now()
         self._launch = dataclasses.replace(self._launch, last=self._noted)
-        with contextlib.suppress(Halted):  # the next call that needs the book reports it
-            self._book.note_launch(self._index, self._launch)
+        with contextlib.suppress(Halted):  # the next call that needs the study reports it
+            self._study.note_launch(self._index, self._launch)
 
     def _now(self) -> float:
         return self._origin + self._clock()

@@ -9,15 +9,15 @@ import numpy as np
 from rsas import tracking
 from rsas.records import TrialRecord
 from rsas.sweep.files.final_model import final_model
-from rsas.sweep.files.sweep_dir import SweepFolder
-from rsas.sweep.study.study import Book
+from rsas.sweep.files.sweep_dir import SweepDir
+from rsas.sweep.study.study import Study
 
 __all__ = ["tracker_of"]
 
 
 def tracker_of(
-    folder: SweepFolder,
-    book: Book,
+    folder: SweepDir,
+    study: Study,
     *,
     say: tracking.Say,
     progress: tracking.Progress = lambda done, total: None,
@@ -27,7 +27,7 @@ def tracker_of(
     is_local = folder.record["tracking_uri"] is None
     source = tracking.Source(
         uri=folder.tracking_uri(),
-        trials=lambda: book.trials(folder.objectives),
+        trials=lambda: study.trials(folder.objectives),
         rows=lambda trial: folder.history(trial).rows,
         sweep=folder.name,
         sweep_id=folder.record["id"],
@@ -35,18 +35,18 @@ def tracker_of(
         artifacts=(folder.workspace / "artifacts").as_uri() if is_local else None,
         objectives=folder.objectives,
         record=record,
-        check=book.check_lease,
+        check=study.check_lease,
         progress=progress,
         origin=folder.record.get("origin") or {},
-        models=lambda trial: _network(folder, book, trial),
+        models=lambda trial: _network(folder, study, trial),
     )
     return tracking.Tracker(source, say)
 
 
-def _network(folder: SweepFolder, book: Book, trial: TrialRecord) -> tuple[Any, Any]:
+def _network(folder: SweepDir, study: Study, trial: TrialRecord) -> tuple[Any, Any]:
     """The final network of a trial, and two inputs of zeros."""
     from rsas.export import Network
 
-    config, state = final_model(folder, book, trial)
+    config, state = final_model(folder, study, trial)
     example = np.zeros((2, *state["input_shape"]), dtype=np.float32)
     return Network.from_state(state, config).model.eval(), example

@@ -1,4 +1,4 @@
-"""Run a sweep: Tune executes what the book hands out, and all who follow it are told."""
+"""Run a sweep: Tune executes what the study hands out, and all who follow it are told."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rsas.sweep.execute import cluster
 from rsas.sweep.execute.dispatcher import Dispatcher
 from rsas.sweep.execute.tune import run_trials
 from rsas.sweep.experiment import Experiment
-from rsas.sweep.files.retention import Keeper
-from rsas.sweep.files.sweep_dir import SweepFolder
+from rsas.sweep.files.retention import Retention
+from rsas.sweep.files.sweep_dir import SweepDir
 from rsas.sweep.files.workspace import Workspace
-from rsas.sweep.follow.progress import SweepDisplay
-from rsas.sweep.follow.prometheus import SweepMetrics
+from rsas.sweep.follow.progress import SweepProgress
+from rsas.sweep.follow.prometheus import SweepGauges
 from rsas.sweep.launches import LaunchLog
 from rsas.sweep.mirror import tracker_of
 from rsas.sweep.status import Status, hours_of
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 from rsas.sweep.suggest.halving import halving_of
 
 __all__ = ["run"]
@@ -37,14 +37,14 @@ _CHECK_SECONDS = 1.0  # for which a driver that was replaced may go on
 
 
 def run(
-    folder: SweepFolder,
+    folder: SweepDir,
     experiment: Experiment,
     arrays: data.Arrays,
     slots: cluster.Slots,
     console: Console,
     registry: CollectorRegistry,
 ) -> Status:
-    """Run what the book of a sweep lacks, in the Ray that is up.
+    """Run what the study of a sweep lacks, in the Ray that is up.
 
     Args:
         folder: of the sweep, locked by this process.
@@ -57,39 +57,39 @@ def run(
     Raises:
         Halted: the sweep had to stop; it can be resumed.
     """
-    book = folder.book(experiment)
-    _prepare(book, folder, console)
-    display = SweepDisplay(
+    study = folder.study(experiment)
+    _prepare(study, folder, console)
+    display = SweepProgress(
         console,
         name=folder.name,
         asked=experiment.budget.trials,
         epochs=experiment.base.epochs,
         objectives=experiment.objectives,
-        trials=book.trials(experiment.objectives),
+        trials=study.trials(experiment.objectives),
     )
     for line in mend_mirror(folder):
         display.note(line)
-    tracker = tracker_of(folder, book, say=display.note, progress=display.mirror)
-    keeper = Keeper(folder.storage, book, experiment.objectives, display.note)
-    metrics = SweepMetrics(
+    tracker = tracker_of(folder, study, say=display.note, progress=display.mirror)
+    retention = Retention(folder.storage, study, experiment.objectives, display.note)
+    metrics = SweepGauges(
         folder.name,
         asked=experiment.budget.trials,
         objectives=experiment.objectives,
-        trials=book.trials(experiment.objectives),
+        trials=study.trials(experiment.objectives),
         slots=slots,
     )
     registry.register(metrics)
-    launch = LaunchLog(book, slots)
-    listener = _Run(folder, book, experiment, display, tracker, keeper, metrics, launch)
+    launch = LaunchLog(study, slots)
+    listener = _Run(folder, study, experiment, display, tracker, retention, metrics, launch)
     halving = halving_of(experiment)
     dispatcher = Dispatcher(
-        book,
+        study,
         experiment,
         halving=halving,
         slots=slots,
-        hours=hours_of(book.launches()),
+        hours=hours_of(study.launches()),
         listener=listener,
-        history=lambda number: folder.history(book.trial(number, experiment.objectives)),
+        history=lambda number: folder.history(study.trial(number, experiment.objectives)),
     )
     # MLflow's thread computes a lot: each time the driver waits for a file or for Ray, Python would
     # give it back the lock after 5 ms only.
@@ -112,7 +112,7 @@ def run(
         status = _last_status(folder)
         mirrored, lost = False, _is_lost(folder)
         if not lost:
-            keeper.close(status.trials if status else ())
+            retention.close(status.trials if status else ())
             with display.mirror:
                 mirrored = tracker.close(status.state if status else "interrupted")
             if not mirrored:
@@ -124,11 +124,11 @@ def run(
     if dispatcher.halted:
         raise Halted(f"sweep {folder.name!r} had to stop: {dispatcher.halted}")
     if status is None:
-        raise Halted(f"sweep {folder.name!r}: its book or storage cannot be read any more")
+        raise Halted(f"sweep {folder.name!r}: its study or storage cannot be read any more")
     return dataclasses.replace(status, mirrored=mirrored)
 
 
-def _is_lost(folder: SweepFolder) -> bool:
+def _is_lost(folder: SweepDir) -> bool:
     """Tell whether another process has taken the sweep over, and logs what happens."""
     try:
         return folder.is_lost()
@@ -136,8 +136,8 @@ def _is_lost(folder: SweepFolder) -> bool:
         return False
 
 
-def _last_status(folder: SweepFolder) -> Status | None:
-    """What the sweep has come to; None where its book or its storage is away."""
+def _last_status(folder: SweepDir) -> Status | None:
+    """What the sweep has come to; None where its study or its storage is away."""
     try:
         return folder.status(mine=True)
     except (InputError, StorageError):
@@ -149,25 +149,25 @@ class _Run:
 
     def __init__(
         self,
-        folder: SweepFolder,
-        book: Book,
+        folder: SweepDir,
+        study: Study,
         experiment: Experiment,
-        display: SweepDisplay,
+        display: SweepProgress,
         tracker: tracking.Tracker,
-        keeper: Keeper,
-        metrics: SweepMetrics,
+        retention: Retention,
+        metrics: SweepGauges,
         launch: LaunchLog,
     ) -> None:
         self.folder, self.experiment = folder, experiment
-        self._book, self._launch = book, launch
-        self._display, self._tracker, self._keeper = display, tracker, keeper
+        self._study, self._launch = study, launch
+        self._display, self._tracker, self._keeper = display, tracker, retention
         self._metrics = metrics
         self._checked = time.monotonic()  # whether this process still has the lease
 
     def begin(self, number: int) -> None:
         self._display.begin(number)
         self._metrics.begin(number)
-        self._tracker.begin(self._book.trial(number, self.experiment.objectives))
+        self._tracker.begin(self._study.trial(number, self.experiment.objectives))
         self._keeper.record(number)
 
     def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
@@ -181,8 +181,8 @@ class _Run:
 
     def end(self, number: int) -> None:
         self._launch.note()
-        now = self._book.trials(self.experiment.objectives)
-        trial = self._book.trial(number, self.experiment.objectives)
+        now = self._study.trials(self.experiment.objectives)
+        trial = self._study.trial(number, self.experiment.objectives)
         self._display.end(number, now)
         self._metrics.end(number, now)
         self._tracker.end(trial, now)
@@ -199,18 +199,18 @@ class _Run:
         self._launch.note_sometimes()
         if time.monotonic() > self._checked + _CHECK_SECONDS:
             self._checked = time.monotonic()
-            self._book.check_lease()
+            self._study.check_lease()
 
 
-def _prepare(book: Book, folder: SweepFolder, console: Console) -> None:
+def _prepare(study: Study, folder: SweepDir, console: Console) -> None:
     """What a sweep knows before its first trial; done once, also where a kill came between."""
     record = folder.record
-    if book.record() is not None:
-        folder.note_copies(book)  # it may have been extended
+    if study.record() is not None:
+        folder.note_copies(study)  # it may have been extended
         return
     if record.get("known") is not None:
         other = Workspace(folder.workspace).open(record["known"])
-        count = book.add_known(other.book(), other.name)
+        count = study.add_known(other.study(), other.name)
         console.print(f"the sampler knows {count} trials of {other.name}")
-    book.enqueue(record["enqueued"])
-    folder.note_copies(book)
+    study.enqueue(record["enqueued"])
+    folder.note_copies(study)

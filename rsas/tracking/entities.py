@@ -1,4 +1,4 @@
-"""What a book has, as MLflow's entities."""
+"""What a study has, as MLflow's entities."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Mirrors a sweep in MLflow while it runs, and lives with outages of the server.
 
-What is logged comes from the book and the trials' histories, so whatever MLflow missed is made up
+What is logged comes from the study and the trials' histories, so whatever MLflow missed is made up
 for when it can be reached again. All of it happens on a thread of its own and never holds up the
 sweep; mlflow is imported there, too, since that takes seconds.
 """
@@ -94,7 +94,7 @@ class Tracker:
             now = time.monotonic()
             if self._writer is None and now >= retry:
                 retry = now + _RETRY_SECONDS
-                with contextlib.suppress(queue.Empty):  # what is told so far is in the book, too
+                with contextlib.suppress(queue.Empty):  # what is told so far is in the study, too
                     while (action := self._queue.get_nowait()) is not None:
                         pass
                     return

@@ -1,7 +1,7 @@
 """Writes a sweep to MLflow: one parent run, a child run a trial, the front on the parent.
 
 Whatever is written can be written again: runs are found by tag, and points of metrics have times
-that depend on the book alone, so MLflow takes a point that it has for the same one. A server may
+that depend on the study alone, so MLflow takes a point that it has for the same one. A server may
 do what it is asked and lose the answer.
 """
 
@@ -53,10 +53,10 @@ _METRICS_A_BATCH = 800  # of the 1000 things that log_batch takes, with 100 para
 
 @dataclass(frozen=True)
 class Source:
-    """A sweep that is mirrored, as the book and the histories have it."""
+    """A sweep that is mirrored, as the study and the histories have it."""
 
     uri: str  # of the tracking server or the SQLite file
-    trials: Callable[[], Sequence[TrialRecord]]  # all that the book holds now
+    trials: Callable[[], Sequence[TrialRecord]]  # all that the study holds now
     rows: Callable[[TrialRecord], Sequence[dict[str, float]]]  # the history of a trial
     sweep: str  # its name, the tag rsas.sweep of its runs
     sweep_id: str  # by which its runs are found among those of other sweeps of this name
@@ -103,7 +103,7 @@ class Writer:
         self._tags: dict[str, str] = {}  # of the parent
 
     def catch_up(self) -> None:
-        """Connect, and bring MLflow in line with the book: runs, points, states and the front.
+        """Connect, and bring MLflow in line with the study: runs, points, states and the front.
 
         Raises:
             InputError: the server does not answer, or refuses the experiment.
@@ -138,10 +138,10 @@ class Writer:
             self._log_all(trials)
 
     def log(self, trial: TrialRecord, *, member: bool | None = None) -> None:
-        """Bring the run of a trial in line with the book.
+        """Bring the run of a trial in line with the study.
 
         Args:
-            trial: as the book has it now.
+            trial: as the study has it now.
             member: whether it is on the front, where that is known.
         """
         run = self._runs.get(trial.trial_id) or self._make_run(trial)

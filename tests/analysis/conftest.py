@@ -7,7 +7,7 @@ import pytest
 from rsas import TrainConfig, Trainer, data
 from rsas.records import trial_id
 from rsas.sweep.experiment import Budget, Experiment, Objective
-from rsas.sweep.files.trial_dir import TrialFolder, write_model
+from rsas.sweep.files.trial_dir import TrialDir, write_model
 from rsas.sweep.mirror import tracker_of
 from tests.made import make, train
 
@@ -60,27 +60,27 @@ def rows_of(config, epochs):
 
 def fill(folder, name="made", experiment=EXPERIMENT, trials=12):
     """Make a sweep of so many trials, the second to fourth of which came to no end."""
-    sweep, book = make(folder, name, experiment, f"{__file__}:experiment")
+    sweep, study = make(folder, name, experiment, f"{__file__}:experiment")
     for _ in range(trials):
-        number = book.begin()
-        config = book.config(number)
+        number = study.begin()
+        config = study.config(number)
         rows = list(rows_of(config, 2 if number in (1, 2, 3) else 4))
         train(sweep, number, rows)
         spent = 0.5 * len(rows)
         if number == 1:
-            book.prune(number, 2.0, spent)
+            study.prune(number, 2.0, spent)
         elif number == 2:
-            book.fail(number, "out of memory", spent)
+            study.fail(number, "out of memory", spent)
         elif number == 4:
-            book.repeat(number, 0)
+            study.repeat(number, 0)
         elif number != 3:
-            book.complete(number, rows[-1], spent)
-        TrialFolder(sweep.trials / trial_id(number)).set_record(book.to_dict(number))
+            study.complete(number, rows[-1], spent)
+        TrialDir(sweep.trials / trial_id(number)).set_record(study.to_dict(number))
     for member in sweep.status().front:
-        config = book.config(int(member.trial_id[1:]))
+        config = study.config(int(member.trial_id[1:]))
         network = Trainer(config, data.load("digits")).final_state()  # not trained
         write_model(sweep.models, member.trial_id, network)
-    tracker_of(sweep, book, say=print).close("finished")
+    tracker_of(sweep, study, say=print).close("finished")
     return sweep
 
 

@@ -2,7 +2,7 @@
 
 The sweep is written to disk as a driver would leave it, with made-up results and without Ray.
 Each command runs in a process of its own. There are neither final models nor runs in MLflow, so
-``check`` reports them as missing; its time is that of the book and the histories.
+``check`` reports them as missing; its time is that of the study and the histories.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from rich.table import Table
 
 from rsas.records import trial_id
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.study import frozen
 from tests import made
 
@@ -103,13 +103,13 @@ def write(workspace, name, trials, *, seed=0, seeds=0):
         budget=dataclasses.replace(experiment.budget, trials=round(0.9 * trials)),
         seeds=tuple(range(seeds)),
     )
-    sweep, book = made.make(workspace, name, experiment, source)
+    sweep, study = made.make(workspace, name, experiment, source)
     for trial, rows in drawn(experiment, trials, seed, seeds):
-        book.study.add_trial(trial)
+        study.optuna_study.add_trial(trial)
         if rows:
             made.train(sweep, trial.number, rows)
         record = {**frozen.to_dict(trial), "known": [], "sweep": sweep.record["id"]}
-        TrialFolder(sweep.trials / trial_id(trial.number)).set_record(record)
+        TrialDir(sweep.trials / trial_id(trial.number)).set_record(record)
     return sweep
 
 

@@ -1,4 +1,4 @@
-"""How long MLflow's mirror of a large sweep takes to be made, and its books to be compared.
+"""How long MLflow's mirror of a large sweep takes to be made, and to be compared with the study.
 
 ``python -m tests.benchmarks.scale_mirror --trials 2000`` makes a finished sweep without training,
 logs all of it to an empty SQLite file as a resume does, and checks it.
@@ -18,7 +18,7 @@ from rsas.columns import METRICS
 from rsas.records import trial_id
 from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.retention import Retention
 from rsas.sweep.files.trial_dir import write_model
 from rsas.sweep.mirror import tracker_of
 from rsas.sweep.study.frozen import from_dict, to_dict
@@ -29,10 +29,10 @@ from tests.faults.harness import Place
 def finished(place: Path, trials: int, epochs: int):
     """A finished sweep whose front grows with the square root of its trials."""
     experiment, source = load_experiment(Place(place).source)
-    folder, book = made.make(place / "runs", "large", experiment, source)
-    first = book.begin()
-    template = to_dict(book.study.trials[first])
-    book.fail(first, "an example of what the sampler gives")
+    folder, study = made.make(place / "runs", "large", experiment, source)
+    first = study.begin()
+    template = to_dict(study.optuna_study.trials[first])
+    study.fail(first, "an example of what the sampler gives")
     for number in range(1, trials):
         sparsity = (number * 0.6180339887) % 1
         accuracy = math.sqrt(1 - sparsity**2) - 1 / (1 + number % 50)
@@ -46,24 +46,24 @@ def finished(place: Path, trials: int, epochs: int):
             "started": 1.7e9 + number,
             "finished": 1.7e9 + number + 1,
         }
-        book.study.add_trial(from_dict(template | ended, 2))
+        study.optuna_study.add_trial(from_dict(template | ended, 2))
     status = folder.status()
     for trial in status.front:
         write_model(folder.models, trial.trial_id, {"weights": torch.zeros(3)})
     assert trial_id(trials - 1) == status.trials[-1].trial_id
-    Keeper(folder.storage, book, folder.objectives, print).close(status.trials)
-    return folder, book
+    Retention(folder.storage, study, folder.objectives, print).close(status.trials)
+    return folder, study
 
 
 def measure(trials: int, epochs: int) -> dict[str, float]:
     """Seconds of a catch-up of all trials, of one with nothing to do, and of a check."""
     seconds = {}
     with tempfile.TemporaryDirectory(prefix="rsas-bench-") as place:
-        folder, book = finished(Path(place), trials, epochs)
+        folder, study = finished(Path(place), trials, epochs)
         for name in ("log all", "log nothing"):
             said = []
             began = time.monotonic()
-            assert tracker_of(folder, book, say=said.append).close("finished"), said
+            assert tracker_of(folder, study, say=said.append).close("finished"), said
             seconds[name] = time.monotonic() - began
         began = time.monotonic()
         faults = check(folder)

@@ -3,8 +3,8 @@
 - start-up: seconds from the command to the first epoch, and the share of slot time in training,
   of a 32-trial sweep of the quickstart on two slots, as it is and with longer trials;
 - driver: milliseconds that each result keeps the driver's thread;
-- resume: seconds that the book takes (read, compared with the records of the trials, made ready),
-  and from the command to the first epoch, with 10, 100 and 1,000 trials in the book.
+- resume: seconds that the study takes (read, compared with the records of the trials, made ready),
+  and from the command to the first epoch, with 10, 100 and 1,000 trials in the study.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rsas.records import trial_id
-from rsas.sweep.audit.repair import mend_book
+from rsas.sweep.audit.repair import mend_study
 from rsas.sweep.execute.dispatcher import Dispatcher
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.files.retention import Keeper
-from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.retention import Retention
+from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.files.workspace import Workspace
-from rsas.sweep.follow.progress import SweepDisplay
-from rsas.sweep.follow.prometheus import SweepMetrics
+from rsas.sweep.follow.progress import SweepProgress
+from rsas.sweep.follow.prometheus import SweepGauges
 from rsas.sweep.mirror import tracker_of
 from rsas.sweep.session import _Run
 from rsas.sweep.study.launch import Launch
@@ -64,43 +64,43 @@ def start_up(folder, trials, epochs):
 
 
 def filled(folder, name, trials):
-    """A sweep whose book, files and MLflow runs hold so many trials of made-up results."""
+    """A sweep whose study, files and MLflow runs hold so many trials of made-up results."""
     experiment, source = load_experiment(QUICKSTART)
     budget = dataclasses.replace(experiment.budget, trials=trials + 1)
     experiment = dataclasses.replace(experiment, budget=budget, sampler="random")
-    sweep, book = made.make(folder, name, experiment, source)
+    sweep, study = made.make(folder, name, experiment, source)
     for _ in range(trials):
-        number = book.begin()
-        rows = made.rows(3, 0.9, book.config(number).sparsity)
+        number = study.begin()
+        rows = made.rows(3, 0.9, study.config(number).sparsity)
         made.train(sweep, number, rows)
-        book.complete(number, rows[-1], 0.3)
-        TrialFolder(sweep.trials / trial_id(number)).set_record(book.to_dict(number))
-    tracker_of(sweep, book, say=print).close("interrupted")
-    return experiment, sweep, book
+        study.complete(number, rows[-1], 0.3)
+        TrialDir(sweep.trials / trial_id(number)).set_record(study.to_dict(number))
+    tracker_of(sweep, study, say=print).close("interrupted")
+    return experiment, sweep, study
 
 
 def driver_cost(folder, trials=100, results=1000):
     """Milliseconds of the driver's thread a result, its 95th percentile, and a trial's end."""
-    experiment, sweep, book = filled(folder, "driver", trials)
-    display = SweepDisplay(
+    experiment, sweep, study = filled(folder, "driver", trials)
+    display = SweepProgress(
         Console(file=io.StringIO()),
         name="driver",
         asked=trials + 1,
         epochs=results,
         objectives=experiment.objectives,
-        trials=book.trials(experiment.objectives),
+        trials=study.trials(experiment.objectives),
     )
-    tracker = tracker_of(sweep, book, say=print)
-    keeper = Keeper(sweep.storage, book, experiment.objectives, print)
-    metrics = SweepMetrics(
+    tracker = tracker_of(sweep, study, say=print)
+    retention = Retention(sweep.storage, study, experiment.objectives, print)
+    metrics = SweepGauges(
         "driver",
         asked=trials + 1,
         objectives=experiment.objectives,
-        trials=book.trials(experiment.objectives),
+        trials=study.trials(experiment.objectives),
         slots=lambda: 2,
     )
-    run = _Run(sweep, book, experiment, display, tracker, keeper, metrics, lambda: 2)
-    number = book.begin()
+    run = _Run(sweep, study, experiment, display, tracker, retention, metrics, lambda: 2)
+    number = study.begin()
     run.begin(number)
     costs = []
     for epoch in range(1, results + 1):
@@ -109,24 +109,24 @@ def driver_cost(folder, trials=100, results=1000):
         run.rows(number, [row])
         costs.append(1000 * (time.perf_counter() - before))
         time.sleep(0.005)
-    book.complete(number, row)
+    study.complete(number, row)
     before = time.perf_counter()
     run.end(number)
     end = 1000 * (time.perf_counter() - before)
-    keeper.close(book.trials(experiment.objectives))
+    retention.close(study.trials(experiment.objectives))
     tracker.close("finished")
     return statistics.median(costs), sorted(costs)[int(0.95 * results)], end
 
 
 def resume(folder, trials):
-    """Seconds from the command to the first epoch, to Tune's start, and for the book."""
+    """Seconds from the command to the first epoch, to Tune's start, and for the study."""
     experiment, sweep, _ = filled(folder, f"r{trials}", trials)
     before = time.perf_counter()
-    assert mend_book(sweep, experiment) == []
+    assert mend_study(sweep, experiment) == []
     sweep.status(mine=True)
-    book = sweep.book(experiment)
+    study = sweep.study(experiment)
     Dispatcher(
-        book, experiment, halving=None, slots=lambda: 2, hours=0.0, listener=None, history=None
+        study, experiment, halving=None, slots=lambda: 2, hours=0.0, listener=None, history=None
     )
     own = time.perf_counter() - before
     began = command(folder, "resume", f"r{trials}")
@@ -137,7 +137,7 @@ def resume(folder, trials):
 def main():
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sweep", description=__doc__)
     parser.add_argument("--trials", type=int, default=32, help="of the sweep that is timed")
-    parser.add_argument("--books", type=int, nargs="*", default=[10, 100, 1000])
+    parser.add_argument("--studies", type=int, nargs="*", default=[10, 100, 1000])
     options = parser.parse_args()
     table = Table(title=f"a sweep on {os.cpu_count()} cores", title_justify="left")
     for name in ("what", "measured", "limit"):
@@ -154,9 +154,9 @@ def main():
         table.add_row("driver, a result: median", f"{median:.3f} ms", "2 ms")
         table.add_row("driver, a result: 95th percentile", f"{high:.3f} ms", "2 ms")
         table.add_row("driver, a trial's end at 100 trials", f"{end:.1f} ms", "")
-        for count in options.books:
+        for count in options.studies:
             seconds, begun, own = resume(folder / f"c{count}", count)
-            table.add_row(f"resume with {count} trials: the book", f"{own:.2f} s", "10 s")
+            table.add_row(f"resume with {count} trials: the study", f"{own:.2f} s", "10 s")
             table.add_row("    command to Tune", f"{begun:.1f} s", "")
             table.add_row("    command to first epoch", f"{seconds:.1f} s", "")
     Console().print(table)

@@ -35,13 +35,13 @@ def sweep(tmp_path, monkeypatch, request, states):
     experiment = dataclasses.replace(
         experiment, base=CONFIG, space=lambda trial: {"seed": trial.number}
     )
-    folder, book = make(tmp_path / "runs", "first", experiment, source)
+    folder, study = make(tmp_path / "runs", "first", experiment, source)
     for accuracy, sparsity in POINTS:
-        number = book.begin()
-        book.complete(number, {"epoch": 3, "val_accuracy": accuracy, "sparsity": sparsity})
+        number = study.begin()
+        study.complete(number, {"epoch": 3, "val_accuracy": accuracy, "sparsity": sparsity})
         if number < len(states):
             write_model(folder.models, trial_id(number), states[number])
-    book.repeat(book.begin(), same_as=1)
+    study.repeat(study.begin(), same_as=1)
     return folder
 
 
@@ -231,7 +231,7 @@ def test_no_code_is_run_that_a_model_names_when_it_is_logged(evil, sweep):
     for name in ("t0000", "t0002"):  # their exports take seconds
         sweep.models.delete(name)
     said = []
-    tracker = tracker_of(sweep, sweep.book(), say=said.append)
+    tracker = tracker_of(sweep, sweep.study(), say=said.append)
     assert tracker.close("finished")
     (told,) = [line for line in said if line.startswith("t0001: its network is not in MLflow")]
     assert "names model=" in told

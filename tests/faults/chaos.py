@@ -53,7 +53,7 @@ def main():
             proxy = stack.enter_context(losing_answers(server.port, options.seed))
             proxy.calm = True
         first = Place(Path(folder) / "undisturbed")
-        expected = undisturbed(first, _ROUNDS * _TRIALS, Path(folder) / "book")
+        expected = undisturbed(first, _ROUNDS * _TRIALS, Path(folder) / "study")
 
         def one(index):
             kind = kind_of_place(sweeps[index][0])

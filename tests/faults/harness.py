@@ -25,7 +25,7 @@ from rsas import data
 from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.workspace import Workspace
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 from rsas.trainer import Trainer
 
 RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
@@ -200,19 +200,19 @@ def undisturbed(place, count, scratch):
     """What the sweep finds when nothing happens: the same loop without Ray, kills or MLflow."""
     sys.path.insert(0, str(place.folder))
     experiment, _ = load_experiment(place.source)
-    book = Book(scratch, experiment)
+    study = Study(scratch, experiment)
     arrays = data.load(experiment.base.dataset)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(count):
-        number = book.begin()
-        trainer = Trainer(book.config(number), arrays)
+        number = study.begin()
+        trainer = Trainer(study.config(number), arrays)
         for _ in range(EPOCHS):
             row = trainer.run_epoch()
-        book.complete(number, row)
+        study.complete(number, row)
     torch.set_num_threads(threads)
     sys.path.remove(str(place.folder))
-    return book.trials(experiment.objectives)
+    return study.trials(experiment.objectives)
 
 
 def repeated(folder):
@@ -315,7 +315,7 @@ def spoil_mlflow(place, process, rng):
         path.write_bytes(content)
 
 
-def delete_books(place, process, rng):
+def delete_study(place, process, rng):
     """While the sweep runs: it has to stop, and to say why."""
     folder = place.runs / name_of(place)
     for name in ("study.journal", "sweep.json"):
@@ -405,7 +405,7 @@ DISTURBANCES = {
     "checkpoint cut": cut_checkpoint,
     "mlflow.db cut": cut_mlflow,
     "mlflow.db spoilt": spoil_mlflow,
-    "books deleted": delete_books,
+    "study deleted": delete_study,
     "locks deleted": delete_locks,
     "workspace copied": copy_workspace,
     "driver STOP": stop_driver,

@@ -33,7 +33,7 @@ from tests.faults.harness import (
 def expected(tmp_path_factory):
     """Results of twenty trials that nothing disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    return undisturbed(Place(folder / "place"), 20, folder / "book")
+    return undisturbed(Place(folder / "place"), 20, folder / "study")
 
 
 def front_of_mlflow(runs, objectives):

@@ -135,11 +135,11 @@ def test_axes_that_no_study_can_hold_beside_the_old_ones_are_refused(space, axis
     with pytest.raises(InputError, match=f"asks for {axis} as .*: one study cannot hold both"):
         check_axes(kept(), changed(space=space))
     # Optuna says so, too.
-    book = repair.Book(tmp_path / "book", EXPERIMENT)
-    book.begin()
-    book = repair.Book(tmp_path / "book", dataclasses.replace(EXPERIMENT, space=space))
+    study = repair.Study(tmp_path / "study", EXPERIMENT)
+    study.begin()
+    study = repair.Study(tmp_path / "study", dataclasses.replace(EXPERIMENT, space=space))
     with pytest.raises(ValueError, match="does not support dynamic value space|Cannot set diff"):
-        book.config(book.begin())
+        study.config(study.begin())
 
 
 def test_rare_branches_are_the_same_for_every_seed_of_the_sampler():

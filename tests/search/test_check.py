@@ -1,4 +1,4 @@
-"""Books that do not agree: each fault is found by name, and mended."""
+"""Study, MLflow and files that differ: each fault is found by name, and mended."""
 
 import contextlib
 import json
@@ -15,9 +15,9 @@ from rsas.records import trial_id
 from rsas.sweep.audit import repair
 from rsas.sweep.audit.check import Fault, check
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.files.file_store import Storage
-from rsas.sweep.files.retention import Keeper
-from rsas.sweep.files.trial_dir import TrialFolder, write_model
+from rsas.sweep.files.file_store import FileStore
+from rsas.sweep.files.retention import Retention
+from rsas.sweep.files.trial_dir import TrialDir, write_model
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.mirror import tracker_of
 from tests import made
@@ -44,19 +44,19 @@ def sweep(tmp_path, store, request):
     place = Place(tmp_path)
     experiment, source = load_experiment(place.source)
     name = "".join(c if c.isalnum() else "-" for c in request.node.name)[:90]
-    folder, book = made.make(store / "runs", name, experiment, source)
+    folder, study = made.make(store / "runs", name, experiment, source)
     for accuracy, sparsity in POINTS:
-        number = book.begin()
+        number = study.begin()
         rows = made.rows(3, accuracy, sparsity)
         made.train(folder, number, rows)
         write_model(folder.models, trial_id(number), {"weights": torch.zeros(3)})
-        book.complete(number, rows[-1])
-    pruned, failed = book.begin(), book.begin()
-    book.prune(pruned, 0)
-    book.fail(failed, "out of memory")
-    keeper = Keeper(folder.storage, book, folder.objectives, print)
-    keeper.close(book.trials(folder.objectives))
-    tracker = tracker_of(folder, book, say=print)
+        study.complete(number, rows[-1])
+    pruned, failed = study.begin(), study.begin()
+    study.prune(pruned, 0)
+    study.fail(failed, "out of memory")
+    retention = Retention(folder.storage, study, folder.objectives, print)
+    retention.close(study.trials(folder.objectives))
+    tracker = tracker_of(folder, study, say=print)
     assert tracker.close("finished")
     return folder
 
@@ -86,7 +86,7 @@ def told(faults):
     return {(fault.kind, fault.where, fault.trial_id) for fault in faults}
 
 
-def test_books_that_agree(sweep):
+def test_a_sweep_that_is_whole_has_no_fault(sweep):
     assert check(sweep) == []
     assert {path.name for path in sweep.workspace.iterdir()} >= {"mlflow.db", "artifacts"}
 
@@ -218,14 +218,14 @@ def no_parent(sweep):
 
 
 def ghost_folder(sweep):
-    TrialFolder(sweep.trials / "t0077").set_error("x")
+    TrialDir(sweep.trials / "t0077").set_error("x")
     return ("ghost", "storage", "t0077")
 
 
 def second_ghost_folder(sweep):
     """One of the same name was put aside before."""
     for name in ("t0077", "t0077.ghost", "t0077.ghost1"):
-        TrialFolder(sweep.trials / name).set_error(name)
+        TrialDir(sweep.trials / name).set_error(name)
     return ("ghost", "storage", "t0077")
 
 
@@ -246,7 +246,7 @@ def no_record(sweep):
 
 def older_record(sweep):
     record = sweep.kept_records()[2] | {"state": "RUNNING"}
-    TrialFolder(sweep.trials / "t0002").set_record(record)
+    TrialDir(sweep.trials / "t0002").set_record(record)
     return ("mismatch", "storage", "t0002")
 
 
@@ -265,7 +265,7 @@ def cut_journal(sweep):
     path = sweep.journal
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[: len(lines) // 2]))
-    return ("damaged", "book", "")
+    return ("damaged", "study", "")
 
 
 def spoilt_journal(sweep):
@@ -273,12 +273,12 @@ def spoilt_journal(sweep):
     lines = path.read_bytes().splitlines(keepends=True)
     lines[len(lines) // 2] = b"\xff\xff\n"
     path.write_bytes(b"".join(lines))
-    return ("damaged", "book", "")
+    return ("damaged", "study", "")
 
 
 def no_journal(sweep):
     sweep.journal.unlink()
-    return ("damaged", "book", "")
+    return ("damaged", "study", "")
 
 
 @pytest.mark.parametrize(
@@ -353,16 +353,16 @@ def test_a_model_that_is_lost_is_told_and_not_made_up(sweep):
 def test_a_stopped_trial_gets_its_history_back(sweep):
     """MLflow has the last copy of it, which must not be given up."""
     experiment = repair.experiment_of(sweep)
-    book = sweep.book(experiment)
-    number = book.begin()
+    study = sweep.study(experiment)
+    number = study.begin()
     made.train(sweep, number, made.rows(3, 0.5, 0.5))
-    book.prune(number, 3.0)
-    keeper = Keeper(sweep.storage, book, sweep.objectives, print)
-    keeper.record(number)
-    keeper.close(book.trials(sweep.objectives))
-    assert tracker_of(sweep, book, say=print).close("finished")
+    study.prune(number, 3.0)
+    retention = Retention(sweep.storage, study, sweep.objectives, print)
+    retention.record(number)
+    retention.close(study.trials(sweep.objectives))
+    assert tracker_of(sweep, study, say=print).close("finished")
     assert check(sweep) == []
-    trial = TrialFolder(sweep.trials / trial_id(number))
+    trial = TrialDir(sweep.trials / trial_id(number))
     before = trial.history().rows
     (sweep.path / "trials" / trial_id(number) / "history-0001.jsonl").write_bytes(b"damaged")
     assert ("gap", "storage", trial_id(number)) in told(check(sweep))
@@ -375,8 +375,8 @@ def test_a_stopped_trial_gets_its_history_back(sweep):
 @pytest.mark.parametrize("damaged", [1, 2])
 def test_damaged_checkpoints_of_a_trial_that_is_to_go_on(sweep, damaged):
     experiment = repair.experiment_of(sweep)
-    number = sweep.book(experiment).begin()
-    trial = TrialFolder(sweep.trials / trial_id(number))
+    number = sweep.study(experiment).begin()
+    trial = TrialDir(sweep.trials / trial_id(number))
     trial.begin()
     trial.save(1, {"epoch": 1})
     trial.save(2, {"epoch": 2})
@@ -403,12 +403,12 @@ def test_what_a_running_sweep_is_about_to_write_is_no_fault(sweep, command_line,
     assert looks == []
 
 
-def test_a_damaged_book_is_a_fault_that_is_told(sweep, command_line):
+def test_a_damaged_study_is_a_fault_that_is_told(sweep, command_line):
     sweep.journal.write_text("garbage\n")
     code, out, err = command_line("check", sweep.name, "--workspace", sweep.workspace, "--json")
     (fault,) = json.loads(out)["faults"]
     assert (code, err) == (1, "")
-    assert (fault["kind"], fault["where"]) == ("damaged", "book")
+    assert (fault["kind"], fault["where"]) == ("damaged", "study")
 
 
 def test_a_storage_that_fails_keeps_nothing_else_from_being_mended(sweep, monkeypatch):
@@ -420,7 +420,7 @@ def test_a_storage_that_fails_keeps_nothing_else_from_being_mended(sweep, monkey
         raise StorageError(f"cannot move {name}")
 
     with monkeypatch.context() as patch, sweep.locked():
-        patch.setattr(Storage, "move", fail)
+        patch.setattr(FileStore, "move", fail)
         lines = repair.repair(sweep)
     assert "cannot move t0077" in lines
     assert told(check(sweep)) == {("ghost", "storage", "t0077")}
@@ -431,7 +431,7 @@ def test_a_driver_that_was_replaced_logs_nothing_more(sweep):
     other = Workspace(sweep.workspace).open(sweep.name)
     experiment = repair.experiment_of(sweep)
     with sweep.locked():
-        tracker = tracker_of(sweep, sweep.book(experiment), say=print)
+        tracker = tracker_of(sweep, sweep.study(experiment), say=print)
         tracker.rows("t0000", [])  # connects first
         while not tracker._queue.empty():
             time.sleep(0.05)
@@ -439,6 +439,6 @@ def test_a_driver_that_was_replaced_logs_nothing_more(sweep):
             tracker.rows("t0000", made.rows(4, 0.9, 0.5)[3:])
             tracker._thread.join(30)
             assert not tracker._thread.is_alive()
-            theirs = tracker_of(other, other.book(experiment), say=print)
+            theirs = tracker_of(other, other.study(experiment), say=print)
             assert theirs.close("finished")
     assert check(sweep) == []

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from rsas.errors import StorageError
 from rsas.sweep.files import file_store
-from rsas.sweep.files.file_store import Storage
-from rsas.sweep.files.trial_dir import Superseded, TrialFolder, read_model, write_model
+from rsas.sweep.files.file_store import FileStore
+from rsas.sweep.files.trial_dir import Superseded, TrialDir, read_model, write_model
 
 CPU = torch.device("cpu")
 
@@ -28,12 +28,12 @@ def path(tmp_path):
 
 @pytest.fixture
 def folder(path):
-    return TrialFolder(Storage(path))
+    return TrialDir(FileStore(path))
 
 
 def begun(path):
     """As another process."""
-    folder = TrialFolder(Storage(path))
+    folder = TrialDir(FileStore(path))
     folder.begin()
     return folder
 
@@ -75,14 +75,14 @@ def test_checkpoints_that_unpack_to_more_than_their_size_are_damaged(folder, pat
 
 def test_final_models_of_the_format_before_zip_are_damaged(path):
     """Torch would read these with other code."""
-    write_model(Storage(path), "t0000", {"weights": torch.zeros(3)})
+    write_model(FileStore(path), "t0000", {"weights": torch.zeros(3)})
     torch.save(
         {"weights": torch.zeros(3)},
         path / "t0000" / "model.pt",
         _use_new_zipfile_serialization=False,
     )
     with pytest.raises(zipfile.BadZipFile):
-        read_model(Storage(path), "t0000")
+        read_model(FileStore(path), "t0000")
 
 
 def test_newest_checkpoint_is_loaded_and_old_ones_go(folder, path):
@@ -147,7 +147,7 @@ def test_a_storage_that_does_not_answer_is_no_damage(folder, path, monkeypatch):
         raise OSError("network is down")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "read", away)
+        patch.setattr(FileStore, "read", away)
         for look in (lambda: folder.load(CPU), folder.damaged):
             with pytest.raises(OSError, match="network is down"):
                 look()
@@ -172,7 +172,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_other(folder, path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "_write", full)
+        patch.setattr(FileStore, "_write", full)
         with pytest.raises(StorageError, match="No space left"):
             folder.save(3, {"epoch": 3})
     assert names(path) == ["checkpoint-000001.pt", "checkpoint-000002.pt"]
@@ -247,14 +247,14 @@ def test_who_begins_again_goes_on(path):
 
 
 def test_histories_of_all_attempts_are_one(path):
-    assert TrialFolder(Storage(path)).history().rows == []
+    assert TrialDir(FileStore(path)).history().rows == []
     first = begun(path)
     first.append(rows(1, 2, seconds=0.5, val_accuracy=0.1))
     first.append(rows(3, seconds=0.5, val_accuracy=0.1))
     second = begun(path)
     second.append(rows(3, 4, seconds=2.0, val_accuracy=0.2))
     begun(path)  # and died at once
-    found = TrialFolder(Storage(path)).history()
+    found = TrialDir(FileStore(path)).history()
     assert found.rows == [
         *rows(1, 2, seconds=0.5, val_accuracy=0.1),
         *rows(3, 4, seconds=2.0, val_accuracy=0.2),
@@ -266,14 +266,14 @@ def test_histories_of_all_attempts_are_one(path):
 def test_of_ten_attempts_the_last_one_counts(path):
     for attempt in range(11):
         begun(path).append(rows(1, val_accuracy=attempt))
-    found = TrialFolder(Storage(path)).history()
+    found = TrialDir(FileStore(path)).history()
     assert found.rows == rows(1, val_accuracy=10) and found.epochs_trained == 11
 
 
 def test_rows_are_in_the_order_of_epochs(path):
     begun(path).append(rows(2, 3))  # the line of the first one was lost
     begun(path).append(rows(1))
-    assert TrialFolder(Storage(path)).history().rows == rows(1, 2, 3)
+    assert TrialDir(FileStore(path)).history().rows == rows(1, 2, 3)
 
 
 def test_each_line_says_who_computed_it(path, monkeypatch):
@@ -291,7 +291,7 @@ def test_a_line_that_could_not_be_written_can_be_given_again(path, monkeypatch):
     folder = begun(path)
     with monkeypatch.context() as patch:
         patch.setattr(file_store, "_PATIENCE", 0.0)
-        patch.setattr(Storage, "_write", lambda *_: os.stat("/nowhere/at/all"))
+        patch.setattr(FileStore, "_write", lambda *_: os.stat("/nowhere/at/all"))
         with pytest.raises(StorageError):
             folder.append(rows(1))
     folder.append(rows(1, 2))
@@ -337,7 +337,7 @@ def test_edited_rows_are_skipped(path, name, value):
     row = rows(2, val_accuracy=0.5)[0] | {name: value} if isinstance(name, str) else name
     with (path / "history-0001.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    found = TrialFolder(Storage(path)).history()
+    found = TrialDir(FileStore(path)).history()
     assert [row["epoch"] for row in found.rows] == [1, 3]
     assert (found.epochs_trained, found.seconds) == (2, 2.0)
 
@@ -349,7 +349,7 @@ def test_a_line_cut_anywhere_costs_itself_alone(path):
     first = whole.index(b"\n") + 1
     for end in range(first, len(whole) - 1):
         file.write_bytes(whole[:end])
-        assert TrialFolder(Storage(path)).history().rows == rows(1)
+        assert TrialDir(FileStore(path)).history().rows == rows(1)
 
 
 # Models.
@@ -361,7 +361,7 @@ def test_models_come_back_as_they_were(tmp_path):
         "model": {"fc1.weight": torch.randn(3, 4)},
         "masks": {"fc1": torch.tensor([True, False])},
     }
-    models = Storage(tmp_path)
+    models = FileStore(tmp_path)
     write_model(models, "t0007", state)
     assert (tmp_path / "t0007" / "model.pt").exists()
     found = read_model(models, "t0007")
@@ -376,12 +376,12 @@ def test_damaged_models_are_errors_and_run_nothing(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
 
-    write_model(Storage(tmp_path), "t0000", {"epoch": 1})
+    write_model(FileStore(tmp_path), "t0000", {"epoch": 1})
     file = tmp_path / "t0000" / "model.pt"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(zipfile.BadZipFile):
-        read_model(Storage(tmp_path), "t0000")
+        read_model(FileStore(tmp_path), "t0000")
     torch.save({"payload": Payload()}, file)
     with pytest.raises(Exception, match="[Ww]eights"):
-        read_model(Storage(tmp_path), "t0000")
+        read_model(FileStore(tmp_path), "t0000")
     assert not (tmp_path / "ran").exists()

@@ -18,8 +18,8 @@ from rsas.records import trial_id
 from rsas.sweep.audit import repair
 from rsas.sweep.audit.check import check_storage
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.files.retention import Keeper
-from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.retention import Retention
+from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.files.workspace import Workspace
 from tests import made
 from tests.faults.harness import Place, results
@@ -31,26 +31,26 @@ POINTS = [(0.9, 0.5), (0.8, 0.7), (0.6, 0.9), (0.7, 0.6)]
 def sweep(tmp_path):
     """A sweep of four complete trials and one that runs, with all that a driver keeps of them."""
     experiment, source = load_experiment(Place(tmp_path).source)
-    folder, book = made.make(tmp_path / "runs", "first", experiment, source)
+    folder, study = made.make(tmp_path / "runs", "first", experiment, source)
     for accuracy, sparsity in POINTS:
-        number = book.begin()
+        number = study.begin()
         rows = made.rows(3, accuracy, sparsity)
         made.train(folder, number, rows)
-        book.complete(number, rows[-1])
-    made.train(folder, book.begin(), made.rows(2, 0.5, 0.5))
-    folder.note_copies(book)
-    trials = book.trials(folder.objectives)
-    keeper = Keeper(folder.storage, book, folder.objectives, print)
+        study.complete(number, rows[-1])
+    made.train(folder, study.begin(), made.rows(2, 0.5, 0.5))
+    folder.note_copies(study)
+    trials = study.trials(folder.objectives)
+    retention = Retention(folder.storage, study, folder.objectives, print)
     for trial in trials:
-        keeper.record(int(trial.trial_id[1:]))
-    keeper.close(trials)
+        retention.record(int(trial.trial_id[1:]))
+    retention.close(trials)
     return folder
 
 
 def mend(sweep):
     """As ``rsas resume`` and ``rsas check --repair`` begin."""
     with sweep.locked():
-        return repair.mend_book(sweep, repair.experiment_of(sweep))
+        return repair.mend_study(sweep, repair.experiment_of(sweep))
 
 
 def trials_of(sweep):
@@ -75,7 +75,7 @@ def test_a_trial_of_another_sweep_rewrites_no_study(sweep):
     number = len(POINTS) + 1
     record = sweep.kept_records()[1] | {"number": number}
     del record["sweep"]
-    folder, before = TrialFolder(sweep.trials / trial_id(number)), sweep.journal.read_bytes()
+    folder, before = TrialDir(sweep.trials / trial_id(number)), sweep.journal.read_bytes()
     for other in (record, record | {"sweep": "another"}):
         folder.set_record(other)
         assert mend(sweep) == []
@@ -271,7 +271,7 @@ def test_a_record_with_another_number_of_objectives_is_refused(sweep):
     assert len(trials_of(sweep)) == 5
 
 
-def test_a_damaged_book_is_not_made_again_for_another_number_of_objectives(sweep):
+def test_a_damaged_study_is_not_made_again_for_another_number_of_objectives(sweep):
     before = trials_of(sweep)
     file = sweep.path / "sweep.json"
     record = json.loads(file.read_text())
@@ -298,7 +298,7 @@ def test_a_record_of_another_version_is_left_as_it_is(sweep):
 
 
 @pytest.mark.parametrize("field", ["id", "objectives"])
-def test_a_whole_book_that_does_not_fit_the_record_is_left_as_it_is(sweep, field):
+def test_a_whole_study_that_does_not_fit_the_record_is_left_as_it_is(sweep, field):
     file = sweep.path / "sweep.json"
     record = json.loads(file.read_text())
     if field == "id":
@@ -314,24 +314,24 @@ def test_a_whole_book_that_does_not_fit_the_record_is_left_as_it_is(sweep, field
     assert sweep.journal.read_bytes().startswith(content)
 
 
-# A book that cannot be made again.
+# A study that cannot be made again.
 
 
 @pytest.mark.parametrize("broken", ["write_bytes", "replace"])
-def test_a_full_disk_costs_no_damaged_book(sweep, broken, monkeypatch):
+def test_a_full_disk_costs_no_damaged_study(sweep, broken, monkeypatch):
     before, content = trials_of(sweep), b"garbage\n" + sweep.journal.read_bytes()
     sweep.journal.write_bytes(content)
     with monkeypatch.context() as patch, sweep.locked():
         patch.setattr(Path, broken, raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-        message = "sweep 'first': its book cannot be made again .No space left on device."
+        message = "sweep 'first': its study cannot be made again .No space left on device."
         with pytest.raises(InputError, match=message):
-            repair.mend_book(sweep, repair.experiment_of(sweep))
+            repair.mend_study(sweep, repair.experiment_of(sweep))
     assert sweep.journal.read_bytes() == content
     assert any("made anew of 5 trials" in line for line in mend(sweep))
     assert trials_of(sweep) == before
 
 
-def test_two_processes_make_a_damaged_book_again_once(sweep):
+def test_two_processes_make_a_damaged_study_again_once(sweep):
     content = b"garbage\n" + sweep.journal.read_bytes()
     with sweep.locked():
         mine = sweep.lease
@@ -343,16 +343,16 @@ def test_two_processes_make_a_damaged_book_again_once(sweep):
 
     def mend_one(folder):
         start.wait()
-        return repair.mend_book(folder, experiment)
+        return repair.mend_study(folder, experiment)
 
     with ThreadPoolExecutor(2) as pool:
         lines = list(pool.map(mend_one, both))
     assert sorted(map(len, lines)) == [0, 2]
     assert [file.read_bytes() for file in sweep.path.glob("*.damaged*")] == [content]
     for folder, done in zip(both, lines, strict=True):
-        book = folder.book(experiment)
+        study = folder.study(experiment)
         with contextlib.nullcontext() if done else pytest.raises(LeaseLost):
-            book.begin()
+            study.begin()
 
 
 # Files that are gone.

@@ -20,7 +20,7 @@ from rsas.sweep.audit import repair
 from rsas.sweep.audit.check import check
 from rsas.sweep.commands import resume
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.files.retention import Keeper
+from rsas.sweep.files.retention import Retention
 from rsas.sweep.files.trial_dir import write_model
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.mirror import tracker_of
@@ -38,15 +38,15 @@ def whole(tmp_path_factory):
     place = Place(tmp_path_factory.mktemp("whole"))
     experiment, source = load_experiment(place.source)
     for name in ("one", "two"):
-        folder, book = made.make(place.runs, name, experiment, source)
+        folder, study = made.make(place.runs, name, experiment, source)
         for accuracy, sparsity in POINTS * 2:
-            number = book.begin()
+            number = study.begin()
             rows = made.rows(3, accuracy, sparsity)
             made.train(folder, number, rows)
             write_model(folder.models, trial_id(number), {"weights": torch.zeros(3)})
-            book.complete(number, rows[-1])
-        Keeper(folder.storage, book, folder.objectives, print).close(folder.status().trials)
-        assert tracker_of(folder, book, say=print).close("finished")
+            study.complete(number, rows[-1])
+        Retention(folder.storage, study, folder.objectives, print).close(folder.status().trials)
+        assert tracker_of(folder, study, say=print).close("finished")
     return place.runs
 
 
@@ -136,7 +136,7 @@ def test_a_journal_of_sqlite_goes_aside_with_the_file(workspace):
         other.execute("UPDATE experiments SET last_update_time = 1")
         assert (workspace.path / "mlflow.db-journal").exists()
         said = repair.mend_mirror(one)
-        tracker = tracker_of(one, one.book(repair.experiment_of(one)), say=said.append)
+        tracker = tracker_of(one, one.study(repair.experiment_of(one)), say=said.append)
         assert tracker.close("finished"), said
         assert (workspace.path / "mlflow.db.damaged1-journal").exists()
     assert "kept aside as mlflow.db.damaged1" in said[0]
@@ -148,7 +148,7 @@ def test_a_sweep_that_runs_beside_a_repair_is_in_the_new_file(workspace):
     """Its process must not go on in the file that was kept aside."""
     file = workspace.path / "mlflow.db"
     two = workspace.open("two")
-    tracker = tracker_of(two, two.book(repair.experiment_of(two)), say=print)
+    tracker = tracker_of(two, two.study(repair.experiment_of(two)), say=print)
     deadline = time.monotonic() + 60
     while tracker._writer is None:  # it has caught up, and waits for what comes
         assert time.monotonic() < deadline
@@ -176,7 +176,7 @@ def test_a_file_of_the_users_is_left_as_it_is(workspace, tmp_path):
         check(one)
     assert "file is not a database" in str(caught.value)
     said = repair.mend_mirror(one)
-    tracker = tracker_of(one, one.book(repair.experiment_of(one)), say=said.append)
+    tracker = tracker_of(one, one.study(repair.experiment_of(one)), say=said.append)
     assert not tracker.close("finished")
     assert len(said) == 1 and "file is not a database" in said[0]
     assert theirs.read_bytes() == before

@@ -18,7 +18,7 @@ from rsas.cli import main
 from rsas.errors import InputError
 from rsas.sweep.experiment import Budget, Experiment, Objective
 from rsas.sweep.follow.optuna_dashboard import serve
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 from tests import made
 
 RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
@@ -37,16 +37,16 @@ EXPERIMENT = Experiment(
 @pytest.fixture
 def folder(tmp_path):
     """Of a sweep with a complete, a failed and a running trial; an older sweep is beside it."""
-    (older, _), (shown, book) = (
+    (older, _), (shown, study) = (
         made.make(tmp_path / "runs", name, EXPERIMENT, "tiny.py:experiment")
         for name in ("older", "shown")
     )
     for file in older.path.iterdir():
         os.utime(file, (0, 0))
     for _ in range(3):
-        book.begin()
-    book.complete(0, {"val_accuracy": 0.5, "train_loss": 1.25, "epoch": 3.0})
-    book.fail(1, "no luck")
+        study.begin()
+    study.complete(0, {"val_accuracy": 0.5, "train_loss": 1.25, "epoch": 3.0})
+    study.fail(1, "no luck")
     return shown
 
 
@@ -91,7 +91,7 @@ def test_the_study_and_its_trials_are_shown(names, end, folder):
             assert refused.value.code == 405
         assert folder.journal.read_bytes() == before
         # A sweep that goes on is followed.
-        folder.book(EXPERIMENT).complete(2, {"val_accuracy": 1, "train_loss": 2, "epoch": 3.0})
+        folder.study(EXPERIMENT).complete(2, {"val_accuracy": 1, "train_loss": 2, "epoch": 3.0})
         csv = fetch(f"{root}/csv/{page[1]}").decode()
         assert csv.splitlines()[0].startswith("Number,State,val_accuracy,train_loss")
         ui.send_signal(end)
@@ -105,12 +105,12 @@ def test_a_port_that_is_taken(folder):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"cannot listen on 127.0.0.1:{port} .Address already"):
-            serve(folder.book(), "127.0.0.1", port, pytest.fail)
+            serve(folder.study(), "127.0.0.1", port, pytest.fail)
 
 
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
 def test_a_dashboard_that_others_can_reach_is_warned_of(host, warned, folder, monkeypatch, capsys):
-    def told(book, host, port, say):
+    def told(study, host, port, say):
         say(f"at {host}:{port}")
 
     monkeypatch.setattr("rsas.sweep.follow.optuna_dashboard.serve", told)
@@ -127,16 +127,16 @@ def test_a_dashboard_that_others_can_reach_is_warned_of(host, warned, folder, mo
 def test_without_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with pytest.raises(InputError, match=r"pip install 'rsas\[optuna-dashboard\]'"):
-        serve(folder.book(), "127.0.0.1", 0, pytest.fail)
+        serve(folder.study(), "127.0.0.1", 0, pytest.fail)
 
 
 def test_a_study_of_before_gets_its_names_when_it_goes_on(tmp_path, monkeypatch, recwarn):
     with monkeypatch.context() as patch:
-        patch.setattr(Book, "_name_objectives", lambda *_: None)
-        Book(tmp_path / "journal", EXPERIMENT)
-    assert Book(tmp_path / "journal").study.metric_names is None
-    Book(tmp_path / "journal", EXPERIMENT)
-    assert Book(tmp_path / "journal").study.metric_names == ["val_accuracy", "train_loss"]
-    Book(tmp_path / "journal", EXPERIMENT)
+        patch.setattr(Study, "_name_objectives", lambda *_: None)
+        Study(tmp_path / "journal", EXPERIMENT)
+    assert Study(tmp_path / "journal").optuna_study.metric_names is None
+    Study(tmp_path / "journal", EXPERIMENT)
+    assert Study(tmp_path / "journal").optuna_study.metric_names == ["val_accuracy", "train_loss"]
+    Study(tmp_path / "journal", EXPERIMENT)
     assert (tmp_path / "journal").read_text().count("metric_names") == 1  # once
     assert [str(each.message) for each in recwarn] == []

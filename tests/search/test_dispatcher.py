@@ -1,4 +1,4 @@
-"""What is handed out and stopped, and what the book is told, without Ray's cluster."""
+"""What is handed out and stopped, and what the study is told, without Ray's cluster."""
 
 import contextlib
 import pickle
@@ -20,9 +20,9 @@ from rsas.sweep.execute.tune import (
 )
 from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS
 from rsas.sweep.experiment import Budget, Experiment, Resources
-from rsas.sweep.files.trial_dir import History, TrialFolder
+from rsas.sweep.files.trial_dir import History, TrialDir
 from rsas.sweep.study.launch import Launch
-from rsas.sweep.study.study import Book, Rung
+from rsas.sweep.study.study import Rung, Study
 from rsas.sweep.suggest.halving import Halving
 from search_spaces.paper import paper
 from tests.leaks import LEAKS
@@ -55,7 +55,7 @@ GOOD = result(1, EPOCHS)
 
 
 class Desk:
-    """A searcher with its book and a log of what it told; ``trained`` is what trials' files have.
+    """A searcher with its study and a log of what it told; ``trained`` is what trials' files have.
 
     Trials come to rungs after 1 and 3 epochs; one in three goes on, by the accuracy alone.
     """
@@ -84,9 +84,9 @@ class Desk:
         self.path, self.slots, self.now = path, slots, 1000.0
         self.log, self.ticks = [], 0
         self.trained = {} if trained is None else trained
-        self.book = Book(path, experiment)
+        self.study = Study(path, experiment)
         self.dispatcher = Dispatcher(
-            self.book,
+            self.study,
             experiment,
             halving=Halving(OBJECTIVES[:1], epochs=EPOCHS, first=1, reduction=3)
             if halving
@@ -113,11 +113,11 @@ class Desk:
         self.log.append(("rows", number, [each["epoch"] for each in rows]))
 
     def change(self, number):
-        kept = [rung.rung for rung in Book(self.path).rungs() if rung.number == number]
+        kept = [rung.rung for rung in Study(self.path).rungs() if rung.number == number]
         self.log.append(("change", number, kept))
 
     def end(self, number):
-        self.log.append(("end", number, self.book.trial(number, OBJECTIVES).state))
+        self.log.append(("end", number, self.study.trial(number, OBJECTIVES).state))
 
     def note(self, number, line):
         self.log.append(("note", number, line))
@@ -129,13 +129,13 @@ class Desk:
         self.ticks += 1
 
     def start(self, name):
-        """The book hands out a trial, and Tune begins it."""
+        """The study hands out a trial, and Tune begins it."""
         config = self.suggest(name)
         self.dispatcher.start(name)
         return config["trial"]
 
     def states(self):
-        return [t.state for t in self.book.trials(OBJECTIVES)]
+        return [t.state for t in self.study.trials(OBJECTIVES)]
 
     def run(self, name, found):
         """What Tune does with a result; returns whether the trial ended with it."""
@@ -149,10 +149,10 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path):
-    return Desk(tmp_path / "book")
+    return Desk(tmp_path / "study")
 
 
-def test_as_many_as_slots_until_the_book_is_full(desk):
+def test_as_many_as_slots_until_the_study_is_full(desk):
     suggest, complete = desk.suggest, desk.complete
     desk.slots = 1
     first = suggest("a")
@@ -160,7 +160,7 @@ def test_as_many_as_slots_until_the_book_is_full(desk):
     desk.slots = 2  # a node came
     second = suggest("b")
     assert (first["trial"], second["trial"]) == ("t0000", "t0001")
-    assert TrainConfig.from_dict(first["train"]) == desk.book.config(0)
+    assert TrainConfig.from_dict(first["train"]) == desk.study.config(0)
     assert suggest("c") is None  # both slots are taken
     complete("a", GOOD)
     assert suggest("c")["trial"] == "t0002"
@@ -169,11 +169,11 @@ def test_as_many_as_slots_until_the_book_is_full(desk):
     complete("c", GOOD)
     assert suggest("d") == FINISHED
     assert desk.states() == ["complete"] * 3
-    assert desk.book.device_seconds() == 3 * EPOCHS * 2.0
+    assert desk.study.device_seconds() == 3 * EPOCHS * 2.0
 
 
-def test_a_full_book_is_full_when_all_nodes_are_gone(tmp_path):
-    desk = Desk(tmp_path / "book", trials=1)
+def test_a_full_study_is_full_when_all_nodes_are_gone(tmp_path):
+    desk = Desk(tmp_path / "study", trials=1)
     desk.suggest("a")
     desk.complete("a", GOOD)
     desk.slots = 0
@@ -198,7 +198,7 @@ def test_listeners_hear_every_row_once(desk):
         ("rows", 1, [1.0, 2.0, 3.0, 4.0]),
         ("end", 1, "failed"),
     ]
-    assert [t.device_seconds for t in desk.book.trials(OBJECTIVES)] == [20.0, 8.0]
+    assert [t.device_seconds for t in desk.study.trials(OBJECTIVES)] == [20.0, 8.0]
 
 
 def test_another_process_counts_its_results_from_the_beginning(desk):
@@ -210,10 +210,10 @@ def test_another_process_counts_its_results_from_the_beginning(desk):
 
 
 def test_trials_nobody_runs_come_first(tmp_path):
-    before = Desk(tmp_path / "book")
+    before = Desk(tmp_path / "study")
     expected = [before.suggest(name) for name in "ab"]
     before.complete("a", GOOD)
-    after = Desk(tmp_path / "book")  # as after a kill: b was running
+    after = Desk(tmp_path / "study")  # as after a kill: b was running
     assert after.suggest("x") == expected[1]
     assert after.suggest("y")["trial"] == "t0002"
     assert after.suggest("z") is None
@@ -223,11 +223,11 @@ def test_failures_take_no_place_but_too_many_end_the_sweep(desk):
     suggest, complete = desk.suggest, desk.complete
     suggest("a"), suggest("b")
     complete("a", died=True)
-    assert desk.book.trials(OBJECTIVES)[0].reason == "the process that ran it died"
+    assert desk.study.trials(OBJECTIVES)[0].reason == "the process that ran it died"
     assert suggest("c")["trial"] == "t0002"
     complete("b", result(1, 2) | {OUTCOME: "failed", REASON: "the loss was lost"})
-    assert desk.book.trials(OBJECTIVES)[1].reason == "the loss was lost"
-    assert desk.book.device_seconds() == 4.0
+    assert desk.study.trials(OBJECTIVES)[1].reason == "the loss was lost"
+    assert desk.study.device_seconds() == 4.0
     assert suggest("d") is None  # the limit is reached; the one that runs may finish
     complete("c", GOOD)
     assert suggest("d") == FINISHED
@@ -235,11 +235,11 @@ def test_failures_take_no_place_but_too_many_end_the_sweep(desk):
 
 
 def test_a_resumed_sweep_may_fail_as_often_again(tmp_path):
-    before = Desk(tmp_path / "book", failures=1)
+    before = Desk(tmp_path / "study", failures=1)
     before.suggest("a")
     before.complete("a", died=True)
     assert before.suggest("b") == FINISHED
-    after = Desk(tmp_path / "book", failures=1)
+    after = Desk(tmp_path / "study", failures=1)
     assert after.suggest("b")["trial"] == "t0001"
 
 
@@ -256,11 +256,11 @@ def test_a_space_that_raises_fails_the_trial_and_not_the_sweep(tmp_path):
             raise KeyError("width")
         return {"sparsity": trial.suggest_float("sparsity", 0.1, 0.9)}
 
-    desk = Desk(tmp_path / "book", space=rarely)
+    desk = Desk(tmp_path / "study", space=rarely)
     assert desk.suggest("a")["trial"] == "t0000"
     assert desk.suggest("b")["trial"] == "t0002"
     assert desk.states() == ["running", "failed", "running"]
-    assert desk.book.trials(OBJECTIVES)[1].reason == "the search space: KeyError: 'width'"
+    assert desk.study.trials(OBJECTIVES)[1].reason == "the search space: KeyError: 'width'"
     assert desk.log == [("begin", 0), ("begin", 1), ("end", 1, "failed"), ("begin", 2)]
 
 
@@ -268,7 +268,7 @@ def test_a_space_that_raises_fails_the_trial_and_not_the_sweep(tmp_path):
 
 
 def test_a_trial_that_is_beaten_is_stopped_and_takes_a_place(tmp_path):
-    desk = Desk(tmp_path / "book", halving=True)
+    desk = Desk(tmp_path / "study", halving=True)
     for name, accuracy in (("a", 0.9), ("b", 0.8)):
         desk.suggest(name)
         assert not desk.run(name, result(1, accuracy=accuracy))  # too few to compare
@@ -277,20 +277,20 @@ def test_a_trial_that_is_beaten_is_stopped_and_takes_a_place(tmp_path):
     desk.log.clear()
     assert desk.run("c", result(1, 2, accuracy=0.5))
     assert desk.log == [
-        ("change", 2, [1]),  # after the book knew
+        ("change", 2, [1]),  # after the study knew
         ("rows", 2, [1.0, 2.0]),
         ("end", 2, "pruned"),
     ]
-    stopped = desk.book.trial(2, OBJECTIVES)
+    stopped = desk.study.trial(2, OBJECTIVES)
     assert (stopped.epochs, stopped.device_seconds, stopped.objectives) == (2.0, 4.0, {})
     assert not desk.run("a", result(2, accuracy=0.9))
     desk.complete("a", result(3, 10, accuracy=0.9))
     assert desk.suggest("d")["trial"] == "t0003"
     assert desk.run("d", result(1, accuracy=0.1))
     assert desk.suggest("e") == FINISHED  # one complete and two stopped are three
-    assert desk.book.ended() == {"complete": 1, "pruned": 2, "failed": 1}
+    assert desk.study.ended() == {"complete": 1, "pruned": 2, "failed": 1}
     # The last result asks for no verdict: the rung of 3 epochs was reached in it.
-    assert [(r.number, r.rung, r.values, r.stops) for r in desk.book.rungs()] == [
+    assert [(r.number, r.rung, r.values, r.stops) for r in desk.study.rungs()] == [
         (0, 1, [0.9], False),
         (1, 1, [0.8], False),
         (2, 1, [0.5], True),
@@ -301,66 +301,66 @@ def test_a_trial_that_is_beaten_is_stopped_and_takes_a_place(tmp_path):
 def note_rivals(desk, *, epochs=1):
     """Two trials that have ended and were better there than any to come."""
     for _ in range(2):
-        number = desk.book.begin()
-        desk.book.note_rung(Rung(number, epochs, [0.9], False))
-        desk.book.fail(number, "not of interest")
+        number = desk.study.begin()
+        desk.study.note_rung(Rung(number, epochs, [0.9], False))
+        desk.study.fail(number, "not of interest")
 
 
 def test_a_decision_outlives_the_process_that_made_it(tmp_path):
-    note_rivals(Desk(tmp_path / "book"))
-    before = Desk(tmp_path / "book", halving=True)
+    note_rivals(Desk(tmp_path / "study"))
+    before = Desk(tmp_path / "study", halving=True)
     before.suggest("a")
     assert before.judge("a", result(1, accuracy=0.1))  # and then the process is killed
     after = Desk(
-        tmp_path / "book", halving=True, devices=2.0, trained={2: [row(1, 0.1), row(2, 0.95)]}
+        tmp_path / "study", halving=True, devices=2.0, trained={2: [row(1, 0.1), row(2, 0.95)]}
     )
     assert after.suggest("a")["trial"] == "t0003"
     assert after.log == [("begin", 2), ("end", 2, "pruned"), ("begin", 3)]
-    stopped = after.book.trial(2, OBJECTIVES)
+    stopped = after.study.trial(2, OBJECTIVES)
     assert (stopped.epochs, stopped.device_seconds) == (1.0, 8.0)
 
 
 def test_a_decision_that_was_not_kept_is_not_acted_upon(tmp_path, monkeypatch):
-    note_rivals(Desk(tmp_path / "book"))
-    desk = Desk(tmp_path / "book", halving=True)
+    note_rivals(Desk(tmp_path / "study"))
+    desk = Desk(tmp_path / "study", halving=True)
     desk.suggest("a")
 
     def full(_):
         raise Halted("the disk is full")
 
-    monkeypatch.setattr(desk.book, "note_rung", full)
+    monkeypatch.setattr(desk.study, "note_rung", full)
     assert desk.run("a", result(1, accuracy=0.1))
     assert desk.states() == ["failed", "failed", "running"]  # not stopped for good
     assert desk.dispatcher.halted == "the disk is full"
 
 
 def test_a_rung_at_which_nobody_judged_is_judged_before_a_trial_goes_on(tmp_path):
-    before = Desk(tmp_path / "book")
+    before = Desk(tmp_path / "study")
     note_rivals(before)
     before.suggest("a")  # came to the rung, and the process was killed
-    after = Desk(tmp_path / "book", halving=True, trained={2: [row(1, 0.1), row(2, 0.95)]})
+    after = Desk(tmp_path / "study", halving=True, trained={2: [row(1, 0.1), row(2, 0.95)]})
     assert after.suggest("a")["trial"] == "t0003"
     assert after.log[1] == ("change", 2, [1])
     assert after.states()[2] == "pruned"
 
-    good = Desk(tmp_path / "book", halving=True, trained={3: [row(1, 0.95), row(2, 0.1)]})
+    good = Desk(tmp_path / "study", halving=True, trained={3: [row(1, 0.95), row(2, 0.1)]})
     assert good.suggest("a")["trial"] == "t0003"
-    assert [rung.stops for rung in good.book.rungs() if rung.number == 3] == [False]
+    assert [rung.stops for rung in good.study.rungs() if rung.number == 3] == [False]
 
 
 def test_rows_that_a_dead_process_did_not_tell_are_read_from_its_history(tmp_path):
-    desk = Desk(tmp_path / "book", halving=True)
+    desk = Desk(tmp_path / "study", halving=True)
     desk.suggest("a")
     desk.trained[0] = [row(epoch, 0.1 * epoch) for epoch in range(1, 6)]
     assert not desk.judge("a", result(4, 5, accuracy=0.1 * 4))
-    assert [(rung.rung, rung.values) for rung in desk.book.rungs()] == [(1, [0.1]), (3, [0.1 * 3])]
+    assert [(rung.rung, rung.values) for rung in desk.study.rungs()] == [(1, [0.1]), (3, [0.1 * 3])]
 
 
 def test_a_rung_of_which_nothing_is_left_is_passed_over(tmp_path):
-    desk = Desk(tmp_path / "book", halving=True)
+    desk = Desk(tmp_path / "study", halving=True)
     desk.suggest("a")
     assert not desk.judge("a", result(3, 5))
-    assert [rung.rung for rung in desk.book.rungs()] == [3]
+    assert [rung.rung for rung in desk.study.rungs()] == [3]
 
 
 def accuracy_of(number, epoch):
@@ -378,7 +378,7 @@ def drive(path, interrupt):
         while not killed:
             found = desk.suggest("a")
             if found == FINISHED:
-                return Book(path)
+                return Study(path)
             number = int(found["trial"][1:])
             rows = trained.setdefault(number, [])
             ended = False
@@ -393,9 +393,9 @@ def drive(path, interrupt):
                     ended = desk.run("a", result(first, last) | {ROWS: new})
 
 
-def summary(book):
-    trials = book.trials(OBJECTIVES)
-    return [(t.trial_id, t.state, t.objectives, t.params) for t in trials], book.rungs()
+def summary(study):
+    trials = study.trials(OBJECTIVES)
+    return [(t.trial_id, t.state, t.objectives, t.params) for t in trials], study.rungs()
 
 
 def test_a_sweep_that_is_interrupted_decides_like_one_that_is_not(tmp_path):
@@ -439,8 +439,8 @@ def test_a_history_that_cannot_be_read_halts_the_sweep(call, kind, tmp_path):
     def away(_):
         raise kind("the storage does not answer")
 
-    Desk(tmp_path / "book", halving=True).suggest("a")
-    desk = Desk(tmp_path / "book", halving=True)
+    Desk(tmp_path / "study", halving=True).suggest("a")
+    desk = Desk(tmp_path / "study", halving=True)
     if call == "suggest":
         desk.history = away
         assert desk.suggest("a") == FINISHED
@@ -455,18 +455,18 @@ def test_a_history_that_cannot_be_read_halts_the_sweep(call, kind, tmp_path):
     "method",
     ["begin", "config", "note_key", "note_rung", "repeat", "fail", "prune", "complete", "trial"],
 )
-def test_a_book_that_cannot_be_written_halts_and_nothing_is_raised_into_tune(
+def test_a_study_that_cannot_be_written_halts_and_nothing_is_raised_into_tune(
     method, tmp_path, monkeypatch
 ):
     def two(trial):
         return {"sparsity": [0.5, 0.6, 0.5, 1.5, 0.7][trial.number]}  # one twice, one impossible
 
-    desk = Desk(tmp_path / "book", halving=True, trials=9, space=two)
+    desk = Desk(tmp_path / "study", halving=True, trials=9, space=two)
 
     def full(*_):
         raise Halted("no space left")
 
-    monkeypatch.setattr(desk.book, method, full)
+    monkeypatch.setattr(desk.study, method, full)
     running, finished = {}, False
     for turn in range(40):
         name = f"trial {turn}"
@@ -489,7 +489,7 @@ def test_a_book_that_cannot_be_written_halts_and_nothing_is_raised_into_tune(
 
 
 def test_hours_are_those_of_all_launches(tmp_path):
-    desk = Desk(tmp_path / "book", hours=2.0, before=1.5)
+    desk = Desk(tmp_path / "study", hours=2.0, before=1.5)
     desk.suggest("a"), desk.suggest("b")
     desk.now += 1799
     assert not desk.run("a", result(1))
@@ -500,13 +500,13 @@ def test_hours_are_those_of_all_launches(tmp_path):
     assert desk.suggest("c") == FINISHED
     assert desk.states() == ["running", "complete"]
     assert desk.dispatcher.halted == ""
-    extended = Desk(tmp_path / "book", hours=3.0, before=2.0)
+    extended = Desk(tmp_path / "study", hours=3.0, before=2.0)
     assert extended.suggest("x")["trial"] == "t0000"
 
 
 def test_device_hours_are_seconds_times_devices(tmp_path):
     # 72 device-seconds; an epoch takes two seconds of two GPUs.
-    desk = Desk(tmp_path / "book", device_hours=0.02, devices=2.0)
+    desk = Desk(tmp_path / "study", device_hours=0.02, devices=2.0)
     desk.suggest("a"), desk.suggest("b")
     desk.complete("a", GOOD)  # 40
     assert not desk.run("b", result(1, 7))  # 28
@@ -520,7 +520,7 @@ def test_device_hours_are_seconds_times_devices(tmp_path):
     assert desk.states() == ["complete", "running", "running"]
 
     trained = {1: [row(e) for e in range(1, 9)], 2: [row(1), row(2)]}
-    resumed = Desk(tmp_path / "book", device_hours=0.026, devices=2.0, trained=trained)  # 93.6
+    resumed = Desk(tmp_path / "study", device_hours=0.026, devices=2.0, trained=trained)  # 93.6
     assert resumed.suggest("x")["trial"] == "t0001"  # 40 + 32
     assert resumed.suggest("y")["trial"] == "t0002"  # + 8
     resumed.dispatcher.report("y", result(3, 4))  # + 8
@@ -528,7 +528,7 @@ def test_device_hours_are_seconds_times_devices(tmp_path):
     resumed.dispatcher.report("y", result(5, 6))  # + 8
     assert resumed.judge("x", result(9))
     resumed.complete("x", result(9, 10))
-    assert resumed.book.trial(1, OBJECTIVES).device_seconds == 2 * 20.0
+    assert resumed.study.trial(1, OBJECTIVES).device_seconds == 2 * 20.0
 
 
 def cut_off(desk):
@@ -536,7 +536,7 @@ def cut_off(desk):
 
 
 def test_a_trial_that_hangs_is_cut_off_after_the_hours_and_the_overtime(tmp_path):
-    desk = Desk(tmp_path / "book", hours=1.0, overtime=30.0, devices=2.0)
+    desk = Desk(tmp_path / "study", hours=1.0, overtime=30.0, devices=2.0)
     desk.start("a"), desk.start("b")
     desk.now += 3590
     assert not desk.run("b", result(1))
@@ -559,7 +559,7 @@ def test_a_trial_that_hangs_is_cut_off_after_the_hours_and_the_overtime(tmp_path
 
 
 def test_overtime_is_twice_the_slowest_epoch_where_that_is_longer(tmp_path):
-    desk = Desk(tmp_path / "book", hours=1.0, overtime=30.0)
+    desk = Desk(tmp_path / "study", hours=1.0, overtime=30.0)
     desk.start("a")
     assert not desk.run("a", {**result(1), ROWS: [row(1) | {"seconds": 20.0}, row(2)]})
     desk.now += 3600
@@ -572,7 +572,7 @@ def test_overtime_is_twice_the_slowest_epoch_where_that_is_longer(tmp_path):
 
 def test_device_hours_pass_while_a_trial_does_not_report(tmp_path):
     # 72 device-seconds, two a second.
-    desk = Desk(tmp_path / "book", device_hours=0.02, overtime=5.0, devices=2.0)
+    desk = Desk(tmp_path / "study", device_hours=0.02, overtime=5.0, devices=2.0)
     desk.suggest("a")
     desk.now += 1000  # without a process
     assert not desk.watch()
@@ -602,17 +602,17 @@ def test_device_hours_pass_while_a_trial_does_not_report(tmp_path):
 
 
 def test_what_was_cut_off_counts_in_later_launches(tmp_path):
-    desk = Desk(tmp_path / "book", device_hours=0.02)
+    desk = Desk(tmp_path / "study", device_hours=0.02)
     desk.start("a")
-    desk.book.note_launch(0, Launch(began=0.0, cut_off=40.0))
-    desk.book.note_launch(1, Launch(began=0.0, cut_off=31.0))
-    assert Desk(tmp_path / "book", device_hours=0.02).suggest("x")["trial"] == "t0000"
-    desk.book.note_launch(1, Launch(began=0.0, cut_off=32.0))
-    assert Desk(tmp_path / "book", device_hours=0.02).suggest("x") == FINISHED
+    desk.study.note_launch(0, Launch(began=0.0, cut_off=40.0))
+    desk.study.note_launch(1, Launch(began=0.0, cut_off=31.0))
+    assert Desk(tmp_path / "study", device_hours=0.02).suggest("x")["trial"] == "t0000"
+    desk.study.note_launch(1, Launch(began=0.0, cut_off=32.0))
+    assert Desk(tmp_path / "study", device_hours=0.02).suggest("x") == FINISHED
 
 
 def test_a_sweep_that_halts_does_not_wait_for_a_trial_that_hangs(tmp_path):
-    desk = Desk(tmp_path / "book", overtime=5.0)
+    desk = Desk(tmp_path / "study", overtime=5.0)
     desk.start("a"), desk.start("b")
     desk.now += 10**6
     assert not desk.watch()  # without a limit trials may take their time
@@ -626,14 +626,14 @@ def test_a_sweep_that_halts_does_not_wait_for_a_trial_that_hangs(tmp_path):
 
 
 def test_nothing_is_cut_off_where_nothing_runs(tmp_path):
-    desk = Desk(tmp_path / "book", hours=1.0, overtime=0.0)
+    desk = Desk(tmp_path / "study", hours=1.0, overtime=0.0)
     desk.now += 3600
     assert not desk.watch()
     assert desk.suggest("a") == FINISHED
 
 
 def test_tune_asks_the_searcher_at_each_step_and_tells_when_a_trial_starts(tmp_path):
-    desk = Desk(tmp_path / "book", hours=1.0, overtime=0.0)
+    desk = Desk(tmp_path / "study", hours=1.0, overtime=0.0)
     desk.suggest("a")
     trial = types.SimpleNamespace(trial_id="a")
     stopper = LimitStopper(desk.dispatcher)
@@ -661,33 +661,33 @@ def test_a_configuration_that_is_complete_is_not_trained_again(tmp_path):
             "sparsity": [0.5, 0.5, 0.5, 0.6][trial.number],
         }
 
-    desk = Desk(tmp_path / "book", trials=4, space=space)
+    desk = Desk(tmp_path / "study", trials=4, space=space)
     assert [desk.suggest(name)["trial"] for name in "ab"] == ["t0000", "t0001"]  # beside each other
     desk.complete("a", died=True)
     desk.complete("b", GOOD)
     desk.log.clear()
     assert desk.suggest("c")["trial"] == "t0003"
     assert desk.log == [("begin", 2), ("end", 2, "complete"), ("begin", 3)]
-    trials = desk.book.trials(OBJECTIVES)
+    trials = desk.study.trials(OBJECTIVES)
     assert (trials[2].same_as, trials[2].objectives) == ("t0001", trials[1].objectives)
     assert trials[2].params != trials[1].params
     assert (trials[2].epochs, trials[2].device_seconds) == (10.0, 0.0)
     desk.complete("c", GOOD)
-    assert desk.book.device_seconds() == 40.0
-    assert desk.book.ended() == {"complete": 3, "pruned": 0, "failed": 1}
+    assert desk.study.device_seconds() == 40.0
+    assert desk.study.ended() == {"complete": 3, "pruned": 0, "failed": 1}
 
 
 def test_a_repetition_that_was_cut_off_is_none_the_more_trained(tmp_path, monkeypatch):
-    desk = Desk(tmp_path / "book", space=lambda trial: {"sparsity": 0.5})
+    desk = Desk(tmp_path / "study", space=lambda trial: {"sparsity": 0.5})
     desk.suggest("a")
     desk.complete("a", GOOD)
-    monkeypatch.setattr(desk.book, "repeat", lambda *_: 1 / 0)  # the process is killed
+    monkeypatch.setattr(desk.study, "repeat", lambda *_: 1 / 0)  # the process is killed
     with contextlib.suppress(ZeroDivisionError):
         desk.suggest("b")
-    after = Desk(tmp_path / "book", space=lambda trial: {"sparsity": 0.5})
+    after = Desk(tmp_path / "study", space=lambda trial: {"sparsity": 0.5})
     assert after.states() == ["complete", "running"]
     assert after.suggest("b") == FINISHED
-    assert [t.same_as for t in after.book.trials(OBJECTIVES)] == ["", "t0000", "t0000"]
+    assert [t.same_as for t in after.study.trials(OBJECTIVES)] == ["", "t0000", "t0000"]
 
 
 def test_tune_can_pickle_its_searcher(desk):
@@ -707,7 +707,7 @@ def test_the_searcher_of_tune_asks_the_dispatcher(desk):
 
 
 @pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.name)
-def test_no_secret_is_in_the_book(leak, tmp_path, monkeypatch):
+def test_no_secret_is_in_the_study(leak, tmp_path, monkeypatch):
     """Of the space, nor of a worker that lacks the driver's environment and so hid nothing."""
 
     def space(trial):
@@ -717,12 +717,12 @@ def test_no_secret_is_in_the_book(leak, tmp_path, monkeypatch):
 
     for name, value in leak.environment.items():
         monkeypatch.setenv(name, value)
-    desk = Desk(tmp_path / "book", space=space, failures=9)
+    desk = Desk(tmp_path / "study", space=space, failures=9)
     desk.suggest("a")
     desk.complete("a", result(1, 2, **{OUTCOME: "failed", REASON: leak.text}))
-    trials = [desk.book.trial(number, OBJECTIVES) for number in range(2)]
+    trials = [desk.study.trial(number, OBJECTIVES) for number in range(2)]
     assert [trial.state for trial in trials] == ["failed", "failed"]
     assert all("***" in trial.reason for trial in trials)
-    kept = b"".join(TrialFolder.record_bytes(desk.book.to_dict(number)) for number in range(2))
+    kept = b"".join(TrialDir.record_bytes(desk.study.to_dict(number)) for number in range(2))
     written = [kept.decode(), desk.path.read_text(), *(trial.reason for trial in trials)]
     assert not any(secret in text for text in written for secret in leak.hidden)

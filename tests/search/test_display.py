@@ -7,7 +7,7 @@ import types
 from rich.console import Console
 
 from rsas.records import Objective, TrialRecord
-from rsas.sweep.follow.progress import SweepDisplay, front_table
+from rsas.sweep.follow.progress import SweepProgress, front_table
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
@@ -27,7 +27,7 @@ def trial(number, accuracy=0.0, sparsity=0.0, state="complete", reason="", **oth
 
 def display(*, terminal, trials=()):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=200, color_system=None)
-    return SweepDisplay(
+    return SweepProgress(
         console,
         name="first",
         asked=4,
@@ -197,7 +197,7 @@ def test_secrets_are_not_shown(monkeypatch):
     member = dataclasses.replace(trial(0, 0.55, 0.5), params={"source": "at pat-4711"})
     assert "at ***" in shown(front_table([member], OBJECTIVES, "a front"))
     console = Console(file=io.StringIO(), width=100)
-    display = SweepDisplay(
+    display = SweepProgress(
         console, name="s", asked=1, epochs=1, objectives=OBJECTIVES, trials=[member]
     )
     display.note("the storage is away: pat-4711")

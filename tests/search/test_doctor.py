@@ -8,7 +8,7 @@ from rsas import data
 from rsas.errors import StorageError
 from rsas.sweep.execute import doctor
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.file_store import FileStore
 
 
 @pytest.fixture
@@ -28,11 +28,11 @@ def examined(monkeypatch):
 
 def test_a_storage_is_left_as_it_was(examined, tmp_path):
     other = f"{doctor._folder('of another process')}/driver"
-    Storage(tmp_path).write(other, b"")
+    FileStore(tmp_path).write(other, b"")
     found = examined(tmp_path)
     assert (found.results["storage"], found.faults.keys()) == ("written", {"slots"})
     assert os.listdir(tmp_path) == [other.partition("/")[0]]
-    assert Storage(tmp_path).exists(other)
+    assert FileStore(tmp_path).exists(other)
 
 
 def test_a_storage_that_cannot_be_written_costs_no_other_finding(examined, tmp_path):
@@ -46,5 +46,5 @@ def test_a_storage_that_goes_away_costs_no_finding(examined, tmp_path, monkeypat
     def away(self, name):
         raise StorageError("the network is down")
 
-    monkeypatch.setattr(Storage, "delete", away)
+    monkeypatch.setattr(FileStore, "delete", away)
     assert examined(tmp_path).faults.keys() == {"slots"}

@@ -9,14 +9,14 @@ from rsas.sweep.experiment import Experiment
 from rsas.sweep.launches import LaunchLog
 from rsas.sweep.status import hours_of
 from rsas.sweep.study.launch import Launch
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 from search_spaces.paper import paper
 
 WALL = 1_700_000_000.0
 
 
 class Machine:
-    """A book, a number of slots, and the two clocks of a machine."""
+    """A study, a number of slots, and the two clocks of a machine."""
 
     def __init__(self, path):
         experiment = Experiment(
@@ -25,12 +25,12 @@ class Machine:
             space=paper,
             objectives=(Objective("val_accuracy", "max", 0.1),),
         )
-        self.book = Book(path, experiment)
+        self.study = Study(path, experiment)
         self.slots, self.elapsed, self.wall = 2, 50.0, WALL
 
     def launch(self):
         return LaunchLog(
-            self.book, lambda: self.slots, clock=lambda: self.elapsed, wall=lambda: self.wall
+            self.study, lambda: self.slots, clock=lambda: self.elapsed, wall=lambda: self.wall
         )
 
     def wait(self, seconds, *, jump=0.0):
@@ -41,7 +41,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path):
-    return Machine(tmp_path / "book")
+    return Machine(tmp_path / "study")
 
 
 @pytest.mark.parametrize("jump", [-10800.0, 10800.0])
@@ -55,7 +55,7 @@ def test_hours_do_not_depend_on_the_wall_clock(jump, machine):
     again = machine.launch()
     machine.wait(360, jump=-jump)
     again.note()
-    first, second = machine.book.launches()
+    first, second = machine.study.launches()
     assert (first.began, second.began) == (WALL, WALL + 5360 + 2 * jump)
     assert (first.first, first.last) == (WALL + 70, WALL + 360)
     assert hours_of([first, second]) == pytest.approx(0.2, rel=1e-9)
@@ -72,7 +72,7 @@ def test_slots_count_from_the_first_epoch_to_the_last(machine):
     log.add_training(6.5)
     machine.wait(100)
     log.note()
-    (found,) = machine.book.launches()
+    (found,) = machine.study.launches()
     assert found == Launch(
         began=WALL,
         first=WALL + 6,
@@ -87,11 +87,11 @@ def test_a_kill_loses_a_minute_at_most(machine):
     for _ in range(610):
         machine.wait(0.1)
         log.note_sometimes()
-    (found,) = machine.book.launches()
+    (found,) = machine.study.launches()
     assert found.last == pytest.approx(WALL + 60, abs=0.2)
     machine.wait(60.0)
     log.add_training(1.0)
-    (found,) = machine.book.launches()
+    (found,) = machine.study.launches()
     assert found.last == pytest.approx(WALL + 121, abs=0.2)
     assert found.trained == 1.0
 
@@ -100,24 +100,24 @@ def test_what_is_cut_off_is_noted_at_once(machine):
     log = machine.launch()
     log.add_cut_off(20.0)
     log.add_cut_off(1.5)
-    assert machine.book.launches()[0].cut_off == 21.5
+    assert machine.study.launches()[0].cut_off == 21.5
 
 
 def test_failures_before_a_launch_are_noted(machine):
-    book = machine.book
+    study = machine.study
     for _ in range(2):
-        book.fail(book.begin(), "out of memory")
+        study.fail(study.begin(), "out of memory")
     machine.launch()
-    book.fail(book.begin(), "out of memory")
+    study.fail(study.begin(), "out of memory")
     machine.launch()
-    assert [launch.failures for launch in book.launches()] == [2, 3]
+    assert [launch.failures for launch in study.launches()] == [2, 3]
 
 
-def test_a_book_that_cannot_be_written_is_reported_by_others(machine, monkeypatch):
+def test_a_study_that_cannot_be_written_is_reported_by_others(machine, monkeypatch):
     log = machine.launch()
 
     def full(*_):
         raise Halted("the disk is full")
 
-    monkeypatch.setattr(machine.book, "note_launch", full)
+    monkeypatch.setattr(machine.study, "note_launch", full)
     log.note()

@@ -22,7 +22,7 @@ from rsas.sweep.study import lease
 from rsas.sweep.study.database import DatabaseLeases
 from rsas.sweep.study.journal import Damaged, Journal, whole_lines
 from rsas.sweep.study.lease import Lease, Owner, acquire, is_alive
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 from tests import made
 from tests.servers import postgres
 
@@ -99,7 +99,7 @@ def hold():
 
 
 def count(folder):
-    return len(folder.book().study.trials)
+    return len(folder.study().optuna_study.trials)
 
 
 def test_a_second_driver_is_refused_and_a_dead_one_replaced(sweep, hold):
@@ -117,7 +117,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_replaced(sweep, hold):
     first.kill()
     assert folder.status().state == "interrupted"
     with folder.locked():
-        folder.book(experiment).begin()
+        folder.study(experiment).begin()
     assert count(folder) == 1
 
 
@@ -125,7 +125,7 @@ def test_a_child_of_a_dead_driver_holds_nothing(sweep, hold):
     folder, experiment = sweep
     hold(folder, "fork").kill()
     with folder.locked():
-        folder.book(experiment).begin()
+        folder.study(experiment).begin()
     assert count(folder) == 1
 
 
@@ -145,21 +145,21 @@ def test_a_driver_that_was_replaced_writes_nothing_more(sweep):
     folder, experiment = sweep
     other = Workspace(folder.workspace).open("first")
     with folder.locked():
-        book = folder.book(experiment)
-        book.complete(book.begin(), RESULT)
-        running = book.begin()
+        study = folder.study(experiment)
+        study.complete(study.begin(), RESULT)
+        running = study.begin()
         with other.locked(take_over=True):
             assert folder.is_lost() and not other.is_lost()
             writes = (
-                book.begin,
-                lambda: book.complete(running, RESULT),
-                lambda: book.note_record({"id": "mine"}),
-                lambda: book.enqueue([{"sparsity": 0.5}]),
+                study.begin,
+                lambda: study.complete(running, RESULT),
+                lambda: study.note_record({"id": "mine"}),
+                lambda: study.enqueue([{"sparsity": 0.5}]),
             )
-            for write in (*writes, book.check_lease, lambda: book.trials(folder.objectives)):
+            for write in (*writes, study.check_lease, lambda: study.trials(folder.objectives)):
                 with pytest.raises(LeaseLost, match="has taken the sweep over; this process ends"):
                     write()
-            theirs = other.book(experiment)
+            theirs = other.study(experiment)
             assert theirs.unfinished() == [running]
             assert theirs.record() == folder.record
             assert theirs.queue() == []
@@ -195,7 +195,7 @@ def test_a_lock_file_left_by_a_kill_does_not_hold_up(sweep, hold, monkeypatch):
     lock.touch()
     monkeypatch.setattr("optuna.storages.journal._file.time.sleep", _fail)
     with folder.locked():
-        folder.book(experiment).begin()
+        folder.study(experiment).begin()
 
 
 def _fail(*_):
@@ -230,7 +230,7 @@ def test_the_lease_of_a_machine_out_of_sight_needs_a_request(sweep, monkeypatch)
         folder.locked().__enter__()
     assert folder.status().state == "interrupted"  # nothing was heard of it
     with folder.locked(take_over=True):
-        folder.book(experiment).begin()
+        folder.study(experiment).begin()
 
 
 @pytest.mark.parametrize("line", ['["study_id", "rsas:lease"]', '["rsas:lease", ' + "[" * 100_000])
@@ -375,7 +375,7 @@ def test_a_journal_that_is_deleted_while_it_is_used_is_named(journal):
         study.ask()
 
 
-def test_a_book_needs_no_locks_of_the_file_system(tmp_path, monkeypatch):
+def test_a_study_needs_no_locks_of_the_file_system(tmp_path, monkeypatch):
     """As on NFS mounted without them."""
     import fcntl
 
@@ -384,8 +384,8 @@ def test_a_book_needs_no_locks_of_the_file_system(tmp_path, monkeypatch):
     experiment, source = load_experiment("experiments/digits_quickstart.py")
     folder, _ = made.make(tmp_path / "runs", "first", experiment, source)
     with folder.locked():
-        folder.book(experiment).begin()
-    assert len(Book(folder.journal).study.trials) == 1
+        folder.study(experiment).begin()
+    assert len(Study(folder.journal).optuna_study.trials) == 1
 
 
 def test_a_database_that_is_away_is_one_line(tmp_path):

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
-from rsas.sweep.follow.prometheus import SweepMetrics, serving
+from rsas.sweep.follow.prometheus import SweepGauges, serving
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
@@ -35,7 +35,7 @@ def told(registry):
 def test_numbers_follow_what_happens():
     slots = iter([2, 2, 3, 3, 3])
     before = [trial(0, "complete", 0.6, 0.5), trial(1, "running")]
-    metrics = SweepMetrics(
+    metrics = SweepGauges(
         "first", asked=5, objectives=OBJECTIVES, trials=before, slots=lambda: next(slots)
     )
     registry = CollectorRegistry()
@@ -77,7 +77,7 @@ def test_served_on_loopback_while_the_context_lasts():
     lines = []
     with serving(0, lines.append) as registry:
         registry.register(
-            SweepMetrics("first", asked=5, objectives=OBJECTIVES, trials=[], slots=lambda: 2)
+            SweepGauges("first", asked=5, objectives=OBJECTIVES, trials=[], slots=lambda: 2)
         )
         (line,) = lines
         url = line.rpartition(" ")[2]

@@ -11,8 +11,8 @@ import torch
 from rsas import InputError
 from rsas.errors import StorageError
 from rsas.sweep.files import file_store
-from rsas.sweep.files.file_store import Storage
-from rsas.sweep.files.trial_dir import Superseded, TrialFolder, read_model, write_model
+from rsas.sweep.files.file_store import FileStore
+from rsas.sweep.files.trial_dir import Superseded, TrialDir, read_model, write_model
 from tests.servers import s3
 
 
@@ -26,11 +26,11 @@ def server(tmp_path_factory):
 def storage(request, tmp_path, monkeypatch):
     """A place that does not exist yet."""
     if request.param == "folder":
-        return Storage(tmp_path / "not" / "there")
+        return FileStore(tmp_path / "not" / "there")
     running = request.getfixturevalue("server")
     for name, value in running.environment.items():
         monkeypatch.setenv(name, value)
-    return Storage(f"{running.uri}/{tmp_path.name}")
+    return FileStore(f"{running.uri}/{tmp_path.name}")
 
 
 @pytest.fixture
@@ -43,14 +43,14 @@ def naps(monkeypatch):
 
 def failing(monkeypatch, *errors):
     """Writing fails with each of the errors, and then no more."""
-    left, write = list(errors), Storage._write
+    left, write = list(errors), FileStore._write
 
     def flaky(self, path, content):
         if left:
             raise left.pop(0)
         write(self, path, content)
 
-    monkeypatch.setattr(Storage, "_write", flaky)
+    monkeypatch.setattr(FileStore, "_write", flaky)
     return left
 
 
@@ -59,7 +59,7 @@ def test_what_is_written_is_read(storage):
     storage.write("a.txt", b"few")
     storage.write("deep/er/b.bin", large)
     storage.write("empty", b"")
-    again = Storage(storage.place)  # as another process
+    again = FileStore(storage.place)  # as another process
     assert again.read("a.txt") == b"few"
     assert again.read("deep/er/b.bin") == large
     assert again.read("empty") == b""
@@ -72,7 +72,7 @@ def test_what_is_written_is_read(storage):
 
 
 def test_private_files_are_the_owners_from_the_beginning(tmp_path, monkeypatch):
-    storage = Storage(tmp_path)
+    storage = FileStore(tmp_path)
     modes, opened = [], os.open
 
     def look(path, *options):
@@ -114,7 +114,7 @@ def test_below_a_file_there_is_nothing(storage):
 def test_names_that_are_no_text_are_left_out(tmp_path):
     for name in (b"text", b"t\xff"):
         Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).touch()
-    assert Storage(tmp_path).names() == ["text"]
+    assert FileStore(tmp_path).names() == ["text"]
 
 
 def test_files_and_folders_are_deleted(storage):
@@ -150,14 +150,14 @@ def test_folders_are_moved(storage):
 
 def test_a_move_that_fails_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(file_store, "_PATIENCE", 0.0)
-    Storage(tmp_path).write("a", b"1")
+    FileStore(tmp_path).write("a", b"1")
     with pytest.raises(OSError, match="nowhere"):
-        Storage(tmp_path).move("a", "nowhere/b")
+        FileStore(tmp_path).move("a", "nowhere/b")
 
 
 def test_a_reader_sees_the_old_content_until_all_is_written(storage, monkeypatch):
     storage.write("a", b"old")
-    reader, seen = Storage(storage.place), []
+    reader, seen = FileStore(storage.place), []
 
     def look():
         seen.append(reader.read("a"))
@@ -197,7 +197,7 @@ class Watched:
 def test_a_failure_in_the_middle_leaves_the_old_content_and_nothing_else(
     error, tmp_path, monkeypatch
 ):
-    storage = Storage(tmp_path)
+    storage = FileStore(tmp_path)
     storage.write("a", b"old")
 
     def fail(_):
@@ -211,9 +211,9 @@ def test_a_failure_in_the_middle_leaves_the_old_content_and_nothing_else(
 
 
 def test_what_a_kill_left_in_the_middle_is_no_file(tmp_path):
-    Storage(tmp_path).write("a", b"1")
+    FileStore(tmp_path).write("a", b"1")
     (tmp_path / ".a.0123abcd.partial").write_bytes(b"half")
-    assert Storage(tmp_path).names() == ["a"]
+    assert FileStore(tmp_path).names() == ["a"]
 
 
 @pytest.mark.parametrize("name", ["t" * 300, "folder", "loop"])
@@ -221,7 +221,7 @@ def test_a_name_that_can_hold_no_file_is_told_at_once(name, tmp_path, naps):
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(StorageError, match=f"^cannot read {re.escape(str(tmp_path))}/{name} "):
-        Storage(tmp_path).read(name)
+        FileStore(tmp_path).read(name)
     assert naps == []
 
 
@@ -273,15 +273,15 @@ def test_a_folder_in_it_has_the_same_connection(storage, monkeypatch):
 def test_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    home, here = Storage("~/one"), Storage("two/")
+    home, here = FileStore("~/one"), FileStore("two/")
     assert here.place == "two"
     monkeypatch.chdir("/")
     home.write("a", b"1")
     here.write("a", b"2")
     assert (tmp_path / "one" / "a").read_bytes() == b"1"
     assert (tmp_path / "two" / "a").read_bytes() == b"2"
-    assert Storage(tmp_path).is_local
-    assert not Storage("s3://bucket/folder?region=us-east-1").is_local
+    assert FileStore(tmp_path).is_local
+    assert not FileStore("s3://bucket/folder?region=us-east-1").is_local
 
 
 SECRET = "wJalrXUtnFEMI/K7MDENG"
@@ -305,7 +305,7 @@ SECRET = "wJalrXUtnFEMI/K7MDENG"
 def test_what_is_no_place_is_refused_in_one_line(place, message, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     with pytest.raises(InputError) as caught:
-        Storage(place)
+        FileStore(place)
     assert message in str(caught.value)
     assert SECRET not in str(caught.value) and "\n" not in str(caught.value)
 
@@ -313,7 +313,7 @@ def test_what_is_no_place_is_refused_in_one_line(place, message, monkeypatch):
 def test_a_trial_lives_in_it(storage):
     """All of a trial's files, on what is no file system."""
     trials, models = storage / "trials", storage / "models"
-    first = TrialFolder(trials / "t0000")
+    first = TrialDir(trials / "t0000")
     first.begin()
     first.append([{"epoch": 1, "seconds": 0.5}, {"epoch": 2, "seconds": 0.5}])
     for epoch in (1, 2, 3):
@@ -322,7 +322,7 @@ def test_a_trial_lives_in_it(storage):
     newest = (trials / "t0000").read("checkpoint-000003.pt")
     (trials / "t0000").write("checkpoint-000003.pt", newest[:500])
 
-    second = TrialFolder(trials / "t0000")
+    second = TrialDir(trials / "t0000")
     second.begin()
     with pytest.raises(Superseded):
         first.append([{"epoch": 3, "seconds": 0.5}])
@@ -345,20 +345,20 @@ def test_a_trial_lives_in_it(storage):
 
 
 def test_a_place_with_a_query_has_folders():
-    parent = Storage("s3://bucket/runs?region=us-east-1")
-    again = Storage((parent / "trials").place)  # as in a worker
+    parent = FileStore("s3://bucket/runs?region=us-east-1")
+    again = FileStore((parent / "trials").place)  # as in a worker
     assert again._path == (parent / "trials")._path == "bucket/runs/trials"
 
 
 def test_an_uri_of_a_file_system(tmp_path, monkeypatch):
     monkeypatch.setattr(file_store, "_PATIENCE", 0.0)
-    Storage(f"file://{tmp_path}/runs").write("t1/a", b"1")
+    FileStore(f"file://{tmp_path}/runs").write("t1/a", b"1")
     assert (tmp_path / "runs" / "t1" / "a").read_bytes() == b"1"
 
 
 @pytest.mark.parametrize("action", ["read", "exists", "delete"])
 def test_a_hiccup_is_waited_for_by_readers(action, tmp_path, naps):
-    storage = Storage(tmp_path)
+    storage = FileStore(tmp_path)
     storage.write("a", b"1")
     storage._fs = Away(storage._fs)
     getattr(storage, action)("a")

@@ -1,4 +1,4 @@
-"""Real sweeps by the command line: killed, interrupted, with failures; the books counted after."""
+"""Real sweeps by the command line: killed, interrupted, with failures; counted after."""
 
 import json
 import os

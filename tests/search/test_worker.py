@@ -15,7 +15,7 @@ from rsas.sweep.execute import worker
 from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS, TrialWorker
 from rsas.sweep.experiment import Resources
 from rsas.sweep.files import file_store
-from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.file_store import FileStore
 from rsas.sweep.files.trial_dir import read_model
 from tests.leaks import LEAKS
 
@@ -109,7 +109,7 @@ def full(monkeypatch):
     def write(self, path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Storage, "_write", write)
+    monkeypatch.setattr(FileStore, "_write", write)
 
 
 def numbers(rows):
@@ -132,7 +132,7 @@ def checkpoints(tmp_path, trial="t0000"):
 
 def assert_is(tmp_path, expected, trial="t0000"):
     """The model kept of a trial is bit for bit that of an undisturbed training."""
-    found = read_model(Storage(tmp_path / "models"), trial)
+    found = read_model(FileStore(tmp_path / "models"), trial)
     state = expected.model.state_dict()
     assert found["model"].keys() == state.keys()
     assert all(torch.equal(found["model"][name], state[name]) for name in state)
@@ -179,7 +179,7 @@ def test_rows_are_kept_before_the_driver_hears_of_them(tmp_path):
 def test_rows_that_could_be_written_only_at_a_second_attempt_are_there_once(tmp_path, monkeypatch):
     one = worker_of(tmp_path, checkpoint_every=1)
     one.step()
-    left, write = ["history-0001.jsonl"], Storage._write
+    left, write = ["history-0001.jsonl"], FileStore._write
 
     def flaky(self, path, content):
         if left and path.endswith(left[0]):
@@ -187,7 +187,7 @@ def test_rows_that_could_be_written_only_at_a_second_attempt_are_there_once(tmp_
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, path, content)
 
-    monkeypatch.setattr(Storage, "_write", flaky)
+    monkeypatch.setattr(FileStore, "_write", flaky)
     assert "No space left" in halted(one.step())
     assert trained(tmp_path) == [1, 2]
 
@@ -195,14 +195,14 @@ def test_rows_that_could_be_written_only_at_a_second_attempt_are_there_once(tmp_
 def test_no_checkpoint_is_ahead_of_the_history(tmp_path, monkeypatch):
     """Or a kill between the two would leave a gap."""
     monkeypatch.setattr(worker, "_STEP_SECONDS", 1000.0)
-    write, seen = Storage.write, []
+    write, seen = FileStore.write, []
 
     def look(self, name, content):
         if name.startswith("checkpoint"):
             seen.append((name, trained(tmp_path)))
         write(self, name, content)
 
-    monkeypatch.setattr(Storage, "write", look)
+    monkeypatch.setattr(FileStore, "write", look)
     worker_of(tmp_path).step()
     assert seen == [
         ("checkpoint-000002.pt", [1, 2]),
@@ -216,7 +216,7 @@ def test_epochs_that_the_history_lacks_are_not_saved_at_the_end(tmp_path, monkey
     one = worker_of(tmp_path, checkpoint_every=100)
     one.step()
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "_write", lambda *_: os.stat("/nowhere/at/all"))
+        patch.setattr(FileStore, "_write", lambda *_: os.stat("/nowhere/at/all"))
         patch.setattr("rsas.sweep.files.file_store._PATIENCE", 0.0)
         assert halted(one.step())
     one.close()
@@ -226,7 +226,7 @@ def test_epochs_that_the_history_lacks_are_not_saved_at_the_end(tmp_path, monkey
 def test_the_model_of_a_finished_trial_is_kept(tmp_path, whole):
     to_the_end(worker_of(tmp_path))
     assert_is(tmp_path, whole)
-    found = read_model(Storage(tmp_path / "models"), "t0000")
+    found = read_model(FileStore(tmp_path / "models"), "t0000")
     assert found["epoch"] == 5
     assert set(found["masks"]) == {"fc1", "fc2"}
     off = sum(int((~mask).sum()) for mask in found["masks"].values())
@@ -537,7 +537,7 @@ def test_a_full_disk_is_not_the_trials_fault(tmp_path, whole, monkeypatch):
 
 @pytest.mark.parametrize("part", ["checkpoint", "model"])
 def test_no_epoch_is_lost_when_the_disk_is_full_later(part, tmp_path, whole, monkeypatch):
-    write = Storage.write
+    write = FileStore.write
 
     def full_for_it(self, name, content):
         if part in name:
@@ -545,7 +545,7 @@ def test_no_epoch_is_lost_when_the_disk_is_full_later(part, tmp_path, whole, mon
         write(self, name, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "write", full_for_it)
+        patch.setattr(FileStore, "write", full_for_it)
         results = to_the_end(worker_of(tmp_path))
         assert halted(results[-1]).startswith("cannot write ")
         assert epochs(*results) == trained(tmp_path)

@@ -21,14 +21,14 @@ from rsas.sweep import commands, session
 from rsas.sweep.audit import repair
 from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import Budget, Experiment, Resources, load_experiment
-from rsas.sweep.files.sweep_dir import SweepFolder
+from rsas.sweep.files.sweep_dir import SweepDir
 from rsas.sweep.files.sweep_record import known_uri
-from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.mirror import tracker_of
 from rsas.sweep.status import Status, hours_of
 from rsas.sweep.study.launch import Launch
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 from search_spaces.paper import paper
 from tests import made
 
@@ -103,8 +103,8 @@ def test_a_record_that_cannot_be_read(workspace, folder, text):
 
 
 @pytest.mark.parametrize("damage", ["{", "", "\xff{}", None])
-def test_a_damaged_record_is_made_again_from_the_book(workspace, folder, damage):
-    Book(folder.journal, experiment()).note_record(folder.record)
+def test_a_damaged_record_is_made_again_from_the_study(workspace, folder, damage):
+    Study(folder.journal, experiment()).note_record(folder.record)
     file = folder.path / "sweep.json"
     if damage is None:
         file.unlink()
@@ -119,8 +119,8 @@ def test_a_damaged_record_is_made_again_from_the_book(workspace, folder, damage)
 
 
 @pytest.mark.parametrize("damage", ["{}", "[]", '{"schema": 1}'])
-def test_a_record_that_is_something_else_is_made_again_from_the_book(workspace, folder, damage):
-    Book(folder.journal, experiment()).note_record(folder.record)
+def test_a_record_that_is_something_else_is_made_again_from_the_study(workspace, folder, damage):
+    Study(folder.journal, experiment()).note_record(folder.record)
     (folder.path / "sweep.json").write_text(damage)
     assert workspace.open("first").record == folder.record
 
@@ -148,7 +148,7 @@ def test_trials_keep_their_files_in_the_workspace(workspace, folder):
     moved = Workspace(workspace.path.rename(workspace.path.with_name("moved"))).open("first")
     assert moved.trials.place == str(moved.path / "trials")
     rows = [{"epoch": 1.0, "seconds": 2.0}]
-    trial = TrialFolder(moved.trials / "t0003")
+    trial = TrialDir(moved.trials / "t0003")
     trial.begin()
     trial.append(rows)
     for record in (a_trial(3), a_trial(4, same_as="t0003")):
@@ -174,10 +174,10 @@ def test_trials_keep_their_files_in_the_workspace(workspace, folder):
     ],
 )
 def test_damaged_records_of_trials_are_left_out(folder, name, content):
-    book = Book(folder.journal, experiment())
-    book.note_record(folder.record)
-    kept = json.loads(json.dumps(book.to_dict(book.begin())))
-    TrialFolder(folder.trials / "t0000").set_record(kept)
+    study = Study(folder.journal, experiment())
+    study.note_record(folder.record)
+    kept = json.loads(json.dumps(study.to_dict(study.begin())))
+    TrialDir(folder.trials / "t0000").set_record(kept)
     (folder.path / "trials" / name).mkdir()
     if content is not None:
         (folder.path / "trials" / name / "trial.json").write_bytes(content)
@@ -225,18 +225,18 @@ def test_an_address_comes_back_with_its_password(given, monkeypatch):
     assert known_uri(recorded, "RSAS_STUDY_STORAGE") == given
 
 
-def test_a_book_in_a_database_is_named_by_the_sweep_and_needs_its_password(workspace, monkeypatch):
+def test_a_study_in_a_database_is_named_by_the_sweep_and_needs_its_password(workspace, monkeypatch):
     url = "postgresql+psycopg://me:***@127.0.0.1:9/rsas"
     folder = make(workspace, experiment(), study_storage=url, id="1234")
     with pytest.raises(InputError, match="set RSAS_STUDY_STORAGE to this URI"):
-        folder.book()
-    opened, book = [], Mock(study=Mock(directions=[1, 2]), **{"record.return_value": None})
+        folder.study()
+    opened, study = [], Mock(optuna_study=Mock(directions=[1, 2]), **{"record.return_value": None})
     monkeypatch.setattr(
-        "rsas.sweep.study.study.Book",
-        lambda *place, study, lease: opened.append((place, study)) or book,
+        "rsas.sweep.study.study.Study",
+        lambda *place, name, lease: opened.append((place, name)) or study,
     )
     monkeypatch.setenv("RSAS_STUDY_STORAGE", url.replace("***", "pass-word"))
-    folder.book()
+    folder.study()
     assert opened == [((url.replace("***", "pass-word"), None), "1234")]
 
 
@@ -272,7 +272,7 @@ def test_a_workspace_of_somebody_else(workspace, folder, monkeypatch):
             action()
 
 
-def test_a_sweep_killed_before_its_book_was_begun(workspace, folder):
+def test_a_sweep_killed_before_its_study_was_begun(workspace, folder):
     assert folder.status().trials == []
     folder.journal.touch()
     assert folder.status().state == "interrupted"
@@ -339,10 +339,10 @@ def test_what_a_status_adds_up():
 
 def test_pruned_trials_take_places(workspace):
     folder = make(workspace, experiment())
-    book = Book(folder.journal, experiment())
-    book.prune(book.begin(), 1.0)
+    study = Study(folder.journal, experiment())
+    study.prune(study.begin(), 1.0)
     assert folder.status().state == "interrupted"
-    book.complete(book.begin(), {"val_accuracy": 0.5, "sparsity": 0.5})
+    study.complete(study.begin(), {"val_accuracy": 0.5, "sparsity": 0.5})
     status = folder.status()
     assert (status.state, status.spent) == ("finished", "")
     assert [trial.trial_id for trial in status.front] == ["t0001"]
@@ -351,11 +351,11 @@ def test_pruned_trials_take_places(workspace):
 def test_a_sweep_whose_hours_are_used_up_is_finished(workspace):
     limited = experiment(hours=1.0)
     folder = make(workspace, limited)
-    book = Book(folder.journal, limited)
-    book.begin()
-    book.note_launch(0, Launch(began=0.0, last=3000.0))
+    study = Study(folder.journal, limited)
+    study.begin()
+    study.note_launch(0, Launch(began=0.0, last=3000.0))
     assert folder.status().state == "interrupted"
-    book.note_launch(1, Launch(began=9000.0, last=9600.0))
+    study.note_launch(1, Launch(began=9000.0, last=9600.0))
     status = folder.status()
     assert (status.state, status.spent, len(status.launches)) == ("finished", "1 hours", 2)
     folder.set_budget(Budget(trials=2, hours=2.0))
@@ -366,9 +366,9 @@ def test_a_sweep_whose_device_hours_are_used_up_is_finished(workspace):
     """Those of running trials are in their histories alone."""
     limited = experiment(device_hours=0.01)  # 36 seconds
     folder = make(workspace, limited)
-    book = Book(folder.journal, limited)
-    book.fail(book.begin(), "out of memory", device_seconds=20.0)
-    running = TrialFolder(folder.trials / f"t{book.begin():04d}")
+    study = Study(folder.journal, limited)
+    study.fail(study.begin(), "out of memory", device_seconds=20.0)
+    running = TrialDir(folder.trials / f"t{study.begin():04d}")
     running.begin()
     for epoch, state in ((1, "interrupted"), (2, "finished")):
         running.append([{"epoch": float(epoch), "seconds": 4.0}])  # on two GPUs
@@ -379,11 +379,11 @@ def test_a_sweep_whose_device_hours_are_used_up_is_finished(workspace):
 def test_device_hours_of_epochs_that_were_cut_off_are_used_up(workspace):
     limited = experiment(device_hours=0.01)  # 36 seconds
     folder = make(workspace, limited)
-    book = Book(folder.journal, limited)
-    book.fail(book.begin(), "out of memory", device_seconds=20.0)
-    book.begin()
+    study = Study(folder.journal, limited)
+    study.fail(study.begin(), "out of memory", device_seconds=20.0)
+    study.begin()
     for index, cut_off, state in ((0, 10.0, "interrupted"), (1, 6.0, "finished")):
-        book.note_launch(index, Launch(began=0.0, cut_off=cut_off))
+        study.note_launch(index, Launch(began=0.0, cut_off=cut_off))
         assert folder.status().state == state
     assert folder.status().spent == "0.01 device-hours"
 
@@ -398,7 +398,7 @@ with Workspace(Path(sys.argv[1])).open("first").locked():
 """
 
 
-def test_state_follows_the_lease_and_the_book(workspace, folder):
+def test_state_follows_the_lease_and_the_study(workspace, folder):
     assert folder.status().state == "interrupted"  # begun, and nobody runs it
     command = [sys.executable, "-c", HOLD, str(workspace.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
@@ -410,24 +410,24 @@ def test_state_follows_the_lease_and_the_book(workspace, folder):
         holder.kill()
     assert folder.status().state == "interrupted"  # the owner of the lease is dead
 
-    book = Book(folder.journal, experiment())
-    book.complete(book.begin(), {"val_accuracy": 0.5, "sparsity": 0.5})
-    book.fail(book.begin(), "out of memory")
+    study = Study(folder.journal, experiment())
+    study.complete(study.begin(), {"val_accuracy": 0.5, "sparsity": 0.5})
+    study.fail(study.begin(), "out of memory")
     status = folder.status()
     assert status.counts == {"asked": 2, "complete": 1, "running": 0, "pruned": 0, "failed": 1}
     assert status.state == "interrupted"
     assert [t.trial_id for t in status.front] == ["t0000"]
     assert status.hypervolume == pytest.approx(0.4 * 0.5)
-    book.fail(book.begin(), "out of memory")
+    study.fail(study.begin(), "out of memory")
     assert folder.status().state == "failed"
-    book.note_launch(0, Launch(began=0.0, failures=2))
+    study.note_launch(0, Launch(began=0.0, failures=2))
     assert folder.status().state == "interrupted"  # gone on with: these failures do not count
     for _ in range(2):
-        book.fail(book.begin(), "out of memory")
+        study.fail(study.begin(), "out of memory")
     assert folder.status().state == "failed"
-    book.begin()
+    study.begin()
     assert folder.status().state == "interrupted"  # resumed since, and interrupted
-    book.complete(5, {"val_accuracy": 0.5, "sparsity": 0.6})
+    study.complete(5, {"val_accuracy": 0.5, "sparsity": 0.6})
     assert folder.status().state == "finished"
 
 
@@ -448,9 +448,9 @@ def test_a_folder_that_is_somebody_elses_is_no_sweep(tmp_path, monkeypatch):
 def test_a_database_without_the_study_is_a_sweep_that_has_not_begun(tmp_path):
     """The process was killed between the sweep's folder and its study."""
     experiment, source = load_experiment("experiments/digits_quickstart.py")
-    url = f"sqlite:///{tmp_path / 'book.db'}"
-    folder, book = made.make(tmp_path / "runs", "first", experiment, source, study_storage=url)
-    book.delete()
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    folder, study = made.make(tmp_path / "runs", "first", experiment, source, study_storage=url)
+    study.delete()
     status = Workspace(tmp_path / "runs").open("first").status()
     assert (status.state, status.trials) == ("interrupted", [])
     assert check(folder)[0].what == "there is no parent run of this sweep"
@@ -459,17 +459,17 @@ def test_a_database_without_the_study_is_a_sweep_that_has_not_begun(tmp_path):
 def test_a_database_that_has_lost_the_study_is_no_sweep_that_has_not_begun(tmp_path):
     """Else a resume at another database, or a new one, would run all trials again."""
     experiment, source = load_experiment("experiments/digits_quickstart.py")
-    url = f"sqlite:///{tmp_path / 'book.db'}"
-    folder, book = made.make(tmp_path / "runs", "first", experiment, source, study_storage=url)
-    book.note_record(folder.record)
-    TrialFolder(folder.trials / "t0000").set_record(book.to_dict(book.begin()))
-    assert repair.mend_book(folder, experiment) == []
-    book.delete()
-    for begin_anew in (lambda: None, lambda: folder.book(experiment)):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    folder, study = made.make(tmp_path / "runs", "first", experiment, source, study_storage=url)
+    study.note_record(folder.record)
+    TrialDir(folder.trials / "t0000").set_record(study.to_dict(study.begin()))
+    assert repair.mend_study(folder, experiment) == []
+    study.delete()
+    for begin_anew in (lambda: None, lambda: folder.study(experiment)):
         begin_anew()
-        message = "the database .*book.db has no study of this sweep, yet 1 of its trials are kept"
+        message = "the database .*study.db has no study of this sweep, yet 1 of its trials are kept"
         with pytest.raises(InputError, match=message):
-            repair.mend_book(folder, experiment)
+            repair.mend_study(folder, experiment)
 
 
 @pytest.mark.parametrize(
@@ -490,10 +490,10 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
     for name in ("MLFLOW_TRACKING_URI", "RSAS_STUDY_STORAGE"):
         monkeypatch.setenv(name, "")  # launch sets them, which ends with the test
     monkeypatch.setattr(commands.tracking, "connect", connected.append)
-    monkeypatch.setattr(commands, "Book", lambda url, *_, **__: connected.append(url) or Mock())
+    monkeypatch.setattr(commands, "Study", lambda url, *_, **__: connected.append(url) or Mock())
     monkeypatch.setattr(commands, "_cluster", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(commands, "run", lambda folder, *_: folder)
-    monkeypatch.setattr(SweepFolder, "locked", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(SweepDir, "locked", lambda _: contextlib.nullcontext())
     folder = commands.launch(
         experiment,
         source,
@@ -511,26 +511,26 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
 
 def test_a_journal_without_its_beginning_is_damaged_and_no_new_one(tmp_path):
     experiment, source = load_experiment("experiments/digits_quickstart.py")
-    folder, book = made.make(tmp_path / "runs", "first", experiment, source)
-    book.begin()
+    folder, study = made.make(tmp_path / "runs", "first", experiment, source)
+    study.begin()
     lines = folder.journal.read_bytes().splitlines(keepends=True)
     folder.journal.write_bytes(b"".join(lines[1:]))
-    with pytest.raises(InputError, match="the book of the sweep cannot be read"):
+    with pytest.raises(InputError, match="the study of the sweep cannot be read"):
         folder.status()
 
 
-def test_books_that_go_away_at_the_end_are_no_bad_input(tmp_path, monkeypatch):
+def test_a_study_that_goes_away_at_the_end_is_no_bad_input(tmp_path, monkeypatch):
     """Nor may what was asked for be taken back then: trials have been run for it."""
     experiment, source = load_experiment("experiments/digits_quickstart.py")
     folder, _ = made.make(tmp_path / "runs", "first", experiment, source)
 
     def away(*_, **__):
-        raise InputError("the book cannot be read")
+        raise InputError("the study cannot be read")
 
     def tune(run, arrays, searcher, scratch):
-        monkeypatch.setattr(SweepFolder, "status", away)
+        monkeypatch.setattr(SweepDir, "status", away)
 
     monkeypatch.setattr(session, "_tune", tune)
     console = Console(file=io.StringIO())
-    with pytest.raises(Halted, match="its book or storage cannot be read any more"):
+    with pytest.raises(Halted, match="its study or storage cannot be read any more"):
         session.run(folder, experiment, None, lambda: 1, console, CollectorRegistry())

@@ -1,4 +1,4 @@
-"""Compare a sweep's books: the Optuna study, the MLflow runs, and the files on the storage."""
+"""Compare the study of a sweep, its MLflow runs, and its files on the storage."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rsas.records import (
     status_of,
 )
 from rsas.redact import redact
-from rsas.sweep.files.sweep_dir import SweepFolder
-from rsas.sweep.files.trial_dir import TrialFolder, read_model
+from rsas.sweep.files.sweep_dir import SweepDir
+from rsas.sweep.files.trial_dir import TrialDir, read_model
 from rsas.sweep.status import Status
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 
 __all__ = [
     "Fault",
@@ -40,24 +40,24 @@ Kind = Literal["ghost", "twin", "gap", "mismatch", "damaged"]
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that the books do not agree on, or that cannot be read."""
+    """One thing in which study, MLflow and files differ, or that cannot be read."""
 
     kind: Kind
-    where: Literal["book", "mlflow", "storage"]
+    where: Literal["study", "mlflow", "storage"]
     trial_id: str  # empty where it concerns the sweep
     what: str
     run_id: str = ""  # of the MLflow run
     content: bool = False  # of what is logged, not of a state: the run has to be made again
 
 
-def check(folder: SweepFolder) -> list[Fault]:
-    """Every ghost, twin, gap, mismatch and damage in the books of a sweep; none when they agree.
+def check(folder: SweepDir) -> list[Fault]:
+    """Return every ghost, twin, gap, mismatch and damage of a sweep.
 
     Raises:
         InputError: the tracking server does not answer.
     """
-    faults = list(_check_book(folder))
-    if faults:  # all else is compared with the book
+    faults = list(_check_study(folder))
+    if faults:  # all else is compared with the study
         return faults
     status = folder.status()
     faults += check_storage(folder, status)
@@ -68,9 +68,9 @@ def check(folder: SweepFolder) -> list[Fault]:
     return faults
 
 
-def is_behind(book: Book, records: Mapping[int, Mapping[str, Any]]) -> bool:
-    """Whether trials' own records know more than the book, which so must have been cut."""
-    frozen = book.study.get_trials(deepcopy=False)
+def is_behind(study: Study, records: Mapping[int, Mapping[str, Any]]) -> bool:
+    """Whether trials' own records know more than the study, which so must have been cut."""
+    frozen = study.optuna_study.get_trials(deepcopy=False)
 
     def lacks(number: int, record: Mapping[str, Any]) -> bool:
         if number >= len(frozen):
@@ -85,47 +85,47 @@ def is_behind(book: Book, records: Mapping[int, Mapping[str, Any]]) -> bool:
     return any(lacks(number, record) for number, record in records.items())
 
 
-def own_mirror(folder: SweepFolder) -> Path | None:
+def own_mirror(folder: SweepDir) -> Path | None:
     """The workspace's own file of MLflow, where the sweep is mirrored there."""
     return folder.workspace / "mlflow.db" if folder.record["tracking_uri"] is None else None
 
 
 def aside(name: str, taken: Collection[str]) -> str:
-    """A name that is not taken for a folder that the book does not know."""
+    """A name that is not taken for a folder that the study does not know."""
     number = 0
     while (found := f"{name}.ghost{number or ''}") in taken:
         number += 1
     return found
 
 
-def check_storage(folder: SweepFolder, status: Status) -> Iterator[Fault]:
-    """What the trials' files lack, or have beyond what the book knows."""
+def check_storage(folder: SweepDir, status: Status) -> Iterator[Fault]:
+    """What the trials' files lack, or have beyond what the study knows."""
     known = {trial.trial_id: trial for trial in status.trials}
     members = {trial.trial_id for trial in status.front}
     there = set(folder.trials.names())
     for name in sorted(there - known.keys()):
         if not _GHOST.fullmatch(name):
-            yield Fault("ghost", "storage", name, "the book does not know this trial's folder")
+            yield Fault("ghost", "storage", name, "the study does not know this trial's folder")
     records = folder.kept_records()
     for name, trial in known.items():
         record = records.get(trial.number)
         if record is None:
             yield Fault("gap", "storage", name, "trial.json is missing or damaged")
         elif record["state"] != _STUDY_STATES[trial.state]:
-            told = f"trial.json says {record['state']}, the book {trial.state}"
+            told = f"trial.json says {record['state']}, the study {trial.state}"
             yield Fault("mismatch", "storage", name, told)
         if trial.state in ("complete", "pruned"):
             yield from _check_history(folder, status.objectives, trial)
         elif trial.state == "running":
-            for checkpoint in TrialFolder(folder.trials / name).damaged():
+            for checkpoint in TrialDir(folder.trials / name).damaged():
                 yield Fault("damaged", "storage", name, f"{checkpoint} cannot be read")
         if name in members and not trial.same_as:
             yield from _check_model(folder, name)
     yield from _check_models(folder, known, members)
 
 
-def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterator[Fault]:
-    """What MLflow lacks, or has beyond or other than the book."""
+def check_mirror(mirror: Mirror, folder: SweepDir, status: Status) -> Iterator[Fault]:
+    """What MLflow lacks, or has beyond or other than the study."""
     if not mirror.parent:
         yield Fault("gap", "mlflow", "", "there is no parent run of this sweep")
         return
@@ -137,7 +137,7 @@ def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterato
         yield Fault("mismatch", "mlflow", "", told)
     members = {trial.trial_id for trial in status.front}
     if members and mirror.front != front_mark(members):
-        yield Fault("mismatch", "mlflow", "", "pareto/front.json is not the front of the book")
+        yield Fault("mismatch", "mlflow", "", "pareto/front.json is not the front of the study")
     for name in sorted(mirror.missing):
         yield Fault("gap", "mlflow", "", f"the artifact {name} is missing")
     complete = status.counts["complete"]
@@ -149,7 +149,7 @@ def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterato
     for run in mirror.runs:
         if run.trial_id not in known:
             yield Fault(
-                "ghost", "mlflow", run.trial_id, "the book has no such trial", run.run_id, True
+                "ghost", "mlflow", run.trial_id, "the study has no such trial", run.run_id, True
             )
     by_trial = {run.trial_id: run for run in mirror.runs}
     for trial in status.trials:
@@ -162,39 +162,39 @@ def check_mirror(mirror: Mirror, folder: SweepFolder, status: Status) -> Iterato
         yield from _check_run(by_trial[name], trial, folder, status, name in members)
 
 
-def _check_book(folder: SweepFolder) -> list[Fault]:
+def _check_study(folder: SweepDir) -> list[Fault]:
     try:
-        book, records = folder.book_begun(), folder.kept_records()
-        if book is None and not records:
+        study, records = folder.study_begun(), folder.kept_records()
+        if study is None and not records:
             return []
-        if book is None or is_behind(book, records):
-            told = "the book lacks what the trials' own records have"
-            return [Fault("damaged", "book", "", told)]
+        if study is None or is_behind(study, records):
+            told = "the study lacks what the trials' own records have"
+            return [Fault("damaged", "study", "", told)]
     except InputError as error:
-        return [Fault("damaged", "book", "", str(error))]
+        return [Fault("damaged", "study", "", str(error))]
     return []
 
 
 def _check_run(
-    run: MirroredRun, trial: TrialRecord, folder: SweepFolder, status: Status, member: bool
+    run: MirroredRun, trial: TrialRecord, folder: SweepDir, status: Status, member: bool
 ) -> Iterator[Fault]:
     def fault(kind: Kind, what: str, *, content: bool = False) -> Fault:
         return Fault(kind, "mlflow", trial.trial_id, what, run.run_id, content)
 
     expected = status_of(trial.state, running=status.state == "running")
     if run.status != expected:
-        told = f"its run is {run.status}; the book has it as {trial.state}"
+        told = f"its run is {run.status}; the study has it as {trial.state}"
         yield fault("mismatch", told)
     if trial.state not in ("running", run.state):
-        yield fault("mismatch", f"rsas.state is {run.state!r}, the book has {trial.state}")
+        yield fault("mismatch", f"rsas.state is {run.state!r}, the study has {trial.state}")
     tag = str(member).lower() if trial.state == "complete" else ""
     if run.pareto != tag:
         yield fault("mismatch", f"rsas.pareto is {run.pareto!r} where {tag!r} is right")
     if run.params != {k: redact(str(v)) for k, v in trial.params.items()}:
-        yield fault("mismatch", "its params are not those of the book", content=True)
+        yield fault("mismatch", "its params are not those of the study", content=True)
     for name, value in trial.objectives.items():
         if run.metrics.get(name) != value:
-            told = f"{name} is {run.metrics.get(name)}, in the book {value}"
+            told = f"{name} is {run.metrics.get(name)}, in the study {value}"
             yield fault("mismatch", told, content=True)
     if trial.state in ("complete", "pruned"):
         steps = [round(row["epoch"]) for row in folder.history(trial).rows]
@@ -205,7 +205,7 @@ def _check_run(
 
 
 def _check_history(
-    folder: SweepFolder, objectives: Sequence[Objective], trial: TrialRecord
+    folder: SweepDir, objectives: Sequence[Objective], trial: TrialRecord
 ) -> Iterator[Fault]:
     rows = folder.history(trial).rows
     epochs = round(trial.epochs)
@@ -217,23 +217,23 @@ def _check_history(
     elif trial.state == "complete" and any(
         rows[-1].get(o.name) != trial.objectives[o.name] for o in objectives
     ):
-        told = "the last row of its history is not the result in the book"
+        told = "the last row of its history is not the result in the study"
         yield Fault("mismatch", "storage", trial.trial_id, told)
 
 
 def _check_models(
-    folder: SweepFolder, known: Mapping[str, TrialRecord], members: Collection[str]
+    folder: SweepDir, known: Mapping[str, TrialRecord], members: Collection[str]
 ) -> Iterator[Fault]:
     """Yield the models that are kept and are not of the front's members."""
     for name in sorted(set(folder.models.names()).difference(members)):
         if name not in known:
             if not _GHOST.fullmatch(name):
-                yield Fault("ghost", "storage", name, "the book does not know this trial's model")
+                yield Fault("ghost", "storage", name, "the study does not know this trial's model")
         elif known[name].state != "running":
             yield Fault("ghost", "storage", name, "a model is kept that is not on the front")
 
 
-def _check_model(folder: SweepFolder, trial: str) -> Iterator[Fault]:
+def _check_model(folder: SweepDir, trial: str) -> Iterator[Fault]:
     try:
         found = read_model(folder.models, trial)
     except Exception:  # torch raises many kinds for damaged files

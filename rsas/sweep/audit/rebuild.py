@@ -19,7 +19,7 @@ from rsas.sweep.study.frozen import FIELDS, KNOWN, REASON, from_dict
 from rsas.sweep.study.journal import Journal, whole_lines
 from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.lease import Lease
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 from rsas.sweep.suggest.space import fields_of
 
 __all__ = ["rebuild"]
@@ -39,7 +39,7 @@ def rebuild(
 
     Args:
         journal: the file.
-        records: ``Book.to_dict`` of the trials, by number, as kept in their folders.
+        records: ``Study.to_dict`` of the trials, by number, as kept in their folders.
         experiment: what is searched.
         record: of the sweep, where the journal has lost it.
         lease: of this process, which the new file is to have from the beginning.
@@ -56,11 +56,11 @@ def rebuild(
     partial.unlink(missing_ok=True)
     if lease is not None:
         Journal(partial).put(lease, over=None)
-    made = Book(partial, experiment)
+    made = Study(partial, experiment)
     lines, lost = [f"{journal} is damaged, kept aside as {damaged.name}"], []
     for number in range(max([*whole, *records], default=-1) + 1):
         kept, found = whole.get(number), records.get(number)
-        # A record is written after the book: where both are there, it may be the older one.
+        # A record is written after the study: where both are there, it may be the older one.
         under_way = ("WAITING", "RUNNING")
         if found is None or (kept is not None and kept["state"] not in under_way):
             found = kept
@@ -73,19 +73,19 @@ def rebuild(
             found = {"state": "FAIL", "user_attrs": {KNOWN: "lost"}}
         elif found is None:
             lost.append(trial_id(number))
-            found = {"state": "FAIL", "user_attrs": {REASON: "lost with the damaged book"}}
-        made.study.add_trial(from_dict(found, len(experiment.objectives)))
+            found = {"state": "FAIL", "user_attrs": {REASON: "lost with the damaged study"}}
+        made.optuna_study.add_trial(from_dict(found, len(experiment.objectives)))
     for index, launch in enumerate(launches):
         made.note_launch(index, launch)
     if record is not None:
         made.note_record(record)
         queue = queue or record.get("enqueued", [])
     made.enqueue(queue)
-    count = len(made.study.trials)
+    count = len(made.optuna_study.trials)
     if journal.exists():  # and stays until there is a whole one
         shutil.copy2(journal, damaged)
     partial.replace(journal)
-    lines.append(f"the book is made anew of {count} trials' records")
+    lines.append(f"the study is made anew of {count} trials' records")
     if lost:
         lines.append(f"nothing is known any more of {', '.join(lost)}: told as failed")
     return lines
@@ -94,7 +94,7 @@ def rebuild(
 def _confirmed(
     record: Mapping[str, Any], kept: Mapping[str, Any] | None, experiment: Experiment
 ) -> dict[str, Any]:
-    """Return a trial's record with such fields only as the book or the space confirms.
+    """Return a trial's record with such fields only as the study or the space confirms.
 
     Records may lie on a storage that others can write, and fields may name code to be run. The
     space is asked again for the fields of a trial that is left without.
@@ -117,9 +117,9 @@ def _whole_part(
     partial = journal.with_name(f".{journal.name}.whole")
     try:
         partial.write_bytes(b"".join(whole_lines(journal)))
-        book = Book(partial)
-        trials = {trial.number: book.to_dict(trial.number) for trial in book.study.trials}
-        return trials, book.launches(), book.queue(), book.record()
+        study = Study(partial)
+        trials = {trial.number: study.to_dict(trial.number) for trial in study.optuna_study.trials}
+        return trials, study.launches(), study.queue(), study.record()
     except InputError:  # not even its beginning is there
         return {}, [], [], None
     finally:

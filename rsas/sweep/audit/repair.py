@@ -20,26 +20,26 @@ from rsas.sweep.audit.check import (
 )
 from rsas.sweep.audit.rebuild import rebuild
 from rsas.sweep.experiment import Experiment, load_experiment
-from rsas.sweep.files.retention import Keeper
-from rsas.sweep.files.sweep_dir import SweepFolder
+from rsas.sweep.files.retention import Retention
+from rsas.sweep.files.sweep_dir import SweepDir
 from rsas.sweep.files.sweep_record import OtherStudy
-from rsas.sweep.files.trial_dir import TrialFolder
+from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.mirror import tracker_of
 
-__all__ = ["experiment_of", "mend_book", "mend_mirror", "repair"]
+__all__ = ["experiment_of", "mend_mirror", "mend_study", "repair"]
 
 
-def repair(folder: SweepFolder) -> list[str]:
+def repair(folder: SweepDir) -> list[str]:
     """Mend what ``check`` finds, as far as it can be; returns lines that say what was done.
 
-    Call it with the sweep locked. MLflow's runs that say something else than the book are marked
-    as deleted there and made anew; folders that the book does not know are renamed.
+    Call it with the sweep locked. MLflow's runs that say something else than the study are marked
+    as deleted there and made anew; folders that the study does not know are renamed.
     """
     experiment = experiment_of(folder)
-    lines = mend_book(folder, experiment) + mend_mirror(folder)
+    lines = mend_study(folder, experiment) + mend_mirror(folder)
     status = folder.status(mine=True)
-    book = folder.book(experiment)
+    study = folder.study(experiment)
     uri = folder.tracking_uri()
     faults = list(check_storage(folder, status))
     mirror = tracking.read_mirror(uri, folder.record["id"])
@@ -55,17 +55,17 @@ def repair(folder: SweepFolder) -> list[str]:
         tracking.delete_run(uri, run_id)
         lines.append(f"MLflow's run {run_id} is marked as deleted")
     said: list[str] = []
-    keeper = Keeper(folder.storage, book, folder.objectives, said.append)
+    retention = Retention(folder.storage, study, folder.objectives, said.append)
     for trial in status.trials:
-        keeper.record(trial.number)
-    keeper.close(status.trials)
-    tracker = tracker_of(folder, book, say=said.append)
+        retention.record(trial.number)
+    retention.close(status.trials)
+    tracker = tracker_of(folder, study, say=said.append)
     tracker.close(status.state)
     return lines + said
 
 
-def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
-    """Make the book anew where its file is damaged; returns lines that say so.
+def mend_study(folder: SweepDir, experiment: Experiment) -> list[str]:
+    """Make the study anew where its file is damaged; returns lines that say so.
 
     Raises:
         InputError: it is in a database, and not there; a new one would run all trials again. Or
@@ -77,22 +77,22 @@ def mend_book(folder: SweepFolder, experiment: Experiment) -> list[str]:
     records = folder.kept_records()
     lock = JournalFileOpenLock(f"{folder.journal}.rebuild")
     try:
-        lock.acquire()  # a damaged book shows no lease, so two processes may have come here
+        lock.acquire()  # a damaged study shows no lease, so two processes may have come here
         try:
             return _rebuild(folder, experiment, records)
         finally:
             lock.release()
     except OSError as error:
         raise InputError(
-            f"sweep {folder.name!r}: its book cannot be made again ({error.strerror or error})"
+            f"sweep {folder.name!r}: its study cannot be made again ({error.strerror or error})"
         ) from None
 
 
 def _rebuild(
-    folder: SweepFolder, experiment: Experiment, records: Mapping[int, Mapping[str, Any]]
+    folder: SweepDir, experiment: Experiment, records: Mapping[int, Mapping[str, Any]]
 ) -> list[str]:
     try:
-        if not is_behind(folder.book(experiment), records):
+        if not is_behind(folder.study(experiment), records):
             return []
     except OtherStudy:
         raise  # a new file would not be this sweep's, either
@@ -102,7 +102,7 @@ def _rebuild(
     return rebuild(folder.journal, records, experiment, record=folder.record, lease=folder.lease)
 
 
-def mend_mirror(folder: SweepFolder) -> list[str]:
+def mend_mirror(folder: SweepDir) -> list[str]:
     """Keep the workspace's own file of MLflow aside where it is damaged; returns a line on it.
 
     The runs of this sweep are logged again by its next tracker.
@@ -129,7 +129,7 @@ def _is_there(place: Workspace, name: str) -> bool:
     return False
 
 
-def experiment_of(folder: SweepFolder) -> Experiment:
+def experiment_of(folder: SweepDir) -> Experiment:
     """The experiment of a sweep, its space from the file that defined it.
 
     Raises:
@@ -139,10 +139,10 @@ def experiment_of(folder: SweepFolder) -> Experiment:
     return Experiment.from_dict(folder.record["experiment"], current.space)
 
 
-def _check_database(folder: SweepFolder) -> None:
-    """See that a database which is to have the book of trials is not another one, or a new one."""
-    book = folder.book_begun()
-    if book is not None and book.trials(folder.objectives):
+def _check_database(folder: SweepDir) -> None:
+    """See that a database which is to have the study of trials is not another one, or a new one."""
+    study = folder.study_begun()
+    if study is not None and study.trials(folder.objectives):
         return
     if records := folder.kept_records():
         raise InputError(
@@ -152,7 +152,7 @@ def _check_database(folder: SweepFolder) -> None:
         )
 
 
-def _check_objectives(folder: SweepFolder, records: Mapping[int, Mapping[str, Any]]) -> None:
+def _check_objectives(folder: SweepDir, records: Mapping[int, Mapping[str, Any]]) -> None:
     """See that the record of the sweep has as many objectives as the records of its trials.
 
     Raises:
@@ -168,26 +168,26 @@ def _check_objectives(folder: SweepFolder, records: Mapping[int, Mapping[str, An
             )
 
 
-def _mend(fault: Fault, folder: SweepFolder, uri: str, run_id: str | None) -> str:
+def _mend(fault: Fault, folder: SweepDir, uri: str, run_id: str | None) -> str:
     """Mend something on the storage; returns what was done, or that it cannot be.
 
     Raises:
         StorageError: the storage cannot be written.
     """
     name = fault.trial_id
-    if fault.kind == "ghost" and fault.what.startswith("the book"):
+    if fault.kind == "ghost" and fault.what.startswith("the study"):
         place = folder.models if fault.what.endswith("model") else folder.trials
         to = aside(name, place.names())
         place.move(name, to)
         return f"{name}: its folder is kept aside as {to}"
     if fault.kind == "damaged" and "checkpoint" in fault.what:
-        damaged = TrialFolder(folder.trials / name).set_aside()
+        damaged = TrialDir(folder.trials / name).set_aside()
         return f"{name}: {', '.join(damaged)} kept aside as .damaged" if damaged else ""
     if "history" in fault.what:
         rows = tracking.read_history(uri, run_id) if run_id else []
         if not rows:
             return f"{name}: {fault.what}, and MLflow does not have it either; it is lost"
-        trial = TrialFolder(folder.trials / name)
+        trial = TrialDir(folder.trials / name)
         trial.begin()
         trial.append(rows)
         return f"{name}: its history is made again from MLflow"

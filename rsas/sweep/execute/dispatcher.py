@@ -1,4 +1,4 @@
-"""Hand out the trials that the book lacks, and stop those that cannot win. No Ray."""
+"""Hand out the trials that the study lacks, and stop those that cannot win. No Ray."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rsas.records import trial_id as name_of
 from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS, Outcome
 from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.trial_dir import History
-from rsas.sweep.study.study import Book, Rung
+from rsas.sweep.study.study import Rung, Study
 from rsas.sweep.suggest.halving import Halving
 
 __all__ = ["FINISHED", "Dispatcher", "Listener"]
@@ -34,10 +34,10 @@ class Listener(Protocol):
         """A trial has trained these epochs."""
 
     def change(self, number: int) -> None:
-        """The book holds something new of a trial that runs."""
+        """The study holds something new of a trial that runs."""
 
     def end(self, number: int) -> None:
-        """The book has been told the end of a trial."""
+        """The study has been told the end of a trial."""
 
     def note(self, number: int, line: str) -> None:
         """Something happened to a trial that the user should know."""
@@ -63,11 +63,11 @@ class _Running:
 
 
 class Dispatcher:
-    """First the trials the book has as running with nobody running them, then new ones.
+    """First the trials the study has as running with nobody running them, then new ones.
 
     Args:
-        book: asked for suggestions and told the results.
-        experiment: its budget says what the book is to hold in the end; failures before this
+        study: asked for suggestions and told the results.
+        experiment: its budget says what the study is to hold in the end; failures before this
             launch do not count.
         halving: decides at rungs; None stops no trial.
         slots: trials that may run at once.
@@ -79,7 +79,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        book: Book,
+        study: Study,
         experiment: Experiment,
         *,
         halving: Halving | None,
@@ -89,25 +89,25 @@ class Dispatcher:
         history: Callable[[int], History],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._book, self._budget, self._slots = book, experiment.budget, slots
+        self._study, self._budget, self._slots = study, experiment.budget, slots
         self._objectives = experiment.objectives
         self._devices = experiment.resources.devices
         self._halving = halving
         self._listener, self._history, self._clock = listener, history, clock
-        self._ended = book.ended()
+        self._ended = study.ended()
         self._failed_before = self._ended["failed"]
         # Of trials that ended, and of epochs that were cut off.
-        self._device_seconds = book.device_seconds() + sum(
-            launch.cut_off for launch in book.launches()
+        self._device_seconds = study.device_seconds() + sum(
+            launch.cut_off for launch in study.launches()
         )
-        self._orphans = deque(book.unfinished())
+        self._orphans = deque(study.unfinished())
         self._running: dict[str, _Running] = {}  # by the key that the caller gave
         self._began = clock() - 3600 * hours
         self._limit_since: float | None = None  # when a limit was reached
         self._slowest = 0.0  # seconds of an epoch, in this launch
         self._is_cut_off = False
         self._judged: dict[tuple[int, int], bool] = {}  # (number, rung) -> whether it is stopped
-        for rung in book.rungs():
+        for rung in study.rungs():
             self._judged[rung.number, rung.rung] = rung.stops
             if halving is not None and rung.rung in halving.rungs:
                 halving.record(rung.rung, rung.number, rung.values)
@@ -127,7 +127,7 @@ class Dispatcher:
                 return None
             try:
                 found = self._next()
-            except (Halted, OSError) as error:  # of the book, or of the storage
+            except (Halted, OSError) as error:  # of the study, or of the storage
                 self.halted = self.halted or str(error)
                 continue
             if found is not None:
@@ -203,18 +203,18 @@ class Dispatcher:
         spent = run.seconds * self._devices
         outcome = result.get(OUTCOME, Outcome.RUNNING)
         if died:
-            self._book.fail(run.number, "the process that ran it died", spent)
+            self._study.fail(run.number, "the process that ran it died", spent)
         elif outcome == Outcome.HALTED:
             self.halted = self.halted or result[REASON]
             return
         elif outcome == Outcome.FAILED:
-            self._book.fail(run.number, result[REASON], spent)
+            self._study.fail(run.number, result[REASON], spent)
         elif run.stopped:
-            self._book.prune(run.number, result[ROWS][-1]["epoch"], spent)
+            self._study.prune(run.number, result[ROWS][-1]["epoch"], spent)
         elif outcome == Outcome.COMPLETE:
-            self._book.complete(run.number, metrics_of(result[ROWS][-1]), spent)
+            self._study.complete(run.number, metrics_of(result[ROWS][-1]), spent)
         else:
-            self._device_seconds += spent  # the book still has it as running, for a resume
+            self._device_seconds += spent  # the study still has it as running, for a resume
             return
         self._count(run.number)
 
@@ -244,33 +244,33 @@ class Dispatcher:
     def _next(self) -> tuple[_Running, dict[str, Any]] | None:
         """A trial and what its worker is given; None if it ended before it was run."""
         is_orphan = bool(self._orphans)
-        number = self._orphans.popleft() if is_orphan else self._book.begin()
+        number = self._orphans.popleft() if is_orphan else self._study.begin()
         try:
-            config = self._book.config(number)
+            config = self._study.config(number)
         except Halted:
             raise
         except Exception as error:  # of the space, which is the user's
             self._listener.begin(number)
-            self._book.fail(number, f"the search space: {reason_of(error)}")
+            self._study.fail(number, f"the search space: {reason_of(error)}")
             self._count(number)
             return None
-        same = self._book.note_key(number, acting_key(config))
+        same = self._study.note_key(number, acting_key(config))
         self._listener.begin(number)
         if same is not None:
-            self._book.repeat(number, same)
+            self._study.repeat(number, same)
             self._count(number)
             return None
         trained = self._history(number) if is_orphan else History([], 0, 0.0)
         if self._is_beaten(number, trained.rows):  # at a rung that was never judged
             last = max(e for (n, e), stops in self._judged.items() if n == number and stops)
-            self._book.prune(number, last, trained.seconds * self._devices)
+            self._study.prune(number, last, trained.seconds * self._devices)
             self._count(number)
             return None
         run = _Running(number, trained.seconds)
         return run, {"trial": name_of(number), "train": config.to_dict()}
 
     def _is_beaten(self, number: int, rows: list[dict[str, float]]) -> bool:
-        """Judge a trial at the rungs it has come to, each once; the book keeps the verdict."""
+        """Judge a trial at the rungs it has come to, each once; the study keeps the verdict."""
         if self._halving is None or not rows:
             return False
         reached = rows[-1]["epoch"]
@@ -285,7 +285,7 @@ class Dispatcher:
                     continue
                 values = [by_epoch[rung][name] for name in self._halving.names]
                 stops = not self._halving.keeps(rung, number, values)
-                self._book.note_rung(Rung(number, rung, values, stops))
+                self._study.note_rung(Rung(number, rung, values, stops))
                 self._judged[number, rung] = stops
                 self._listener.change(number)
             if self._judged[number, rung]:
@@ -308,8 +308,8 @@ class Dispatcher:
             self._listener.rows(run.number, rows)
 
     def _count(self, number: int) -> None:
-        """A trial has ended, as the book tells."""
-        trial = self._book.trial(number, self._objectives)
+        """A trial has ended, as the study tells."""
+        trial = self._study.trial(number, self._objectives)
         self._ended[trial.state] += 1
         self._device_seconds += trial.device_seconds
         self._listener.end(number)

@@ -23,7 +23,7 @@ from rsas.errors import first_line
 from rsas.redact import redact
 from rsas.sweep.execute.cluster import slots_of
 from rsas.sweep.experiment import Experiment
-from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.file_store import FileStore
 
 __all__ = ["Finding", "examine"]
 
@@ -57,7 +57,7 @@ def examine(
     """
     token = uuid.uuid4().hex
     mine = Finding("driver", {"versions": _told(_versions())})
-    place = None if storage is None else Storage(storage)
+    place = None if storage is None else FileStore(storage)
     if place is not None:
         try:
             place.write(f"{_folder(token)}/driver", token.encode())
@@ -137,7 +137,7 @@ def _look(
     """Runs on the node."""
     found = Finding("", {"versions": _told(_versions())})
     if storage is not None:
-        _note_storage(found, Storage(storage), token)
+        _note_storage(found, FileStore(storage), token)
     if tracking_uri is not None:
         _note_tracking(found, tracking_uri)
     found.results["data"] = f"{_bytes(arrays) / 2**20:.0f} MiB from the driver"
@@ -154,7 +154,7 @@ def _look(
     return found.results, found.faults
 
 
-def _note_storage(found: Finding, storage: Storage, token: str) -> None:
+def _note_storage(found: Finding, storage: FileStore, token: str) -> None:
     began = time.perf_counter()
     try:
         there = storage.read(f"{_folder(token)}/driver")

@@ -16,10 +16,10 @@ import torch
 from rsas.config import TrainConfig
 from rsas.data import Arrays
 from rsas.errors import InputError, StorageError, reason_of
-from rsas.multi_seed import Replicates
+from rsas.multi_seed import MultiSeedTrainer
 from rsas.sweep.experiment import Resources
-from rsas.sweep.files.file_store import Storage
-from rsas.sweep.files.trial_dir import Superseded, TrialFolder, write_model
+from rsas.sweep.files.file_store import FileStore
+from rsas.sweep.files.trial_dir import Superseded, TrialDir, write_model
 from rsas.trainer import Trainer
 
 __all__ = ["NOTES", "OUTCOME", "REASON", "ROWS", "Outcome", "TrialWorker"]
@@ -79,12 +79,12 @@ class TrialWorker:
     ) -> None:
         torch.set_num_threads(max(1, math.floor(resources.cpus)))
         self._reset_torch = _settings_of_torch()
-        storage = Storage(place)
+        storage = FileStore(place)
         self._trials, self._models = storage / "trials", storage / "models"
         self._arrays, self._checkpoint_every, self._rungs = arrays, checkpoint_every, rungs
         self._retries, self._seeds = retries, seeds
         self._has_gpu = resources.gpus > 0
-        self._trainer: Trainer | Replicates | None
+        self._trainer: Trainer | MultiSeedTrainer | None
         self._begin(trial)
 
     def begin(self, trial: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class TrialWorker:
         if self._train.device == "auto" and not self._has_gpu:
             self._train = self._train.replace(device="cpu")
         self._trial = trial["trial"]
-        self._folder = TrialFolder(self._trials / self._trial)
+        self._folder = TrialDir(self._trials / self._trial)
         self._trainer = None
         self._failures = 0
 
@@ -171,10 +171,10 @@ class TrialWorker:
         self._rows = self._rows or trainer.history[-1:]
         return True
 
-    def _restore_trainer(self) -> Trainer | Replicates:
+    def _restore_trainer(self) -> Trainer | MultiSeedTrainer:
         """A trainer in the state of the last checkpoint."""
         trainer = (
-            Replicates(self._train, self._seeds, self._arrays)
+            MultiSeedTrainer(self._train, self._seeds, self._arrays)
             if self._seeds
             else Trainer(self._train, self._arrays)
         )
@@ -190,7 +190,7 @@ class TrialWorker:
             )
         return trainer
 
-    def _save(self, trainer: Trainer | Replicates) -> None:
+    def _save(self, trainer: Trainer | MultiSeedTrainer) -> None:
         self._folder.save(trainer.epoch, trainer.state_dict())
         self._saved = trainer.epoch
 

@@ -19,7 +19,7 @@ from rsas.redact import HIDDEN, redact, without_passwords
 if TYPE_CHECKING:
     from pyarrow import fs
 
-__all__ = ["Storage", "aside"]
+__all__ = ["FileStore", "aside"]
 
 _PATIENCE = 60.0  # seconds for which something is tried again
 _HOPELESS = (  # no use to try again
@@ -41,7 +41,7 @@ _OBJECT_STORES = ("s3", "gcs")  # to pyarrow, which cannot move folders there
 T = TypeVar("T")
 
 
-class Storage:
+class FileStore:
     """Files below one place, written whole or not at all.
 
     Args:
@@ -63,14 +63,14 @@ class Storage:
         self._fs, self._path = _open(self.place)
         self._mode = 0o666  # of new local files, less the umask
 
-    def __truediv__(self, name: str) -> Storage:
+    def __truediv__(self, name: str) -> FileStore:
         inner = copy.copy(self)  # with the same connection
         bare, mark, query = (self.place, "", "") if self.is_local else self.place.partition("?")
         inner.place, inner._path = f"{bare}/{name}{mark}{query}", f"{self._path}/{name}"
         return inner
 
     @property
-    def private(self) -> Storage:
+    def private(self) -> FileStore:
         """The same place, where new local files can be read by their owner alone (mode 0600)."""
         same = copy.copy(self)
         same._mode = 0o600

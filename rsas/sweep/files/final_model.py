@@ -7,27 +7,27 @@ from typing import TYPE_CHECKING, Any
 from rsas.config import TrainConfig
 from rsas.errors import InputError
 from rsas.records import TrialRecord, number_of
-from rsas.sweep.files.sweep_dir import SweepFolder
+from rsas.sweep.files.sweep_dir import SweepDir
 from rsas.sweep.files.trial_dir import read_model
 
 if TYPE_CHECKING:  # optuna takes a second to import
-    from rsas.sweep.study.study import Book
+    from rsas.sweep.study.study import Study
 
 __all__ = ["final_model"]
 
 
 def final_model(
-    folder: SweepFolder, book: Book, trial: TrialRecord
+    folder: SweepDir, study: Study, trial: TrialRecord
 ) -> tuple[TrainConfig, dict[str, Any]]:
     """The network of a trial, or of the one that it repeats, and what it was trained with.
 
     Args:
         folder: of the sweep.
-        book: of the sweep.
+        study: of the sweep.
         trial: whose network.
 
     Returns:
-        The configuration by ``sweep.json`` and the book, and ``Trainer.final_state``. A model file
+        The configuration by ``sweep.json`` and the study, and ``Trainer.final_state``. A model file
         may come from elsewhere, and a configuration may name code: the file's own one is only
         compared.
 
@@ -36,7 +36,7 @@ def final_model(
             configuration is not that of the sweep.
     """
     name, state = _kept(folder, trial)
-    config = _recorded(folder, book, name)
+    config = _recorded(folder, study, name)
     try:
         theirs = TrainConfig.from_dict(state["config"]).to_dict()
     except (InputError, KeyError, TypeError, AttributeError):
@@ -52,7 +52,7 @@ def final_model(
     return config, state
 
 
-def _kept(folder: SweepFolder, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
+def _kept(folder: SweepDir, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
     """The trial that trained the network, and its state."""
     try:
         for name in filter(None, (trial.trial_id, trial.same_as)):
@@ -72,11 +72,11 @@ def _kept(folder: SweepFolder, trial: TrialRecord) -> tuple[str, dict[str, Any]]
     )
 
 
-def _recorded(folder: SweepFolder, book: Book, name: str) -> TrainConfig:
+def _recorded(folder: SweepDir, study: Study, name: str) -> TrainConfig:
     """The configuration with which a trial trains the network that is kept."""
-    fields = book.fields(number_of(name))
+    fields = study.fields(number_of(name))
     if fields is None:
-        raise InputError(f"sweep {folder.name!r}: its book lacks the configuration of {name!r}")
+        raise InputError(f"sweep {folder.name!r}: its study lacks the configuration of {name!r}")
     experiment = folder.record["experiment"]
     seed = {"seed": experiment["seeds"][0]} if experiment["seeds"] else {}
     return TrainConfig.from_dict({**experiment["base"], **fields, **seed})

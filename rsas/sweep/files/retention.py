@@ -1,4 +1,4 @@
-"""Keeps a sweep's storage in line with its book, on a thread of its own."""
+"""Keeps a sweep's storage in line with its study, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from concurrent.futures import ThreadPoolExecutor
 from rsas.errors import StorageError, first_line
 from rsas.pareto import front
 from rsas.records import Objective, TrialRecord, trial_id
-from rsas.sweep.files.file_store import Storage
-from rsas.sweep.files.trial_dir import TrialFolder
-from rsas.sweep.study.study import Book
+from rsas.sweep.files.file_store import FileStore
+from rsas.sweep.files.trial_dir import TrialDir
+from rsas.sweep.study.study import Study
 
-__all__ = ["Keeper"]
+__all__ = ["Retention"]
 
 
-class Keeper:
+class Retention:
     """Trials' records, the models of the front, and no checkpoints of what has ended.
 
     Args:
         storage: of the sweep.
-        book: read on the thread.
+        study: read on the thread.
         objectives: of the sweep.
         say: tells the user, once, that the storage cannot be written.
     """
 
     def __init__(
         self,
-        storage: Storage,
-        book: Book,
+        storage: FileStore,
+        study: Study,
         objectives: Sequence[Objective],
         say: Callable[[str], None],
     ) -> None:
         self._trials, self._models = storage / "trials", storage / "models"
-        self._book, self._objectives, self._say = book, objectives, say
+        self._study, self._objectives, self._say = study, objectives, say
         self._is_told = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="keeper")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="retention")
 
     def record(self, number: int) -> None:
-        """The book holds something new of a trial: keep a copy in its folder."""
+        """The study holds something new of a trial: keep a copy in its folder."""
         self._thread.submit(self._attempt, lambda: self._record(number))
 
     def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
@@ -51,7 +51,7 @@ class Keeper:
         self._thread.shutdown()
 
     def _record(self, number: int) -> None:
-        self._folder(trial_id(number)).set_record(self._book.to_dict(number))
+        self._folder(trial_id(number)).set_record(self._study.to_dict(number))
 
     def _end(self, number: int, trials: Sequence[TrialRecord]) -> None:
         self._record(number)
@@ -61,7 +61,7 @@ class Keeper:
     def _tidy(self, trials: Sequence[TrialRecord]) -> None:
         kept = self._trials.read_all([f"{trial.trial_id}/trial.json" for trial in trials])
         for trial, content in zip(trials, kept, strict=True):
-            record = self._book.to_dict(trial.number)
+            record = self._study.to_dict(trial.number)
             if content != self._folder(trial.trial_id).record_bytes(record):
                 self._record(trial.number)
             if trial.state != "running":
@@ -75,8 +75,8 @@ class Keeper:
             if name in ended - members:
                 self._models.delete(name)
 
-    def _folder(self, trial: str) -> TrialFolder:
-        return TrialFolder(self._trials / trial)
+    def _folder(self, trial: str) -> TrialDir:
+        return TrialDir(self._trials / trial)
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:

@@ -2,7 +2,7 @@
 
 WORKSPACE/NAME/sweep.json          the resolved experiment and where it came from
 WORKSPACE/NAME/sweep.json.copy     the same, for where that file is damaged or gone
-WORKSPACE/NAME/study.journal       the book (rsas.sweep.study.study), unless it is in a database
+WORKSPACE/NAME/study.journal       the study (rsas.sweep.study.study), unless it is in a database
 
 Here, or in STORAGE/NAME-ID where a storage is given that all nodes reach:
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from rsas.errors import Halted, InputError, reason_of
 from rsas.records import TrialRecord, trial_id
 from rsas.sweep.experiment import Budget, Experiment
-from rsas.sweep.files.file_store import Storage, aside
+from rsas.sweep.files.file_store import FileStore, aside
 from rsas.sweep.files.sweep_record import (
     OtherStudy,
     OtherVersion,
@@ -33,16 +33,16 @@ from rsas.sweep.files.sweep_record import (
     known_uri,
     to_json,
 )
-from rsas.sweep.files.trial_dir import History, TrialFolder
+from rsas.sweep.files.trial_dir import History, TrialDir
 from rsas.sweep.status import Status, status_of
 from rsas.sweep.study.lease import Lease, LeaseStore, acquire, is_alive
 from rsas.uris import sqlite_uri
 
 if TYPE_CHECKING:  # optuna takes a second to import
     from rsas.sweep.study.launch import Launch
-    from rsas.sweep.study.study import Book
+    from rsas.sweep.study.study import Study
 
-__all__ = ["FILES", "SweepFolder"]
+__all__ = ["FILES", "SweepDir"]
 
 FILES = ("sweep.json", "sweep.json.copy", "study.journal")
 """Each of them makes a folder that of a sweep."""
@@ -50,13 +50,13 @@ _COPY = FILES[1]
 _SILENCE = 600.0  # seconds after which a driver that this machine cannot see counts as dead
 
 
-class SweepFolder:
+class SweepDir:
     """The folder of one sweep that exists.
 
     Attributes:
         workspace: folder of the workspace it is in.
         record: what ``sweep.json`` holds: the resolved experiment and where things are.
-        journal: the book's file, where it is no database.
+        journal: the study's file, where it is no database.
         storage: where trials keep their files.
         lease: of this process, while it is ``locked``.
 
@@ -109,10 +109,10 @@ class SweepFolder:
 
     def history(self, trial: TrialRecord) -> History:
         """What was trained of a trial, or of the one that it repeats."""
-        return TrialFolder(self.trials / (trial.same_as or trial.trial_id)).history()
+        return TrialDir(self.trials / (trial.same_as or trial.trial_id)).history()
 
     def kept_records(self) -> dict[int, dict[str, Any]]:
-        """Return what trials' own folders have of the book, by number.
+        """Return what trials' own folders have of the study, by number.
 
         Left out are records that are damaged or edited, of another sweep, or of another trial than
         that of their folder: somebody may have copied a folder.
@@ -121,51 +121,51 @@ class SweepFolder:
         contents = self.trials.read_all([f"{name}/trial.json" for name in names])
         return {
             record["number"]: record
-            for name, record in zip(names, map(TrialFolder.record_in, contents), strict=True)
+            for name, record in zip(names, map(TrialDir.record_in, contents), strict=True)
             if record is not None
             and record.get("sweep") == self.record["id"]
             and trial_id(record["number"]) == name
         }
 
-    def book(self, experiment: Experiment | None = None) -> Book:
-        """Open the book of the sweep; with an experiment, to write it.
+    def study(self, experiment: Experiment | None = None) -> Study:
+        """Open the study of the sweep; with an experiment, to write it.
 
         Raises:
             OtherStudy: it is another sweep's, or has other objectives than the record.
             InputError: it cannot be read, or the password of its database is not known.
         """
-        from rsas.sweep.study.study import Book
+        from rsas.sweep.study.study import Study
 
         url = self._study_url()
         lease = None if experiment is None else self.lease
         if url is None:
-            book = Book(self.journal, experiment, lease=lease)
+            study = Study(self.journal, experiment, lease=lease)
         else:
-            book = Book(url, experiment, study=self.record["id"], lease=lease)
-        noted = book.record()
+            study = Study(url, experiment, name=self.record["id"], lease=lease)
+        noted = study.record()
         if noted is not None and noted["id"] != self.record["id"]:
             raise OtherStudy(
                 f"sweep {self.name!r}: its study is that of another sweep, {noted['id']!r} where "
                 f"sweep.json has {self.record['id']!r}; bring the right file back"
             )
-        if len(book.study.directions) != len(self.objectives):
+        if len(study.optuna_study.directions) != len(self.objectives):
             raise OtherStudy(
-                f"sweep {self.name!r}: sweep.json has {len(self.objectives)} objectives, and its "
-                f"study {len(book.study.directions)}; correct the file, or delete it, and a copy "
-                "is used"
+                f"sweep {self.name!r}: sweep.json has {len(self.objectives)} objectives, and "
+                f"its study {len(study.optuna_study.directions)}; correct the file, or delete it, "
+                "and a copy is used"
             )
-        return book
+        return study
 
-    def book_begun(self) -> Book | None:
-        """The book, to be read; None where the process was killed before it had begun one.
+    def study_begun(self) -> Study | None:
+        """The study, to be read; None where the process was killed before it had begun one.
 
         Raises:
-            InputError: as ``book`` does.
+            InputError: as ``study`` does.
         """
         from rsas.sweep.study.study import NotBegun
 
         try:
-            return self.book()
+            return self.study()
         except NotBegun:
             return None
 
@@ -175,9 +175,9 @@ class SweepFolder:
         Args:
             mine: this process has the lease, and asks what the sweep would be without it.
         """
-        book = self.book_begun()
-        trials = book.trials(self.objectives) if book else []
-        launches = book.launches() if book else []
+        study = self.study_begun()
+        trials = study.trials(self.objectives) if study else []
+        launches = study.launches() if study else []
         return status_of(
             self.name,
             self.objectives,
@@ -203,7 +203,7 @@ class SweepFolder:
         self.objectives = experiment.objectives
         self.budget = experiment.budget
         self.devices = experiment.resources.devices
-        self.storage = Storage(self.record.get("storage") or self.path)
+        self.storage = FileStore(self.record.get("storage") or self.path)
         self.trials, self.models = self.storage / "trials", self.storage / "models"
 
     def _read(self) -> Experiment:
@@ -235,7 +235,7 @@ class SweepFolder:
             if file.exists():
                 kept = file.replace(aside(file))
                 done += f", and what was there is in {kept.name}"
-            Storage(self.path).write("sweep.json", to_json(copy))
+            FileStore(self.path).write("sweep.json", to_json(copy))
         except OSError as error:
             done = f"a copy of it is used; it cannot be mended ({error.strerror or error})"
         logging.getLogger("rsas").warning("%s cannot be used (%s); %s", file, reason, done)
@@ -243,10 +243,10 @@ class SweepFolder:
 
     def _copy(self) -> dict[str, Any] | None:
         """Return the copy of the record in the journal, or else the one beside sweep.json."""
-        from rsas.sweep.study.study import Book
+        from rsas.sweep.study.study import Study
 
         copies: tuple[Callable[[], Any], ...] = (
-            lambda: Book(self.journal).record(),
+            lambda: Study(self.journal).record(),
             lambda: json.loads((self.path / _COPY).read_text("utf-8")),
         )
         for read in copies:
@@ -256,16 +256,16 @@ class SweepFolder:
                 return found
         return None
 
-    def note_copies(self, book: Book) -> None:
+    def note_copies(self, study: Study) -> None:
         """Keep copies of the record, from which a damaged one is made again."""
-        if book.record() != self.record:
-            book.note_record(self.record)
+        if study.record() != self.record:
+            study.note_record(self.record)
         with contextlib.suppress(OSError):
-            Storage(self.path).write(_COPY, to_json(self.record))
+            FileStore(self.path).write(_COPY, to_json(self.record))
 
     def _write(self) -> None:
         try:
-            Storage(self.path).write("sweep.json", to_json(self.record))
+            FileStore(self.path).write("sweep.json", to_json(self.record))
         except OSError as error:
             raise InputError(f"sweep {self.name!r}: {error}") from None
 

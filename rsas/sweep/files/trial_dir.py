@@ -5,7 +5,7 @@ Whoever runs the trial, this process or the next one, finds them there by name:
 checkpoint-000040.pt    the state of its trainer, of the two newest intervals
 history-0001.jsonl      a line an epoch, a file each time the trial was begun or gone on with
 error.txt               the last traceback, mode 0600
-trial.json              what the book has of it (rsas.sweep.study.study)
+trial.json              what the study has of it (rsas.sweep.study.study)
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rsas.redact import redact
-from rsas.sweep.files.file_store import Storage
+from rsas.sweep.files.file_store import FileStore
 
 if TYPE_CHECKING:  # histories are read without torch
     import torch
 
-__all__ = ["History", "Superseded", "TrialFolder", "read_model", "write_model"]
+__all__ = ["History", "Superseded", "TrialDir", "read_model", "write_model"]
 
 Row = dict[str, float]
 
@@ -50,7 +50,7 @@ class History:
     seconds: float  # that they took, all together
 
 
-class TrialFolder:
+class TrialDir:
     """The folder of one trial; it is made when something is written.
 
     A process that trains the trial calls ``begin`` first. The number it gets marks its history,
@@ -58,7 +58,7 @@ class TrialFolder:
     be at it for a while when a driver was killed and its workers do not know yet.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: FileStore) -> None:
         self._storage = storage
         self._attempt = 0
         self._lines: list[str] = []
@@ -170,7 +170,7 @@ class TrialFolder:
         self._storage.private.write("error.txt", redact(text).encode())
 
     def set_record(self, record: dict[str, Any]) -> None:
-        """Keep what the book has of the trial, from which a damaged book is made again."""
+        """Keep what the study has of the trial, from which a damaged study is made again."""
         self._storage.write("trial.json", self.record_bytes(record))
 
     @staticmethod
@@ -215,12 +215,12 @@ def _row(line: str) -> Row | None:
     return row if is_epoch and 0 <= row.get("seconds", 0.0) < math.inf else None
 
 
-def write_model(models: Storage, trial: str, state: dict[str, Any]) -> None:
+def write_model(models: FileStore, trial: str, state: dict[str, Any]) -> None:
     """Keep the final model of a trial in a folder of its own."""
     models.write(f"{trial}/model.pt", _to_bytes(state))
 
 
-def read_model(models: Storage, trial: str) -> dict[str, Any] | None:
+def read_model(models: FileStore, trial: str) -> dict[str, Any] | None:
     """What ``write_model`` was given, on the CPU; None if there is none.
 
     Raises:

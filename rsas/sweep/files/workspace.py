@@ -14,8 +14,8 @@ from typing import Any
 
 from rsas.errors import InputError
 from rsas.sweep.experiment import check_name
-from rsas.sweep.files.file_store import Storage
-from rsas.sweep.files.sweep_dir import FILES, SweepFolder
+from rsas.sweep.files.file_store import FileStore
+from rsas.sweep.files.sweep_dir import FILES, SweepDir
 from rsas.sweep.files.sweep_record import SCHEMA, to_json
 from rsas.uris import sqlite_uri
 
@@ -63,7 +63,7 @@ class Workspace:
                 "gives another"
             )
 
-    def create(self, name: str, record: dict[str, Any]) -> SweepFolder:
+    def create(self, name: str, record: dict[str, Any]) -> SweepDir:
         """Make the folder of a sweep, whole or not at all.
 
         Raises:
@@ -74,16 +74,16 @@ class Workspace:
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.path))
         try:
             partial.chmod(0o755)
-            Storage(str(partial)).write("sweep.json", to_json({"schema": SCHEMA, **record}))
+            FileStore(str(partial)).write("sweep.json", to_json({"schema": SCHEMA, **record}))
             partial.rename(self.path / name)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             if not isinstance(error, OSError):
                 raise
             raise InputError(f"sweep {name!r}: cannot make its folder ({error})") from None
-        return SweepFolder(self.path / name)
+        return SweepDir(self.path / name)
 
-    def open(self, name: str) -> SweepFolder:
+    def open(self, name: str) -> SweepDir:
         """The folder of a sweep that exists.
 
         Raises:
@@ -102,7 +102,7 @@ class Workspace:
                 f"no sweep {name!r} in workspace {str(self.path)!r}; there is: "
                 f"{', '.join(names) or 'none'}{remains}"
             )
-        return SweepFolder(self.path / name)
+        return SweepDir(self.path / name)
 
     def names(self) -> list[str]:
         """Names of the sweeps; the one that was made or extended last comes last.

@@ -9,16 +9,16 @@ from typing import Any
 
 from rsas.errors import InputError
 from rsas.sweep.follow.web import App, listen
-from rsas.sweep.study.study import Book
+from rsas.sweep.study.study import Study
 
 __all__ = ["serve"]
 
 
-def serve(book: Book, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(study: Study, host: str, port: int, say: Callable[[str], None]) -> None:
     """Serve the dashboard until Ctrl-C or SIGTERM.
 
     Args:
-        book: of the sweep, opened for reading; another process may write it meanwhile.
+        study: of the sweep, opened for reading; another process may write it meanwhile.
         host: address to listen on.
         port: to listen on, 0 for one that is free.
         say: tells the user where it is.
@@ -34,7 +34,7 @@ def serve(book: Book, host: str, port: int, say: Callable[[str], None]) -> None:
             "pip install 'rsas[optuna-dashboard]' brings it"
         ) from None
     try:
-        server = listen(_read_only(wsgi(book.study._storage)), host, port)
+        server = listen(_read_only(wsgi(study.optuna_study._storage)), host, port)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
@@ -43,7 +43,7 @@ def serve(book: Book, host: str, port: int, say: Callable[[str], None]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with server, contextlib.suppress(KeyboardInterrupt):
         address = f"[{host}]" if ":" in host else host
-        page = f"dashboard/studies/{book.study._study_id}"
+        page = f"dashboard/studies/{study.optuna_study._study_id}"
         say(f"Optuna's dashboard, to be read only: http://{address}:{server.server_port}/{page}")
         server.serve_forever()
 
@@ -51,7 +51,7 @@ def serve(book: Book, host: str, port: int, say: Callable[[str], None]) -> None:
 def _read_only(app: App) -> App:
     """The dashboard without what it can do to a study: notes, deletion, trials told by hand.
 
-    The book decides what a sweep does; only the process that has the sweep's lease writes.
+    The study decides what a sweep does; only the process that has the sweep's lease writes.
     """
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

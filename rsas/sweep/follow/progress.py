@@ -16,7 +16,7 @@ from rsas.pareto import front, hypervolume
 from rsas.records import Objective, TrialRecord, clock, trial_id
 from rsas.redact import redact
 
-__all__ = ["MirrorProgress", "SweepDisplay", "front_table"]
+__all__ = ["MirrorProgress", "SweepProgress", "front_table"]
 
 _PARAM_COLUMNS = 4  # more do not fit beside objectives and bar
 _FRONT_ROWS = 12  # of the front while the sweep runs
@@ -29,7 +29,7 @@ _SILENT = 60.0  # seconds without a report that are worth a word
 class MirrorProgress:
     """Shows how far MLflow is brought in line: a bar on a terminal, elsewhere lines.
 
-    As a context manager it draws the bar itself; while a ``SweepDisplay`` runs, that one does.
+    As a context manager it draws the bar itself; while a ``SweepProgress`` runs, that one does.
 
     Args:
         console: where to show it.
@@ -71,7 +71,7 @@ class MirrorProgress:
         return line
 
 
-class SweepDisplay:
+class SweepProgress:
     """Follows a sweep on the console; a context manager.
 
     Args:
@@ -80,7 +80,7 @@ class SweepDisplay:
         asked: trials that are to be complete.
         epochs: of one trial, to tell how far it is.
         objectives: of the sweep.
-        trials: what the book holds at the start.
+        trials: what the study holds at the start.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SweepDisplay:
             console=console, get_renderable=self._render, refresh_per_second=4, transient=True
         )
 
-    def __enter__(self) -> SweepDisplay:
+    def __enter__(self) -> SweepProgress:
         if self._console.is_terminal:
             self._live.start()
         return self

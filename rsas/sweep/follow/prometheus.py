@@ -16,13 +16,13 @@ from rsas.pareto import front, hypervolume
 from rsas.records import Objective, State, TrialRecord, trial_id
 from rsas.sweep.follow.web import listen
 
-__all__ = ["SweepMetrics", "serving"]
+__all__ = ["SweepGauges", "serving"]
 
 _HOST = "127.0.0.1"
 _STATES: tuple[State, ...] = ("running", "complete", "pruned", "failed")
 
 
-class SweepMetrics(Collector):
+class SweepGauges(Collector):
     """Follows a sweep and tells it to a registry when that is asked.
 
     What takes time, the front and its hypervolume, is computed where it is asked for, on the
@@ -32,7 +32,7 @@ class SweepMetrics(Collector):
         sweep: its name, the label of all metrics.
         asked: trials that are to be complete or stopped early.
         objectives: of the sweep.
-        trials: what the book holds at the start.
+        trials: what the study holds at the start.
         slots: trials that may run at once.
     """
 

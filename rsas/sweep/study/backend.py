@@ -49,7 +49,7 @@ def patiently(action: Callable[[], T]) -> T:
             time.sleep(1.0)
         except Damaged as error:
             raise Halted(
-                f"the book is damaged ({error}); 'rsas check NAME --repair' mends it"
+                f"the study is damaged ({error}); 'rsas check NAME --repair' mends it"
             ) from None
         except OSError as error:
-            raise Halted(f"the book cannot be written ({error.strerror or error})") from None
+            raise Halted(f"the study cannot be written ({error.strerror or error})") from None

@@ -1,4 +1,4 @@
-"""Optuna's trials as rsas has them: as records, and as JSON, of which a book can be made anew."""
+"""Optuna's trials as rsas has them: as records, and as JSON, of which a study can be made anew."""
 
 from __future__ import annotations
 

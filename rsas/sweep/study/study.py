@@ -1,6 +1,6 @@
-"""The book of a sweep: one durable Optuna study, which alone decides what is done.
+"""The study of a sweep: one durable Optuna study, which alone decides what is done.
 
-Tune executes and MLflow mirrors; after an interruption the book says what is still to be run.
+Tune executes and MLflow mirrors; after an interruption the study says what is still to be run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from rsas.sweep.study.lease import Lease
 from rsas.sweep.suggest.sampler import direction, sampler
 from rsas.sweep.suggest.space import fields_of
 
-__all__ = ["Book", "NotBegun", "Rung"]
+__all__ = ["NotBegun", "Rung", "Study"]
 
 # Attributes of the study.
 _RECORD = "rsas:record"
@@ -65,19 +65,19 @@ class NotBegun(InputError):
     """There is no study: the sweep was killed before it made one."""
 
 
-class Book:
+class Study:
     """The trials of a sweep and what became of them.
 
     Args:
         place: the journal file, or the URL of a database (``postgresql+psycopg://...``).
-        experiment: what is searched; with None the book can only be read.
-        study: name of the study, where a database has several.
-        lease: of this process (``SweepFolder.locked``): reads and writes fail with ``LeaseLost``
+        experiment: what is searched; with None the study can only be read.
+        name: of the study, where a database has several.
+        lease: of this process (``SweepDir.locked``): reads and writes fail with ``LeaseLost``
             where another process has it. With None, none is compared.
 
     Raises:
         NotBegun: it is to be read, and not there.
-        InputError: the book is damaged or cannot be reached.
+        InputError: the study is damaged or cannot be reached.
     """
 
     def __init__(
@@ -85,20 +85,20 @@ class Book:
         place: Path | str,
         experiment: Experiment | None = None,
         *,
-        study: str = "sweep",
+        name: str = "sweep",
         lease: Lease | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._experiment = experiment
         try:
-            storage = open_storage(place, study, lease)
+            storage = open_storage(place, name, lease)
             try:
-                self._study = optuna.load_study(study_name=study, storage=storage)
+                self._optuna = optuna.load_study(study_name=name, storage=storage)
             except KeyError:
                 if experiment is None:
-                    raise NotBegun(f"{place}: there is no study {study!r}") from None
-                self._study = optuna.create_study(
-                    study_name=study,
+                    raise NotBegun(f"{place}: there is no study {name!r}") from None
+                self._optuna = optuna.create_study(
+                    study_name=name,
                     storage=storage,
                     directions=[direction(objective) for objective in experiment.objectives],
                 )
@@ -110,15 +110,15 @@ class Book:
         except Exception as error:  # Optuna, SQLAlchemy and drivers have kinds of their own
             hint = "; 'rsas check NAME --repair' mends it" if isinstance(place, Path) else ""
             raise InputError(
-                f"{place}: the book of the sweep cannot be read ({reason_of(error)}){hint}"
+                f"{place}: the study of the sweep cannot be read ({reason_of(error)}){hint}"
             ) from error
 
     @property
-    def study(self) -> optuna.Study:
+    def optuna_study(self) -> optuna.Study:
         """Optuna's own object, for its tools that read."""
-        return self._study
+        return self._optuna
 
-    # What the book holds.
+    # What the study holds.
 
     def trials(self, objectives: Sequence[Objective]) -> list[TrialRecord]:
         """All trials in the order they were begun."""
@@ -161,12 +161,12 @@ class Book:
 
     def launches(self) -> list[Launch]:
         """The processes that ran the sweep, oldest first."""
-        found = self._study.user_attrs.items()
+        found = self._optuna.user_attrs.items()
         return [Launch(**value) for name, value in sorted(found) if name.startswith(_LAUNCH)]
 
     def queue(self) -> list[dict[str, Any]]:
         """Values of parameters with which the first trials are run; see ``enqueue``."""
-        found: list[dict[str, Any]] = self._study.user_attrs.get(_QUEUE, [])
+        found: list[dict[str, Any]] = self._optuna.user_attrs.get(_QUEUE, [])
         return found
 
     def check_lease(self) -> None:
@@ -174,13 +174,13 @@ class Book:
 
         Raises:
             LeaseLost: another process has taken the sweep over.
-            Halted: the book cannot be read.
+            Halted: the study cannot be read.
         """
-        patiently(lambda: self._study.user_attrs)
+        patiently(lambda: self._optuna.user_attrs)
 
     def record(self) -> dict[str, Any] | None:
         """The sweep's own record, which ``note_record`` kept."""
-        found: dict[str, Any] | None = self._study.user_attrs.get(_RECORD)
+        found: dict[str, Any] | None = self._optuna.user_attrs.get(_RECORD)
         return found
 
     # What becomes of trials.
@@ -189,7 +189,7 @@ class Book:
         """Ask the sampler for a new trial; returns its number.
 
         The sampler is made anew, with a seed of the sweep's seed and the trial's number, so a
-        suggestion depends on the book alone: a resumed sweep neither repeats the start-up
+        suggestion depends on the study alone: a resumed sweep neither repeats the start-up
         points of the sampler nor, with one trial at a time, differs from an undisturbed one.
         """
         experiment = self._writable()
@@ -200,9 +200,9 @@ class Book:
             waiting = [t.number for t in frozen if t.state is TrialState.WAITING]  # by a kill
             begun = len(self._begun())
             if begun < len(queue) and not waiting:
-                self._study.enqueue_trial(queue[begun])
-            self._study.sampler = sampler(experiment, waiting[0] if waiting else len(frozen))
-            return self._study.ask().number
+                self._optuna.enqueue_trial(queue[begun])
+            self._optuna.sampler = sampler(experiment, waiting[0] if waiting else len(frozen))
+            return self._optuna.ask().number
 
         number = patiently(ask)
         try:
@@ -236,14 +236,14 @@ class Book:
                 time.sleep(1.0)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # not the space's
-                    raise Halted(f"the book cannot be written ({error.strerror})") from None
+                    raise Halted(f"the study cannot be written ({error.strerror})") from None
                 raise
 
     def _ask(self, number: int) -> TrainConfig:
         """Ask the space for the configuration of a trial, and note its fields."""
         experiment = self._writable()
-        self._study.sampler = sampler(experiment, number)
-        trial = patiently(lambda: Trial(self._study, self._frozen()[number]._trial_id))
+        self._optuna.sampler = sampler(experiment, number)
+        trial = patiently(lambda: Trial(self._optuna, self._frozen()[number]._trial_id))
         fields = fields_of(experiment, trial)
         self._set(number, FIELDS, fields)
         return experiment.base.replace(**fields)
@@ -317,7 +317,7 @@ class Book:
         """Values of parameters with which the first trials are run."""
         self._note(_QUEUE, [dict(point) for point in points])
 
-    def add_known(self, other: Book, sweep: str) -> int:
+    def add_known(self, other: Study, sweep: str) -> int:
         """Tell the sampler the complete trials of another sweep; they are no trials of this one.
 
         Returns:
@@ -328,7 +328,7 @@ class Book:
         for trial in known:
             if f"{sweep}/{trial_id(trial.number)}" in there:
                 continue
-            self._study.add_trial(
+            self._optuna.add_trial(
                 optuna.trial.create_trial(
                     params=trial.params,
                     distributions=trial.distributions,
@@ -340,10 +340,10 @@ class Book:
 
     def delete(self) -> None:
         """Remove the study from its database."""
-        optuna.delete_study(study_name=self._study.study_name, storage=self._study._storage)
+        optuna.delete_study(study_name=self._optuna.study_name, storage=self._optuna._storage)
 
     def to_dict(self, number: int) -> dict[str, Any]:
-        """Return all the book has of a trial, as JSON types; ``rebuild`` takes it back."""
+        """Return all the study has of a trial, as JSON types; ``rebuild`` takes it back."""
         frozen = self._frozen()
         known = [trial.number for trial in frozen if KNOWN in trial.user_attrs]
         sweep = (self.record() or {}).get("id", "")
@@ -351,15 +351,15 @@ class Book:
 
     def _name_objectives(self, objectives: Sequence[Objective]) -> None:
         """For Optuna's own tools; rsas does not read the names."""
-        if self._study.metric_names is None:
+        if self._optuna.metric_names is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._study.set_metric_names([objective.name for objective in objectives])
+                self._optuna.set_metric_names([objective.name for objective in objectives])
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         def tell() -> None:
             if not self._frozen()[number].state.is_finished():  # it was, before a connection broke
-                self._study.tell(number, values, state=state)
+                self._optuna.tell(number, values, state=state)
 
         patiently(tell)
 
@@ -367,15 +367,15 @@ class Book:
         def put() -> None:
             trial = self._frozen()[number]
             if not trial.state.is_finished():
-                self._study._storage.set_trial_user_attr(trial._trial_id, name, value)
+                self._optuna._storage.set_trial_user_attr(trial._trial_id, name, value)
 
         patiently(put)
 
     def _note(self, name: str, value: Any) -> None:
-        patiently(lambda: self._study.set_user_attr(name, value))
+        patiently(lambda: self._optuna.set_user_attr(name, value))
 
     def _frozen(self) -> list[FrozenTrial]:
-        return patiently(lambda: self._study.get_trials(deepcopy=False))
+        return patiently(lambda: self._optuna.get_trials(deepcopy=False))
 
     def _begun(self) -> list[FrozenTrial]:
         return [
@@ -385,5 +385,5 @@ class Book:
         ]
 
     def _writable(self) -> Experiment:
-        assert self._experiment is not None, "this book was opened for reading"
+        assert self._experiment is not None, "this study was opened for reading"
         return self._experiment

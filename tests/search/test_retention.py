@@ -1,4 +1,4 @@
-"""What is kept of a sweep, beside its book."""
+"""What is kept of a sweep, beside its study."""
 
 import json
 import threading
@@ -9,10 +9,10 @@ from rsas import TrainConfig
 from rsas.errors import StorageError
 from rsas.records import Objective
 from rsas.sweep.experiment import Experiment
-from rsas.sweep.files.file_store import Storage
-from rsas.sweep.files.retention import Keeper
-from rsas.sweep.files.trial_dir import TrialFolder, write_model
-from rsas.sweep.study.study import Book
+from rsas.sweep.files.file_store import FileStore
+from rsas.sweep.files.retention import Retention
+from rsas.sweep.files.trial_dir import TrialDir, write_model
+from rsas.sweep.study.study import Study
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
@@ -22,36 +22,36 @@ def space(trial):
 
 
 class Sweep:
-    """A book with four trials that run, each with checkpoints and a model, and their keeper."""
+    """A study with four trials that run, each with checkpoints and a model, and their retention."""
 
     def __init__(self, path):
         self.path, self.said = path, []
-        self.storage = Storage(path)
+        self.storage = FileStore(path)
         experiment = Experiment(
             name="test", base=TrainConfig(), space=space, objectives=OBJECTIVES, sampler="random"
         )
-        self.book = Book(path / "study.journal", experiment)
+        self.study = Study(path / "study.journal", experiment)
         for number in range(4):
-            self.book.begin()
-            folder = TrialFolder(self.storage / "trials" / f"t{number:04d}")
+            self.study.begin()
+            folder = TrialDir(self.storage / "trials" / f"t{number:04d}")
             for epoch in (1, 2):
                 folder.save(epoch, {"epoch": epoch})
             write_model(self.storage / "models", f"t{number:04d}", {"epoch": 2})
-        self.keeper = self.new_keeper()
+        self.retention = self.new_keeper()
 
     def new_keeper(self):
-        return Keeper(self.storage, self.book, OBJECTIVES, self.said.append)
+        return Retention(self.storage, self.study, OBJECTIVES, self.said.append)
 
     def complete(self, number, accuracy, sparsity, tell=True):
-        self.book.complete(number, {"val_accuracy": accuracy, "sparsity": sparsity, "epoch": 2})
+        self.study.complete(number, {"val_accuracy": accuracy, "sparsity": sparsity, "epoch": 2})
         if tell:
-            self.keeper.end(number, self.trials())
+            self.retention.end(number, self.trials())
 
     def trials(self):
-        return self.book.trials(OBJECTIVES)
+        return self.study.trials(OBJECTIVES)
 
     def close(self):
-        self.keeper.close(self.trials())
+        self.retention.close(self.trials())
 
     def models(self):
         return sorted(file.parent.name for file in (self.path / "models").glob("*/model.pt"))
@@ -69,9 +69,9 @@ def sweep(tmp_path):
     return Sweep(tmp_path)
 
 
-def test_records_follow_the_book(sweep):
-    sweep.keeper.record(0)
-    sweep.keeper.record(1)
+def test_records_follow_the_study(sweep):
+    sweep.retention.record(0)
+    sweep.retention.record(1)
     sweep.complete(1, 0.5, 0.25)
     sweep.close()
     running, complete = sweep.record("t0000"), sweep.record("t0001")
@@ -84,11 +84,11 @@ def test_records_follow_the_book(sweep):
 
 def test_checkpoints_of_what_has_ended_go_at_once(sweep):
     sweep.complete(0, 0.5, 0.5)
-    sweep.book.fail(1, "no luck")
-    sweep.keeper.end(1, sweep.trials())
-    sweep.book.prune(2, 1.0)
-    sweep.keeper.end(2, sweep.trials())
-    sweep.keeper._thread.shutdown()  # before close(), which makes up for what was not done
+    sweep.study.fail(1, "no luck")
+    sweep.retention.end(1, sweep.trials())
+    sweep.study.prune(2, 1.0)
+    sweep.retention.end(2, sweep.trials())
+    sweep.retention._thread.shutdown()  # before close(), which makes up for what was not done
     assert sweep.with_checkpoints() == ["t0003"]
 
 
@@ -96,7 +96,7 @@ def test_models_of_the_front_and_of_what_runs_are_kept(sweep):
     sweep.complete(0, 0.5, 0.5)
     sweep.complete(1, 0.4, 0.4)  # dominated by the one before
     sweep.complete(2, 0.5, 0.5)  # equal to it
-    sweep.keeper._thread.shutdown()
+    sweep.retention._thread.shutdown()
     assert sweep.models() == ["t0000", "t0002", "t0003"]
 
 
@@ -104,18 +104,18 @@ def test_models_that_are_dominated_later_go_later(sweep):
     sweep.complete(0, 0.5, 0.5)
     sweep.complete(1, 0.6, 0.4)
     after = threading.Event()
-    sweep.keeper._thread.submit(after.set)
+    sweep.retention._thread.submit(after.set)
     assert after.wait(20)
     assert sweep.models() == ["t0000", "t0001", "t0002", "t0003"]
     sweep.complete(2, 0.6, 0.6)
-    sweep.keeper._thread.shutdown()
+    sweep.retention._thread.shutdown()
     assert sweep.models() == ["t0002", "t0003"]
 
 
 def test_the_model_that_another_trial_repeats_stays(sweep):
     sweep.complete(0, 0.5, 0.5)
-    sweep.book.repeat(1, same_as=0)
-    sweep.keeper.end(1, sweep.trials())
+    sweep.study.repeat(1, same_as=0)
+    sweep.retention.end(1, sweep.trials())
     sweep.complete(2, 0.4, 0.4)
     sweep.close()
     assert sweep.models() == ["t0000", "t0001", "t0003"]
@@ -135,31 +135,31 @@ def test_what_an_earlier_process_did_not_come_to_do_is_done(sweep):
 
 
 def test_closing_waits_until_all_is_done(sweep, monkeypatch):
-    opened, set_record = threading.Event(), TrialFolder.set_record
+    opened, set_record = threading.Event(), TrialDir.set_record
 
     def slow(self, record):
         assert opened.wait(20)
         set_record(self, record)
 
-    monkeypatch.setattr(TrialFolder, "set_record", slow)
+    monkeypatch.setattr(TrialDir, "set_record", slow)
     for number in range(4):
-        sweep.keeper.record(number)  # returns though nothing can be written yet
+        sweep.retention.record(number)  # returns though nothing can be written yet
     threading.Timer(0.1, opened.set).start()
     sweep.close()
     assert [sweep.record(f"t000{number}")["state"] for number in range(4)] == ["RUNNING"] * 4
 
 
 def test_a_storage_that_fails_is_told_once_and_stops_nothing(sweep, monkeypatch):
-    write = Storage.write
+    write = FileStore.write
 
     def fails(self, name, content):
         if self.place.endswith("t0002"):
             return write(self, name, content)
         raise StorageError(f"cannot write {self.place}/{name} (No space left on device)")
 
-    monkeypatch.setattr(Storage, "write", fails)
+    monkeypatch.setattr(FileStore, "write", fails)
     for number in (0, 1, 2):
-        sweep.keeper.record(number)
+        sweep.retention.record(number)
     sweep.complete(0, 0.5, 0.5)
     sweep.close()
     assert sweep.said == [
@@ -172,7 +172,7 @@ def test_a_storage_that_does_not_answer_is_told_once(sweep, monkeypatch):
     def away(self):
         raise OSError("network is down")
 
-    monkeypatch.setattr(Storage, "names", away)
+    monkeypatch.setattr(FileStore, "names", away)
     sweep.complete(0, 0.5, 0.5)
     sweep.complete(1, 0.5, 0.5)
     sweep.close()
@@ -185,9 +185,9 @@ def test_a_storage_that_does_not_answer_is_told_once(sweep, monkeypatch):
 @pytest.mark.parametrize("kept", ["nothing", "an older one"])
 def test_records_that_an_earlier_process_did_not_come_to_write_are_written(kept, sweep):
     if kept == "an older one":
-        sweep.keeper.record(0)
-    sweep.keeper._thread.shutdown()  # killed
+        sweep.retention.record(0)
+    sweep.retention._thread.shutdown()  # killed
     sweep.complete(0, 0.5, 0.5, tell=False)
-    sweep.keeper = sweep.new_keeper()
+    sweep.retention = sweep.new_keeper()
     sweep.close()
     assert sweep.record("t0000")["state"] == "COMPLETE"
