@@ -1,7 +1,8 @@
 """Search the sparsity-accuracy trade-off of reinforced sparse networks.
 
 ``rsas.train(rsas.TrainConfig(...))`` trains one network; the command line (``rsas --help``)
-searches. Names are imported on first use, so that the command line starts at once.
+searches. What a user's file needs is here. Names are imported on first use, so neither Ray nor
+torch is loaded before something needs them.
 """
 
 from importlib import import_module
@@ -11,29 +12,42 @@ if TYPE_CHECKING:
     from rsas import export
     from rsas.config import TrainConfig
     from rsas.errors import InputError, NonFiniteLoss
+    from rsas.load import load_sweep
+    from rsas.records import Objective
     from rsas.sparse import ReinforcedPruning
+    from rsas.sweep.experiment import Budget, Experiment, Resources
     from rsas.trainer import RunResult, Trainer, train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budget",
+    "Experiment",
     "InputError",
     "NonFiniteLoss",
+    "Objective",
     "ReinforcedPruning",
+    "Resources",
     "RunResult",
     "TrainConfig",
     "Trainer",
     "export",
+    "load_sweep",
     "train",
 ]
 
 _HOME = {
+    "Budget": "rsas.sweep.experiment",
+    "Experiment": "rsas.sweep.experiment",
     "InputError": "rsas.errors",
     "NonFiniteLoss": "rsas.errors",
+    "Objective": "rsas.records",
     "ReinforcedPruning": "rsas.sparse",
+    "Resources": "rsas.sweep.experiment",
     "RunResult": "rsas.trainer",
     "TrainConfig": "rsas.config",
     "Trainer": "rsas.trainer",
+    "load_sweep": "rsas.load",
     "train": "rsas.trainer",
 }
 

@@ -3,124 +3,125 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
+import rsas
+
 ROOT = Path(__file__).parents[1]
 
-# What each part of rsas may import of rsas, itself included; cli may import all.
-ALLOWED = {
-    "rsas.redact": set(),
-    "rsas.errors": {"rsas.redact"},
-    "rsas.fields": {"rsas.errors"},
-    "rsas.config": {"rsas.errors", "rsas.fields"},
-    "rsas.userfile": {"rsas.errors"},
-    "rsas.records": {"rsas.errors"},
-    "rsas.uris": set(),
-    "rsas.sparse": {"rsas.errors", "rsas.fields", "rsas.sparse"},
-    "rsas.compat": {"rsas.sparse"},
-    "rsas.data": {"rsas.config", "rsas.errors"},
-    "rsas.models": {"rsas.config", "rsas.errors", "rsas.userfile"},
-    "rsas.small_dense": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
-    "rsas.pruning": {"rsas.config", "rsas.sparse"},
-    "rsas.build": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.userfile"},
-    "rsas.trainer": {
-        *("rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse", "rsas.userfile"),
-    },
-    "rsas.multi_seed": {"rsas", "rsas.config", "rsas.trainer"},
-    "rsas.seed_study": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.trainer"},
-    "rsas.analysis": {"rsas.analysis", "rsas.errors", "rsas.records"},
-    "rsas.tracking": {
-        *("rsas.analysis", "rsas.errors", "rsas.records", "rsas.redact", "rsas.tracking"),
-        "rsas.uris",
-    },
-    "rsas.export": {
-        "rsas",
-        "rsas.config",
-        "rsas.errors",
-        "rsas.export",
-        "rsas.models",
-        "rsas.pruning",
-        "rsas.sparse",
-        "rsas.trainer",
-    },
-    "rsas.search": {
-        "rsas",
-        "rsas.analysis",
-        "rsas.config",
-        "rsas.data",
-        "rsas.errors",
-        "rsas.export",
-        "rsas.fields",
-        "rsas.pruning",
-        "rsas.records",
-        "rsas.redact",
-        "rsas.multi_seed",
-        "rsas.search",
-        "rsas.trainer",
-        "rsas.uris",
-        "rsas.userfile",
-    },
-}
-# Beside what its part may: reads sweeps from wherever they are kept.
-JOINERS = {"rsas.analysis.trials": {"rsas.search", "rsas.tracking"}}
+# The parts of rsas from the ground up: each imports only those above its own line.
+LAYERS = [
+    "rsas.redact",
+    "rsas.errors",
+    "rsas.uris",
+    "rsas.fields",
+    "rsas.userfile",
+    "rsas.columns",
+    "rsas.records",
+    "rsas.pareto",
+    "rsas.config",
+    "rsas.sparse",
+    "rsas.compat",
+    "rsas.data",
+    "rsas.models",
+    "rsas.pruning",
+    "rsas.small_dense",
+    "rsas.build",
+    "rsas.trainer",
+    "rsas.multi_seed",
+    "rsas.seed_study",
+    "rsas.export",
+    "rsas.analysis",
+    "rsas.tracking",
+    "rsas.sweep.experiment",
+    "rsas.sweep.suggest",
+    "rsas.sweep.study",
+    "rsas.sweep.status",
+    "rsas.sweep.files",
+    "rsas.sweep.execute",
+    "rsas.sweep.follow",
+    "rsas.sweep.mirror",
+    "rsas.sweep.audit",
+    "rsas.sweep.launches",
+    "rsas.sweep.provenance",
+    "rsas.sweep.changes",
+    "rsas.sweep.session",
+    "rsas.sweep.commands",
+    "rsas.load",
+    "rsas.cli",
+]
 # Only these may import these libraries.
 KEPT_TO = {
-    "ray": {"rsas.search"},
-    "optuna": {"rsas.search", "rsas.analysis.importance"},
-    "sqlalchemy": {"rsas.search", "rsas.tracking", "rsas.uris"},
-    "pyarrow": {"rsas.search"},
-    "prometheus_client": {"rsas.search"},
-    "optuna_dashboard": {"rsas.search"},
+    "ray": {"rsas.sweep.execute", "rsas.sweep.session"},
+    "ray.tune": {"rsas.sweep.execute.tune"},
+    "optuna": {
+        *("rsas.sweep.suggest", "rsas.sweep.study", "rsas.sweep.changes"),
+        *("rsas.sweep.audit.rebuild", "rsas.sweep.audit.repair", "rsas.analysis.importance"),
+    },
+    "sqlalchemy": {"rsas.sweep.study", "rsas.tracking", "rsas.uris"},
+    "pyarrow": {"rsas.sweep.files"},
+    "prometheus_client": {"rsas.sweep"},
+    "optuna_dashboard": {"rsas.sweep.follow"},
     "mlflow": {"rsas.tracking"},
 }
 
 
-def part(module):
-    """``rsas.sparse.masks`` -> ``rsas.sparse``."""
-    return ".".join(module.split(".")[:2])
-
-
 def modules():
+    """The modules of rsas by name, with their files."""
     for path in sorted((ROOT / "rsas").rglob("*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        if name != "rsas" and part(name) != "rsas.cli":
+        if name != "rsas":  # the door, which imports each name on its first use
             yield name, path
 
 
+MODULES = dict(modules())
+
+
 def imported(path):
+    """All modules that a file imports, also inside functions; names of the door by their home."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield node.module
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if name in MODULES or node.module in ("ray", "optuna"):
+                    yield name
+                elif node.module == "rsas":
+                    yield rsas._HOME[alias.name]
+                else:
+                    yield node.module
 
 
-@pytest.mark.parametrize(("name", "path"), list(modules()))
-def test_direction_of_imports(name, path):
-    for module in imported(path):
-        top = module.split(".")[0]
-        if top == "rsas":
-            allowed = ALLOWED[part(name)] | JOINERS.get(name, set())
-            assert part(module) in allowed, f"{name} imports {module}"
-        if top in KEPT_TO:
-            assert {name, part(name)} & KEPT_TO[top], f"{name} imports {module}"
+def is_in(module, part):
+    return module == part or module.startswith(f"{part}.")
 
 
-def test_few_join_search_and_tracking():
-    users = [
-        name
-        for name, path in modules()
-        if any(
-            isinstance(node, ast.ImportFrom)
-            and node.module == "rsas"
-            and "tracking" in [alias.name for alias in node.names]
-            for node in ast.walk(ast.parse(path.read_text()))
-        )
-    ]
-    assert users == ["rsas.sweep.audit.repair", "rsas.sweep.session", "rsas.sweep.commands"]
+def layer(module):
+    (found,) = (index for index, part in enumerate(LAYERS) if is_in(module, part))
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "rsas.sweep"])
+def test_each_layer_imports_those_below(name):
+    for module in imported(MODULES[name]):
+        if module != "rsas" and is_in(module, "rsas"):
+            assert layer(module) <= layer(name), f"{name} imports {module}"
+        for library, users in KEPT_TO.items():
+            if is_in(module, library):
+                assert any(is_in(name, user) for user in users), f"{name} imports {module}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name: set(imported(path)) & MODULES.keys() - {name} for name, path in modules()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def loaded_by(statement):
