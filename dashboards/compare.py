@@ -21,11 +21,10 @@ def _():
 
     from dashboards import page
     from rsas import errors
-    from rsas.analysis import compare, plots, split_by
-    from rsas.analysis import dashboard_figures as panels
+    from rsas.analysis import compare, dashboard_figures, plots, split_by
     from rsas.load import load_sweep, sweep_names
 
-    return errors, compare, load_sweep, mo, page, panels, plots, split_by, sweep_names
+    return errors, compare, load_sweep, mo, page, dashboard_figures, plots, split_by, sweep_names
 
 
 @app.cell
@@ -59,15 +58,15 @@ def _(mo, sweeps):
 
 
 @app.cell
-def _(found, page, panels, set_chosen, sweeps):
-    _front = panels.front_panel(sweeps)
-    fronts = page.plot(_front, lambda points: set_chosen(panels.picked(_front, points)))
+def _(found, page, dashboard_figures, set_chosen, sweeps):
+    _front = dashboard_figures.front_panel(sweeps)
+    fronts = page.plot(_front, lambda points: set_chosen(dashboard_figures.picked(_front, points)))
     page.columns(
         page.part("Fronts", page.HOW_TO_CHOOSE, fronts),
         page.part(
             "Hypervolume",
             "With the interval of 95% over seeds, where there are several.",
-            page.plain(panels.volumes_table(found)),
+            page.plain(dashboard_figures.volumes_table(found)),
         ),
         kind="wide-left",
     )
@@ -75,17 +74,17 @@ def _(found, page, panels, set_chosen, sweeps):
 
 
 @app.cell
-def _(found, page, panels, plots, sweeps):
+def _(found, page, dashboard_figures, plots, sweeps):
     page.columns(
         page.part(
             "Along the front",
             "The best that each has; bars are intervals of 95% over seeds.",
-            page.plot(panels.on_page(plots.values_figure(found))),
+            page.plot(dashboard_figures.on_page(plots.values_figure(found))),
         ),
         page.part(
             "Course",
             "How the hypervolumes grew.",
-            page.plot(panels.on_page(plots.course_figure(sweeps))),
+            page.plot(dashboard_figures.on_page(plots.course_figure(sweeps))),
         ),
         page.part(
             "Who leads where",
@@ -102,9 +101,9 @@ def _(found, page, panels, plots, sweeps):
 
 
 @app.cell
-def _(get_chosen, page, panels, sweeps):
+def _(get_chosen, page, dashboard_figures, sweeps):
     _chosen = get_chosen()
-    _rows = panels.trials_table(sweeps, _chosen, ui=page.mlflow_ui())
+    _rows = dashboard_figures.trials_table(sweeps, _chosen, ui=page.mlflow_ui())
     table = page.table(_rows)
     page.trials(_rows, table, chosen=bool(_chosen))
     return (table,)

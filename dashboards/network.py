@@ -21,9 +21,7 @@ def _():
 
     from dashboards import page
     from rsas import errors
-    from rsas.analysis import dashboard_figures as panels
-    from rsas.analysis import load_history
-    from rsas.analysis import mask_figures as networks
+    from rsas.analysis import dashboard_figures, load_history, mask_figures
     from rsas.load import load_network, load_sweep, sweep_names
 
     return (
@@ -32,9 +30,9 @@ def _():
         load_network,
         load_sweep,
         mo,
-        networks,
+        mask_figures,
         page,
-        panels,
+        dashboard_figures,
         sweep_names,
     )
 
@@ -49,22 +47,24 @@ def _(mo, page, sweep_names):
 
 
 @app.cell
-def _(errors, load_sweep, mo, page, panels, picker):
+def _(errors, load_sweep, mo, page, dashboard_figures, picker):
     try:
         sweep = load_sweep(picker.value)
     except (errors.InputError, errors.StorageError) as _error:
         mo.stop(True, page.told(str(_error)))
     mo.stop(not sweep.front, page.told("No trial of this sweep is complete yet."))
-    get_trial, set_trial = mo.state(panels.first_choice(sweep))
+    get_trial, set_trial = mo.state(dashboard_figures.first_choice(sweep))
     return get_trial, set_trial, sweep
 
 
 @app.cell
-def _(page, panels, set_trial, sweep):
-    _front = panels.front_panel([sweep], [(sweep.name, panels.first_choice(sweep))])
+def _(page, dashboard_figures, set_trial, sweep):
+    _front = dashboard_figures.front_panel(
+        [sweep], [(sweep.name, dashboard_figures.first_choice(sweep))]
+    )
 
     def _choose(points):
-        for _, _trial in panels.picked(_front, points)[:1]:
+        for _, _trial in dashboard_figures.picked(_front, points)[:1]:
             set_trial(_trial)
 
     front = page.plot(_front, _choose)
@@ -72,16 +72,16 @@ def _(page, panels, set_trial, sweep):
 
 
 @app.cell
-def _(front, get_trial, mo, page, panels, sweep):
+def _(front, get_trial, mo, page, dashboard_figures, sweep):
     # Apart from the cell above, so that the front is not drawn anew for each trial.
     trial = get_trial()
-    _rows = panels.trials_table([sweep], [(sweep.name, trial)], ui=page.mlflow_ui())
+    _rows = dashboard_figures.trials_table([sweep], [(sweep.name, trial)], ui=page.mlflow_ui())
     page.columns(
         page.part("Front", "Click a trial to see its network.", front),
         page.part(
             f"Trial {trial}",
             "",
-            mo.vstack([page.run_links(_rows), page.plain(panels.as_column(_rows))]),
+            mo.vstack([page.run_links(_rows), page.plain(dashboard_figures.as_column(_rows))]),
         ),
         kind="wide-left",
     )
@@ -89,23 +89,23 @@ def _(front, get_trial, mo, page, panels, sweep):
 
 
 @app.cell
-def _(load_history, networks, page, sweep, trial):
+def _(load_history, mask_figures, page, sweep, trial):
     _history = load_history(sweep, trials=[trial])
     page.columns(
         page.part(
             "Density by layer",
             "Share of weights that are on, after each epoch.",
-            page.plot(networks.curves_panel(_history, ["density"], "density")),
+            page.plot(mask_figures.curves_panel(_history, ["density"], "density")),
         ),
         page.part(
             "Churn",
             "Share of the weights that are on which were off an epoch before.",
-            page.plot(networks.curves_panel(_history, ["churn"], "churn")),
+            page.plot(mask_figures.curves_panel(_history, ["churn"], "churn")),
         ),
         page.part(
             "Loss",
             "Of training and validation.",
-            page.plot(networks.curves_panel(_history, ["train_loss", "val_loss"], "loss")),
+            page.plot(mask_figures.curves_panel(_history, ["train_loss", "val_loss"], "loss")),
         ),
         kind="many",
     )
@@ -127,18 +127,18 @@ def _(errors, load_network, mo, page, sweep, trial):
 
 
 @app.cell
-def _(network, networks, page):
+def _(network, mask_figures, page):
     _pixels = {
         name: counts
         for name, mask in network.masks.items()
-        if (counts := networks.inputs_in_use(mask, network.input_shape)) is not None
+        if (counts := mask_figures.inputs_in_use(mask, network.input_shape)) is not None
     }
     page.columns(
         *(
             page.part(
                 f"Mask of {name}",
                 f"{mask.mean():.1%} of {mask.size:,} weights are on; a row an output.",
-                page.plot(networks.mask_panel(networks.as_picture(mask), "share on")),
+                page.plot(mask_figures.mask_panel(mask_figures.as_picture(mask), "share on")),
             )
             for name, mask in network.masks.items()
         ),
@@ -146,7 +146,7 @@ def _(network, networks, page):
             page.part(
                 f"Inputs that {name} looks at",
                 "Weights that are on, by pixel.",
-                page.plot(networks.mask_panel(counts, "weights", square=True)),
+                page.plot(mask_figures.mask_panel(counts, "weights", square=True)),
             )
             for name, counts in _pixels.items()
         ),
@@ -156,12 +156,12 @@ def _(network, networks, page):
 
 
 @app.cell
-def _(network, networks, page):
+def _(network, mask_figures, page):
     page.columns(
         page.part(
             "Layers",
             "Outputs that are cut off have no weight that is on.",
-            page.plain(networks.layers_table(network.masks)),
+            page.plain(mask_figures.layers_table(network.masks)),
         ),
         kind="one",
     )
@@ -169,7 +169,7 @@ def _(network, networks, page):
 
 
 @app.cell
-def _(mo, network, networks, page):
+def _(mo, network, mask_figures, page):
     mo.stop(
         not network.measures,
         page.told(
@@ -181,7 +181,7 @@ def _(mo, network, networks, page):
             page.part(
                 f"Measure values of {name}",
                 "What the method learned of each weight.",
-                page.plot(networks.measure_panel(measure, network.masks[name])),
+                page.plot(mask_figures.measure_panel(measure, network.masks[name])),
             )
             for name, measure in network.measures.items()
         ),

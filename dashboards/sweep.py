@@ -21,11 +21,10 @@ def _():
 
     from dashboards import page
     from rsas import errors
-    from rsas.analysis import dashboard_figures as panels
-    from rsas.analysis import plots
+    from rsas.analysis import dashboard_figures, plots
     from rsas.load import load_sweep, sweep_names
 
-    return errors, load_sweep, mo, page, panels, plots, sweep_names
+    return errors, load_sweep, mo, page, dashboard_figures, plots, sweep_names
 
 
 @app.cell
@@ -64,19 +63,19 @@ def _(errors, clock, get_sweep, load_sweep, memory, mo, page, picker, set_chosen
 
 
 @app.cell
-def _(get_sweep, mo, page, panels):
+def _(get_sweep, mo, page, dashboard_figures):
     mo.stop(get_sweep() is None)
     sweep = get_sweep()
-    page.tiles(panels.summary(sweep))
+    page.tiles(dashboard_figures.summary(sweep))
     return (sweep,)
 
 
 @app.cell
-def _(memory, page, panels, plots, set_chosen, sweep):
-    _front = panels.front_panel([sweep], memory.get("chosen", []))
+def _(memory, page, dashboard_figures, plots, set_chosen, sweep):
+    _front = dashboard_figures.front_panel([sweep], memory.get("chosen", []))
 
     def _choose(points):
-        memory["chosen"] = panels.picked(_front, points)
+        memory["chosen"] = dashboard_figures.picked(_front, points)
         set_chosen(memory["chosen"])
 
     front = page.plot(_front, _choose)
@@ -85,7 +84,7 @@ def _(memory, page, panels, plots, set_chosen, sweep):
         page.part(
             "Hypervolume",
             "What the front dominates, as trials were completed.",
-            page.plot(panels.on_page(plots.course_figure([sweep]))),
+            page.plot(dashboard_figures.on_page(plots.course_figure([sweep]))),
         ),
         kind="wide-left",
     )
@@ -93,10 +92,10 @@ def _(memory, page, panels, plots, set_chosen, sweep):
 
 
 @app.cell
-def _(get_chosen, load_sweep, page, panels, sweep):
+def _(get_chosen, load_sweep, page, dashboard_figures, sweep):
     # Read with its runs: MLflow takes some seconds the first time; the front need not wait.
     _chosen = get_chosen()
-    _rows = panels.trials_table([load_sweep(sweep.name)], _chosen, ui=page.mlflow_ui())
+    _rows = dashboard_figures.trials_table([load_sweep(sweep.name)], _chosen, ui=page.mlflow_ui())
     table = page.table(_rows)
     page.trials(_rows, table, chosen=bool(_chosen))
     return (table,)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rsas.analysis import Sweep, compare, panels, plots, split_by
+from rsas.analysis import Sweep, compare, dashboard_figures, plots, split_by
 from rsas.records import Objective, TrialRecord
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
@@ -44,31 +44,37 @@ def sweep(name="one", uri="sqlite:///mlflow.db", trials=None):
 
 def test_points_of_the_front_know_their_trial():
     sweeps = [sweep("one"), sweep("two")]
-    figure = panels.front_panel(sweeps)
+    figure = dashboard_figures.front_panel(sweeps)
     for curve, trace in enumerate(figure.data):
         for index, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
             told = {"curveNumber": curve, "pointIndex": index, "x": x, "y": y}
-            ((name, found),) = panels.picked(figure, [told, told, {}])
+            ((name, found),) = dashboard_figures.picked(figure, [told, told, {}])
             assert VALUES[int(found[1:])] == (y, x)
             assert name == ("one" if curve < 3 else "two")
     assert [list(trace.x) for trace in figure.data[1::3]] == [[0.5, 0.9], [0.5, 0.9]]  # fronts
 
 
 def test_chosen_trials_stand_out():
-    static, reinforced, members, _ = panels.front_panel([sweep()], [("one", "t0002")]).data
+    static, reinforced, members, _ = dashboard_figures.front_panel(
+        [sweep()], [("one", "t0002")]
+    ).data
     assert members.selectedpoints == (1,) and static.selectedpoints == (1,)
     assert reinforced.selectedpoints == ()
-    assert all(trace.selectedpoints is None for trace in panels.front_panel([sweep()]).data)
+    assert all(
+        trace.selectedpoints is None for trace in dashboard_figures.front_panel([sweep()]).data
+    )
 
 
 def test_table_has_the_front_first_and_filters():
-    rows = panels.trials_table([sweep()], ui="http://127.0.0.1:5000/")
+    rows = dashboard_figures.trials_table([sweep()], ui="http://127.0.0.1:5000/")
     assert list(rows["trial"]) == ["t0002", "t0000", "t0003", "t0001"]
     assert list(rows["front"]) == ["●", "●", "", ""]
     assert list(rows["validation accuracy"][:2]) == [0.7, 0.9]
     assert rows["MLflow"][0] == "http://127.0.0.1:5000/#/runs/def" and rows["MLflow"][2] == ""
     assert "sweep" not in rows
-    both = panels.trials_table([sweep("one"), sweep("two")], [("two", "t0001"), ("one", "t0000")])
+    both = dashboard_figures.trials_table(
+        [sweep("one"), sweep("two")], [("two", "t0001"), ("one", "t0000")]
+    )
     assert list(both["sweep"] + both["trial"]) == ["onet0000", "twot0001"]
 
 
@@ -85,12 +91,12 @@ def test_table_has_the_front_first_and_filters():
     ],
 )
 def test_address_of_a_run(uri, ui, url):
-    assert panels.run_url(sweep(uri=uri), "t0000", ui) == url
-    assert panels.run_url(sweep(uri=uri), "t0001", ui) == ""
+    assert dashboard_figures.run_url(sweep(uri=uri), "t0000", ui) == url
+    assert dashboard_figures.run_url(sweep(uri=uri), "t0001", ui) == ""
 
 
 def test_summary_counts():
-    told = {label: (number, note) for label, number, note in panels.summary(sweep())}
+    told = {label: (number, note) for label, number, note in dashboard_figures.summary(sweep())}
     assert told["state"] == ("running", "3 of 8 trials done")
     assert told["complete"] == ("3", "1 running")
     assert told["validation accuracy"] == ("0.9000", "best, t0000")
@@ -98,7 +104,7 @@ def test_summary_counts():
     # (0.9 - 0.1) * 0.5 + (0.7 - 0.1) * (0.9 - 0.5)
     assert told["hypervolume"][0] == "0.6400"
     assert told["device time"][0] == "0:04:00"
-    assert len(panels.summary(sweep(trials=[]))) == 5  # nothing is best yet
+    assert len(dashboard_figures.summary(sweep(trials=[]))) == 5  # nothing is best yet
 
 
 def test_a_sweep_by_its_methods():
@@ -109,7 +115,7 @@ def test_a_sweep_by_its_methods():
         "one rigl"
     ]
     found = compare(*parts)
-    table = panels.volumes_table(found)
+    table = dashboard_figures.volumes_table(found)
     assert list(table["sweep"]) == ["one reinforced", "one static"]
     assert table["hypervolume"][0] == pytest.approx(0.7 * 0.4)
     assert list(table["95%"]) == ["", ""]  # of one seed alone
@@ -124,9 +130,9 @@ def test_course_ends_at_the_hypervolume():
 
 
 def test_a_trial_as_a_column():
-    rows = panels.trials_table([sweep()], [("one", "t0000")])
-    told = dict(panels.as_column(rows).itertuples(index=False))
+    rows = dashboard_figures.trials_table([sweep()], [("one", "t0000")])
+    told = dict(dashboard_figures.as_column(rows).itertuples(index=False))
     assert told["validation accuracy"] == "0.9" and told["method"] == "static"
     assert not {"MLflow", "trial"} & set(told)
-    assert panels.first_choice(sweep()) in ("t0000", "t0002")
-    assert panels.first_choice(sweep(trials=[])) == ""
+    assert dashboard_figures.first_choice(sweep()) in ("t0000", "t0002")
+    assert dashboard_figures.first_choice(sweep(trials=[])) == ""

@@ -16,7 +16,7 @@ from rsas.sweep.files.trial_dir import Superseded, TrialDir, read_model, write_m
 from tests.servers import s3
 
 
-@pytest.fixture(scope="file_store")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with s3(tmp_path_factory.mktemp("s3")) as running:
         yield running
