@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rsas import export
     from rsas.config import TrainConfig
     from rsas.errors import InputError, NonFiniteLoss
-    from rsas.sparse import ReinforcedPruning
+    from rsas.sparse import PublishedPruning, ReinforcedPruning
     from rsas.trainer import RunResult, Trainer, train
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "InputError",
     "NonFiniteLoss",
+    "PublishedPruning",
     "ReinforcedPruning",
     "RunResult",
     "TrainConfig",
@@ -30,6 +31,7 @@ __all__ = [
 _HOME = {
     "InputError": "rsas.errors",
     "NonFiniteLoss": "rsas.errors",
+    "PublishedPruning": "rsas.sparse",
     "ReinforcedPruning": "rsas.sparse",
     "RunResult": "rsas.trainer",
     "TrainConfig": "rsas.config",

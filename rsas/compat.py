@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from rsas.sparse import ReinforcedPruning
 from rsas.sparse.distributions import kept_published
 from rsas.sparse.masks import as_int8
-from rsas.sparse.reinforced import overshooting_mask
+from rsas.sparse.published import PublishedPruning, overshooting_mask
 
 __all__ = ["LoaderPair", "Sparse_learn", "Sparse_learn_v1"]
 
@@ -73,7 +72,7 @@ class Sparse_learn:
             for name, weight in model.named_parameters()
             if name.endswith("weight_orig") and self._is_measured(name)
         ]
-        method = ReinforcedPruning.reference()
+        method = PublishedPruning()
         previous_loss = 0.0
         history: list[list[float]] = []
         for epoch in range(epochs):

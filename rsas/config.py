@@ -9,12 +9,13 @@ from typing import Any, Literal, Self
 
 from rsas.errors import InputError
 from rsas.fields import parse_assignments, range_of, require_field, validate
+from rsas.options import Options
 
 __all__ = ["TrainConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Options):
     """One training run. On a CPU, the same configuration gives the same result.
 
     Every field can be set by name in a search space, with ``--set NAME=VALUE`` on the command
@@ -65,47 +66,15 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: forward and backward pass under torch.autocast; weights and masks stay float32."""
 
-    # Pruning; the options of the methods are described in rsas.sparse
+    # Pruning; the options of the methods are inherited
     method: Literal[
         "reinforced", "dense", "static", "noise", "set", "rigl", "gmp", "small_dense"
     ] = "reinforced"
     """small_dense trains a narrower dense network with as many weights as the sparse one keeps."""
     sparsity: float = field(default=0.9, metadata=range_of(0, 1, open_high=True))
     """Pruning rate: share of the weights of the chosen layers that is off."""
-    distribution: Literal["uniform", "erk", "map"] = "uniform"
-    """How the weights that stay are shared out among layers (rsas.sparse.layers.Target)."""
     layer_densities: tuple[tuple[str, float], ...] = ()
     """Relative densities for ``map``: a mapping of layer name patterns to numbers above 0."""
-    include: tuple[str, ...] = ("*",)
-    """Patterns of the names of layers to prune."""
-    exclude: tuple[str, ...] = ()
-    """Patterns of the names of layers that stay dense, among those included."""
-    update_interval: int = field(default=50, metadata=range_of(1, 10**9))
-    """Training steps between redraws of the masks."""
-    # set, rigl, gmp
-    update_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
-    drop_fraction: float = field(default=0.3, metadata=range_of(0, 1))
-    grow_steps: int = field(default=1, metadata=range_of(1, 10**9))
-    # reinforced; noise where nothing is learned
-    measure_lr: float = field(default=0.3, metadata=range_of(0, 1, open_low=True))
-    measure_update: Literal["ema", "accumulate"] = "ema"
-    credit: Literal["global", "per_weight"] = "per_weight"
-    attribution: Literal["loss_change", "saliency"] = "saliency"
-    credit_steps: int = field(default=1, metadata=range_of(1, 10**9))
-    reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
-    reward_baseline: Literal["none", "mean"] = "none"
-    paired: bool = False
-    count_first_loss: bool = False
-    budget: Literal["exact", "overshoot"] = "exact"
-    exploration: Literal["linear", "cosine", "constant"] = "cosine"
-    exploration_start: float = field(default=0.6, metadata=range_of(0, 1))
-    exploration_end: float = field(default=0.0, metadata=range_of(0, 1))
-    exploration_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
-    exploration_draw: Literal["uniform", "gradient"] = "gradient"
-    exploration_steps: int = field(default=50, metadata=range_of(1, 10**9))
-    update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent", "gradient"] = "gradient"
-    regrow_scale: float = field(default=2.0, metadata=range_of(0, 100))
 
     def __post_init__(self) -> None:
         validate(self)

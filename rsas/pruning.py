@@ -13,6 +13,8 @@ from rsas.sparse import (
     GradualPruning,
     NoisePruning,
     PruningMethod,
+    PublishedNoise,
+    PublishedPruning,
     ReinforcedPruning,
     RigLPruning,
     SetPruning,
@@ -32,11 +34,17 @@ _METHODS: types.MappingProxyType[str, type[PruningMethod]] = types.MappingProxyT
         "noise": NoisePruning,
     }
 )
+_PUBLISHED: types.MappingProxyType[str, type[PruningMethod]] = types.MappingProxyType(
+    {"reinforced": PublishedPruning, "noise": PublishedNoise}
+)
+"""The same with the options of the published algorithm."""
 
 
 def method_of(config: TrainConfig) -> PruningMethod | None:
     """The method a configuration names, with its options; None for dense training."""
     kind = _METHODS.get(config.method)
+    if config.update_clock != "training" or config.budget != "exact" or config.count_first_loss:
+        kind = _PUBLISHED.get(config.method, kind)
     return None if kind is None else kind(**{name: getattr(config, name) for name in _names(kind)})
 
 
@@ -76,7 +84,7 @@ _Rule = tuple[bool, set[str], str]
 
 def _rules(config: TrainConfig) -> list[_Rule]:
     method, used = config.method, _used_by(config.method)
-    every = _names(Target).union(*(_names(kind) for kind in _METHODS.values()))
+    every = _names(Target).union(*map(_used_by, _METHODS))
     return [
         (config.optimizer == "adam", {"momentum"}, "optimizer='adam' has its own"),
         (config.model != "mlp", {"hidden"}, f"model={config.model!r} is no mlp"),
@@ -134,23 +142,8 @@ def _used_by(method: str) -> set[str]:
     """Options a method reads. Dense training has none; a narrow dense network has a size."""
     if method == "small_dense":
         return {"sparsity", "include", "exclude"}
-    kind = _METHODS.get(method)
-    if kind is None:
-        return set()
-    used = _names(Target) | _names(kind)
-    if kind is NoisePruning:  # reinforced, but for what is learned
-        used -= {
-            "measure_lr",
-            "measure_update",
-            "credit",
-            "attribution",
-            "credit_steps",
-            "reward",
-            "reward_baseline",
-            "paired",
-            "count_first_loss",
-        }
-    return used
+    kind = _PUBLISHED.get(method, _METHODS.get(method))
+    return set() if kind is None else _names(Target) | _names(kind)
 
 
 def _names(kind: type[PruningMethod | Target]) -> set[str]:

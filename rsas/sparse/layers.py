@@ -12,8 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from rsas.errors import InputError
 from rsas.fields import range_of, validate
+from rsas.options import Distribution, option
 from rsas.sparse import distributions
-from rsas.sparse.distributions import Distribution
 from rsas.sparse.masks import as_int8
 from rsas.sparse.modules import Place, places
 
@@ -151,10 +151,10 @@ class Target:
     """
 
     sparsity: float = field(metadata=range_of(0, 1, open_high=True))
-    distribution: Distribution = "uniform"
+    distribution: Distribution = option("distribution")
     layer_densities: Mapping[str, float] = field(default_factory=dict)
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = option("include")
+    exclude: tuple[str, ...] = option("exclude")
 
     def __post_init__(self) -> None:
         validate(self, ("sparsity", "distribution", "include", "exclude"))
@@ -173,11 +173,11 @@ class Target:
         """
         every = list(places(model))
         names = list(dict.fromkeys(place.name for place in every))
-        for option in ("include", "exclude", "layer_densities"):
-            for pattern in getattr(self, option):
+        for field_name in ("include", "exclude", "layer_densities"):
+            for pattern in getattr(self, field_name):
                 if pattern != "*" and not _fits(names, pattern):
                     raise InputError(
-                        f"{option}: {pattern!r} fits no layer; they are {', '.join(names)}"
+                        f"{field_name}: {pattern!r} fits no layer; they are {', '.join(names)}"
                     )
         for place in every:
             if self._chooses([place.name]) and place.is_computed:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from rsas.errors import InputError
+from rsas.options import Attribution, Update
 from rsas.sparse.layers import Layer
 from rsas.sparse.ranks import mean_of_ranks
 
-__all__ = ["Attribution", "GlobalCredit", "Learner", "PerWeightCredit"]
-
-Attribution = Literal["loss_change", "saliency"]
+__all__ = ["GlobalCredit", "Learner", "PerWeightCredit"]
 
 
 class Learner(Protocol):
     """Learns the measure values of layers, in place."""
+
+    @property
+    def steps(self) -> float:
+        """Number of steps before each redraw that are observed, possibly infinite."""
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether ``after_step`` needs ``loss_again``."""
 
     def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
         """Between the backward pass and the optimizer's step; the loss is a detached scalar."""
@@ -57,10 +65,9 @@ class GlobalCredit:
     Args:
         rate: the measure-learning-rate a, in (0, 1].
         update: how V follows the rewards.
-        sign: 1 where a rising loss counts as good (published), -1 where a falling one does.
-        paired: compare the losses before and after a step, not those of two steps.
-        count_first_loss: the first step's reward is its whole loss, as in the published code
-            (which starts with a previous loss of 0); otherwise the first step has no reward.
+        sign: 1 where a falling loss is good, -1 where a rising one is (published).
+        paired: compare the losses before and after a step, not those of two steps. Unpaired, the
+            first step has no reward.
         baseline: subtract the mean of all earlier rewards (Sutton & Barto 2018, section 2.8).
     """
 
@@ -68,19 +75,17 @@ class GlobalCredit:
         self,
         *,
         rate: float,
-        update: Literal["ema", "accumulate"],
+        update: Update,
         sign: float,
         paired: bool,
-        count_first_loss: bool,
         baseline: bool,
         device: torch.device,
     ) -> None:
         self._rate, self._update, self._sign = rate, update, sign
-        self._paired, self._baseline = paired, baseline
+        self.steps, self.is_paired = math.inf, paired
+        self._baseline = baseline
         # Losses since the last redraw; unpaired, the last one before it comes first.
         self._losses: list[Tensor] = []
-        if count_first_loss and not paired:
-            self._losses.append(torch.zeros((), device=device))
         self._rewards = 0  # before the last redraw
         self._mean = torch.zeros((), dtype=torch.float64, device=device)  # of those
 
@@ -90,7 +95,7 @@ class GlobalCredit:
 
     def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
         """Note the loss of the same batch after the step, where rewards are paired."""
-        if self._paired:
+        if self.is_paired:
             if loss_again is None:
                 raise InputError(
                     "paired=True: Sparsifier.step needs loss_again at every step, a function that "
@@ -103,9 +108,9 @@ class GlobalCredit:
         if not self._losses:
             return
         losses = mean_of_ranks(torch.stack(self._losses).double())
-        changes = losses[1::2] - losses[::2] if self._paired else losses.diff()
-        self._losses = [] if self._paired else self._losses[-1:]
-        rewards = self._against_baseline(self._sign * changes)
+        falls = losses[::2] - losses[1::2] if self.is_paired else -losses.diff()
+        self._losses = [] if self.is_paired else self._losses[-1:]
+        rewards = self._against_baseline(self._sign * falls)
         steps = len(rewards)
         kept = 1.0
         if self._update == "ema":
@@ -158,8 +163,9 @@ class PerWeightCredit:
     Args:
         rate: the measure-learning-rate a, in (0, 1].
         update: ``ema`` or ``accumulate``, as for global credit.
-        sign: 1 or -1; a factor of the reward.
+        sign: 1 where a falling loss is good, -1 where a rising one is.
         attribution: which reward.
+        steps: number of steps before each redraw that are observed, at least 1.
         baseline: subtract from each reward the mean over the weights of the layer that are on.
     """
 
@@ -167,11 +173,13 @@ class PerWeightCredit:
         self,
         *,
         rate: float,
-        update: Literal["ema", "accumulate"],
+        update: Update,
         sign: float,
         attribution: Attribution,
+        steps: int,
         baseline: bool,
     ) -> None:
+        self.steps, self.is_paired = steps, False
         self._rate, self._update, self._baseline = rate, update, baseline
         self._scale = sign * rate
         self._attribution = attribution

@@ -13,10 +13,10 @@ from torch.nn.utils import prune
 from rsas.errors import InputError
 from rsas.sparse.layers import Layer, Target, prunable
 from rsas.sparse.masks import as_int8
-from rsas.sparse.measure import Learner
-from rsas.sparse.methods import Position, PruningMethod
+from rsas.sparse.methods import PruningMethod
 from rsas.sparse.modules import follow
 from rsas.sparse.ranks import first_of_ranks
+from rsas.sparse.schedules import Position
 
 __all__ = ["Sparsifier"]
 
@@ -75,7 +75,8 @@ class Sparsifier:
         self._model = model
         self._prunable = prunable(model)
         self._layers: list[Layer] = []
-        self._learner: Learner | None = None
+        self._clock = None if method is None else method.clock
+        self._learner = None if method is None else method.learner(generator.device)
         self._explored: list[float] = []  # by the redraws of this epoch
         self._observed: Position | None = None  # by ``observe``, until ``step``
         if method is None:
@@ -106,7 +107,11 @@ class Sparsifier:
                 )
                 self._layers.append(layer)
             self._mask_weights()
-        self._learner = method.learner(generator.device)
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether ``step`` needs ``loss_again``."""
+        return self._learner is not None and self._learner.is_paired
 
     def observe(self, at: Position, loss: Tensor) -> None:
         """Take the loss and the gradients, between the backward pass and the optimizer's step.
@@ -133,7 +138,7 @@ class Sparsifier:
                 "it after each optimizer.step()"
             )
         self._observed = at
-        gathers, learns = self._method.gathers(at), self._method.learns(at)
+        gathers, learns = self._collects(self._method, self._ahead(at))
         if gathers or learns:
             self._require_gradients("observe", "after loss.backward()")
         with torch.no_grad():
@@ -150,7 +155,7 @@ class Sparsifier:
         Args:
             at: the step that is done.
             loss_again: computes the loss of the same batch with the weights as they are now;
-                only ``ReinforcedPruning(paired=True)`` calls it.
+                only a sparsifier that ``is_paired`` calls it.
 
         Raises:
             InputError: the method needs ``observe``, which was not called for this step, or the
@@ -162,20 +167,22 @@ class Sparsifier:
         if self._method is None:
             return
         observed, self._observed = self._observed, None
-        learns = self._method.learns(at)
-        if observed != at and (learns or self._method.gathers(at)):
+        ahead = self._ahead(at)
+        gathers, learns = self._collects(self._method, ahead)
+        if observed != at and (gathers or learns):
             raise InputError(
                 f"Sparsifier.step: observe(at, loss) was not called for {_label(at)}; call it "
                 "between loss.backward() and optimizer.step(), with the same position"
             )
         if self._learner is not None and learns:
             self._learner.after_step(self._layers, loss_again)
-        share = self._method.schedule(at)
-        if share is not None:
-            if self._method.explores(share):
+        if self._clock is not None and ahead == 0:
+            progress = self._clock.progress(at)
+            explored = self._method.explored(progress)
+            if explored:
                 self._require_gradients("step", "before optimizer.zero_grad()")
-            self._explored.append(self._method.explores(share))
-            self._redraw(self._method, share)
+            self._explored.append(explored)
+            self._redraw(self._method, progress)
 
     def sparsity(self) -> tuple[float, dict[str, float]]:
         """Return the share of the weights that are off: of all of ``prunable``, and by layer.
@@ -193,11 +200,11 @@ class Sparsifier:
         return sum(off) / sum(found.weight.numel() for found in self._prunable), by_layer
 
     def masks(self) -> list[Tensor]:
-        """Copies of the masks, True where a weight is on; one a layer."""
+        """Return copies of the masks, one per layer, True where a weight is on."""
         return [layer.mask.clone() for layer in self._layers]
 
     def churn(self, before: Sequence[Tensor]) -> float:
-        """Share of the weights that are on which were off in ``before``, in [0, 1].
+        """Return the share of the weights that are on which were off in ``before``, in [0, 1].
 
         Args:
             before: as ``masks()`` gave them.
@@ -210,9 +217,9 @@ class Sparsifier:
         return float(new / on) if on else 0.0
 
     def exploration(self) -> float:
-        """Part of the budget that the redraws of the last epoch chose anew, in [0, 1].
+        """Return the share of the budget that redraws of the last epoch chose anew, in [0, 1].
 
-        Their mean; 0 where there was none.
+        This is the mean over these redraws; 0 where there was none.
         """
         return fmean(self._explored) if self._explored else 0.0
 
@@ -243,7 +250,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def attach(self) -> None:
-        """Hand the masks over to ``torch.nn.utils.prune``, which reparametrises the weights.
+        """Hand the masks to ``torch.nn.utils.prune``, which reparametrises the weights.
 
         Afterwards the model is an ordinary pruned one: ``prune.is_pruned`` is true, its state
         holds ``weight_orig`` and ``weight_mask``, and ``prune.remove`` makes zeros permanent. Of
@@ -267,7 +274,7 @@ class Sparsifier:
                 follow(module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, latent and measure values, and the open rewards."""
+        """Return masks, latent and measure values, gathered gradients and open rewards."""
         return {
             "layers": {
                 layer.name: {
@@ -282,9 +289,9 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``, on any device; the model's weights are loaded apart.
+        """Continue from ``state_dict()``, on any device; the model's weights are loaded apart.
 
-        The state has to be of a sparsifier with the same method and target, which are not in it.
+        The state must come from a sparsifier with the same method and target, which it lacks.
 
         Raises:
             ValueError: it has other layers, or holds other things for them.
@@ -299,12 +306,22 @@ class Sparsifier:
                     raise ValueError(f"layer {layer.name!r}: {name} is of another method or model")
                 if value is not None:
                     setattr(layer, name, value.to(layer.weight.device, copy=True))
-            window = saved.get("window")  # sweeps of earlier versions have none
+            window = saved["window"]
             layer.window = None if window is None else window.to(layer.weight.device, copy=True)
             layer.use(layer.mask)
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])
         self._observed = None
+
+    def _ahead(self, at: Position) -> int | None:
+        return None if self._clock is None else self._clock.ahead(at)
+
+    def _collects(self, method: PruningMethod, ahead: int | None) -> tuple[bool, bool]:
+        """Say whether the gradient and the reward of a step count for the redraw ahead."""
+        if ahead is None:
+            return False, False
+        learns = self._learner is not None and ahead < self._learner.steps
+        return ahead < method.gather_steps, learns
 
     def _require_gradients(self, call: str, when: str) -> None:
         if self._layers and not any(layer.has_gradient for layer in self._layers):
@@ -327,11 +344,11 @@ class Sparsifier:
         for layer in self._layers:
             layer.weight.mul_(layer.factor)
 
-    def _redraw(self, method: PruningMethod, share: float) -> None:
+    def _redraw(self, method: PruningMethod, progress: float) -> None:
         if self._learner is not None:
             self._learner.settle(self._layers)
         for layer in self._layers:
-            mask = first_of_ranks(method.next_mask(layer, share, generator=self._generator))
+            mask = first_of_ranks(method.next_mask(layer, progress, generator=self._generator))
             self._forget(layer, mask)
             if layer.latent is not None:
                 layer.weight.add_(layer.latent)  # exact: one of the two is zero
