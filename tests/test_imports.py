@@ -23,7 +23,7 @@ ALLOWED = {
     "rsas.compat": {"rsas.sparse"},
     "rsas.data": {"rsas.config", "rsas.errors"},
     "rsas.models": {"rsas.config", "rsas.errors", "rsas.userfile"},
-    "rsas.small_dense": {"rsas", "rsas.config", "rsas.errors", "rsas.sparse"},
+    "rsas.small_dense": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.sparse"},
     "rsas.pruning": {"rsas.config", "rsas.sparse"},
     "rsas.assembly": {"rsas", "rsas.config", "rsas.errors", "rsas.pruning", "rsas.userfile"},
     "rsas.trainer": {
