@@ -1,4 +1,4 @@
-"""What one training run is: a frozen, validated, JSON-serialisable configuration."""
+"""The configuration of one training run: frozen, validated, JSON-serialisable."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainConfig(Options):
     val_fraction: float = field(default=0.1, metadata=range_of(0, 0.9))
     """Share of the training images held out for validation, stratified by class."""
     split_seed: int = field(default=0, metadata=range_of(0, 2**32 - 1))
-    """Seed of that split; apart from ``seed``, so that runs with other seeds share the split."""
+    """Seed of that split; separate from ``seed``, so that runs with other seeds share the split."""
     mean: tuple[float, ...] = ()
     """Channel means subtracted from inputs in [0, 1]; one per channel, or empty for none."""
     std: tuple[float, ...] = ()
@@ -93,18 +93,13 @@ class TrainConfig(Options):
                 "distribution='map': needs layer_densities, such as {'fc1': 0.1, '*': 1}"
             )
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of all fields, in order."""
-        return tuple(f.name for f in dataclasses.fields(cls))
-
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON types; ``from_dict`` takes it back."""
+        """Return all fields as JSON types, which ``from_dict`` reads."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration with these fields and the defaults for the rest.
+        """Return the configuration with these fields, and the defaults for the rest.
 
         Raises:
             InputError: a name is not a field, or a value is not valid.
@@ -114,7 +109,7 @@ class TrainConfig(Options):
         return cls(**values)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed.
+        """Return a copy with some fields changed.
 
         Raises:
             InputError: a name is not a field, or a value is not valid.
@@ -122,7 +117,7 @@ class TrainConfig(Options):
         return self.from_dict(self.to_dict() | changes)
 
     def override(self, assignments: Iterable[str]) -> Self:
-        """A copy with fields set from texts such as ``"epochs=5"`` or ``"hidden=300,100"``.
+        """Return a copy with fields set from texts such as ``"epochs=5"`` or ``"hidden=300,100"``.
 
         Raises:
             InputError: a text is not NAME=VALUE, or the value does not fit the field.

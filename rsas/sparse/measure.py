@@ -29,22 +29,22 @@ class Learner(Protocol):
         """Whether ``after_step`` needs ``loss_again``."""
 
     def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
-        """Between the backward pass and the optimizer's step; the loss is a detached scalar."""
+        """Observe a step before the optimizer's step; the loss is a detached scalar."""
 
     def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
-        """After the optimizer's step, with the weights masked.
+        """Observe a step after the optimizer's step, with the weights masked.
 
         ``loss_again`` computes the loss of the same batch with the weights as they are now.
         """
 
     def settle(self, layers: Iterable[Layer]) -> None:
-        """Before a redraw: bring the measure values up to date."""
+        """Bring the measure values up to date before a redraw."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` needs to go on, beside the measure values."""
+        """Return what ``load_state_dict`` needs to continue, beside the measure values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``."""
+        """Continue from ``state_dict()``."""
 
 
 class GlobalCredit:
@@ -59,8 +59,8 @@ class GlobalCredit:
     - ema: V <- (1-a)^n V + sum_j a (1-a)^(n-j) r_j, the constant-step-size bandit estimate
       V += a (r - V) (Sutton & Barto 2018, eq. 2.5) applied n times.
 
-    A step only notes its loss, on its device: nothing is computed and nothing waits. Processes that
-    train one model together average their losses before each redraw.
+    A step only notes its loss, on its device, so it computes nothing and waits for nothing.
+    Processes that train one model together average their losses before each redraw.
 
     Args:
         rate: the measure-learning-rate a, in (0, 1].
@@ -104,7 +104,7 @@ class GlobalCredit:
             self._losses.append(loss_again())
 
     def settle(self, layers: Iterable[Layer]) -> None:
-        """Before a redraw: update the measure values of the weights that are on."""
+        """Update the measure values of the weights that are on, before a redraw."""
         if not self._losses:
             return
         losses = mean_of_ranks(torch.stack(self._losses).double())
@@ -124,18 +124,18 @@ class GlobalCredit:
             measure += change.mul_(layer.factor)
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` needs to go on."""
+        """Return what ``load_state_dict`` needs to continue."""
         losses = torch.stack(self._losses) if self._losses else None
         return {"losses": losses, "rewards": self._rewards, "mean": self._mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``."""
+        """Continue from ``state_dict()``."""
         device = self._mean.device
         self._losses = [] if state["losses"] is None else list(state["losses"].to(device).unbind())
         self._rewards, self._mean = state["rewards"], state["mean"].to(device)
 
     def _against_baseline(self, rewards: Tensor) -> Tensor:
-        """Less the mean of all rewards before each; the very first one has none and counts 0."""
+        """Subtract from each reward the mean of all earlier ones; the very first one becomes 0."""
         if not self._baseline or not len(rewards):
             return rewards
         number = self._rewards + torch.arange(len(rewards), device=rewards.device)
@@ -151,7 +151,7 @@ class PerWeightCredit:
 
     - loss_change: -g * dw, the first-order share of the weight in the fall of the loss at a
       step that moves it by dw (Loss Change Allocation, Lan et al. 2019, but with the gradient
-      of the step's batch alone). Summed over weights and steps they are the loss change, to
+      of the step's batch alone). Their sum over weights and steps is the fall of the loss, to
       first order.
     - saliency: abs(w * g), what the loss would change by without the weight, to first order
       (the connection sensitivity of SNIP, Lee et al. 2019, here during training).
@@ -185,7 +185,7 @@ class PerWeightCredit:
         self._attribution = attribution
 
     def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
-        """Between the backward pass and the optimizer's step."""
+        """Observe a step before the optimizer's step."""
         for layer in layers:
             measure = _measure(layer)
             if self._update == "ema":
@@ -198,20 +198,20 @@ class PerWeightCredit:
             )
 
     def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
-        """After the optimizer's step, with the weights masked."""
+        """Observe a step after the optimizer's step, with the weights masked."""
         if self._attribution == "loss_change":
             for layer in layers:
                 self._add(layer, _weight_times_gradient(layer), -self._scale)
 
     def settle(self, layers: Iterable[Layer]) -> None:
-        """Nothing is open at a redraw: measure values follow at each step."""
+        """Do nothing: measure values follow at each step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the measure values are all."""
+        """Return nothing: the measure values are the whole state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``."""
+        """Continue from ``state_dict()``."""
 
     def _add(self, layer: Layer, reward: Tensor, scale: float) -> None:
         if self._baseline:

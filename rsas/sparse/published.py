@@ -36,10 +36,10 @@ class EveryInEpoch:
     interval: int
     stop: float
 
-    def ahead(self, at: Position) -> int | None:
+    def ahead(self, at: Position) -> float:
         final = self._final_epoch(at)
         if at.epoch > final or (at.epoch == final and at.step > 0):
-            return None
+            return math.inf
         # The next redraw is in this epoch, or at the first step of the next one.
         return min(-at.step % self.interval, at.steps_per_epoch - at.step)
 

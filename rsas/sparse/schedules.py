@@ -33,8 +33,8 @@ class Position:
 class Clock(Protocol):
     """The steps after which masks are redrawn."""
 
-    def ahead(self, at: Position) -> int | None:
-        """Return the steps from this one to the next redraw: 0 if due now, None after the last."""
+    def ahead(self, at: Position) -> float:
+        """Return the steps to the next redraw: 0 if due after this one, inf after the last one."""
 
     def progress(self, at: Position) -> float:
         """Return the progress of the schedule at a redraw, in [0, 1]; 1 at the final one."""
@@ -54,12 +54,10 @@ class Every:
     stop: float
     final: bool = True
 
-    def ahead(self, at: Position) -> int | None:
-        last = at.steps_of(self.stop)
-        if at.done > last:
-            return None
-        ahead = min(-at.done % self.interval, last - at.done)
-        return ahead if self.final or at.done + ahead < last else None
+    def ahead(self, at: Position) -> float:
+        left = at.steps_of(self.stop) - at.done
+        ahead = min(-at.done % self.interval, left)
+        return ahead if left > ahead or (self.final and left >= 0) else math.inf
 
     def progress(self, at: Position) -> float:
         return at.done / at.steps_of(self.stop)

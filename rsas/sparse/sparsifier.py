@@ -84,22 +84,22 @@ class Sparsifier:
         moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
         kept = target.kept(model)
         with torch.no_grad():
-            for found in self._prunable:
-                if found.name not in kept:
+            for candidate in self._prunable:
+                if candidate.name not in kept:
                     continue
-                if id(found.parameter) not in moved:
+                if id(candidate.parameter) not in moved:
                     raise InputError(
-                        f"layer {found.name!r}: its weight is not the optimizer's; name it in "
+                        f"layer {candidate.name!r}: its weight is not the optimizer's; name it in "
                         "exclude"
                     )
-                planned, weight = kept[found.name], found.weight
+                planned, weight = kept[candidate.name], candidate.weight
                 mask = first_of_ranks(method.first_mask(weight, planned, generator))
                 latent = None
                 if method.keeps_latent:
                     # Before DistributedDataParallel, ranks may have different weights.
                     latent = first_of_ranks(weight * as_int8(~mask))
                 layer = Layer(
-                    found,
+                    candidate,
                     mask=mask,
                     keep=method.keeps(planned, weight.numel(), target),
                     latent=latent,
@@ -138,7 +138,7 @@ class Sparsifier:
                 "it after each optimizer.step()"
             )
         self._observed = at
-        gathers, learns = self._collects(self._method, self._ahead(at))
+        gathers, learns, _ = self._uses(self._method, at)
         if gathers or learns:
             self._require_gradients("observe", "after loss.backward()")
         with torch.no_grad():
@@ -167,8 +167,7 @@ class Sparsifier:
         if self._method is None:
             return
         observed, self._observed = self._observed, None
-        ahead = self._ahead(at)
-        gathers, learns = self._collects(self._method, ahead)
+        gathers, learns, redraws = self._uses(self._method, at)
         if observed != at and (gathers or learns):
             raise InputError(
                 f"Sparsifier.step: observe(at, loss) was not called for {_label(at)}; call it "
@@ -176,7 +175,7 @@ class Sparsifier:
             )
         if self._learner is not None and learns:
             self._learner.after_step(self._layers, loss_again)
-        if self._clock is not None and ahead == 0:
+        if redraws and self._clock is not None:
             progress = self._clock.progress(at)
             explored = self._method.explored(progress)
             if explored:
@@ -190,14 +189,14 @@ class Sparsifier:
         Raises:
             InputError: weights that are off are not zero, so ``step`` was left out.
         """
-        by_layer = {found.name: 0.0 for found in self._prunable}
+        by_layer = {candidate.name: 0.0 for candidate in self._prunable}
         if not self._layers:
             return 0.0, by_layer
         self._require_masked()
         off = torch.stack([(~layer.mask).sum() for layer in self._layers]).tolist()
         for layer, count in zip(self._layers, off, strict=True):
             by_layer[layer.name] = count / layer.mask.numel()
-        return sum(off) / sum(found.weight.numel() for found in self._prunable), by_layer
+        return sum(off) / sum(candidate.weight.numel() for candidate in self._prunable), by_layer
 
     def masks(self) -> list[Tensor]:
         """Return copies of the masks, one per layer, True where a weight is on."""
@@ -234,7 +233,7 @@ class Sparsifier:
         Raises:
             InputError: a layer is missing or has another shape; nothing is changed then.
         """
-        others = {found.name: found.weight for found in prunable(model)}
+        others = {candidate.name: candidate.weight for candidate in prunable(model)}
         for layer in self._layers:
             shape = others[layer.name].shape if layer.name in others else None
             if shape != layer.mask.shape:
@@ -262,10 +261,10 @@ class Sparsifier:
         self._require_masked()
         masks: dict[tuple[nn.Module, str], Tensor] = {}
         for layer in self._layers:
-            for place in layer.found.places:
+            for place in layer.prunable.places:
                 key = place.module, place.attribute
-                whole = masks.setdefault(key, torch.ones_like(layer.found.parameter))
-                layer.found.part(whole).copy_(layer.mask)
+                whole = masks.setdefault(key, torch.ones_like(layer.prunable.parameter))
+                layer.prunable.part(whole).copy_(layer.mask)
         # Without gradients, as a weight that is computed with them could not be copied.
         for (module, name), mask in masks.items():
             prune.custom_from_mask(module, name, mask)
@@ -313,15 +312,13 @@ class Sparsifier:
             self._learner.load_state_dict(state["learner"])
         self._observed = None
 
-    def _ahead(self, at: Position) -> int | None:
-        return None if self._clock is None else self._clock.ahead(at)
-
-    def _collects(self, method: PruningMethod, ahead: int | None) -> tuple[bool, bool]:
-        """Say whether the gradient and the reward of a step count for the redraw ahead."""
-        if ahead is None:
-            return False, False
+    def _uses(self, method: PruningMethod, at: Position) -> tuple[bool, bool, bool]:
+        """Say whether a step's gradient and reward count for a redraw, and whether one is due."""
+        if self._clock is None:
+            return False, False, False
+        ahead = self._clock.ahead(at)
         learns = self._learner is not None and ahead < self._learner.steps
-        return ahead < method.gather_steps, learns
+        return ahead < method.gather_steps, learns, ahead == 0
 
     def _require_gradients(self, call: str, when: str) -> None:
         if self._layers and not any(layer.has_gradient for layer in self._layers):
@@ -361,16 +358,16 @@ class Sparsifier:
         self._mask_weights()
 
     def _lr(self, layer: Layer) -> float:
-        weight = layer.found.parameter
+        weight = layer.prunable.parameter
         groups = self._optimizer.param_groups
         return next(float(g["lr"]) for g in groups if any(p is weight for p in g["params"]))
 
     def _forget(self, layer: Layer, mask: Tensor) -> None:
         """Zero what the optimizer remembers of weights that come back on with this mask."""
-        weight = layer.found.parameter
+        weight = layer.prunable.parameter
         for value in self._optimizer.state.get(weight, {}).values():
             if isinstance(value, Tensor) and value.shape == weight.shape:
-                layer.found.part(value).mul_(as_int8(~mask | layer.mask))
+                layer.prunable.part(value).mul_(as_int8(~mask | layer.mask))
 
 
 def _label(at: Position) -> str:
