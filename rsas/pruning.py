@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rsas.config import TrainConfig
@@ -25,20 +24,19 @@ from rsas.sparse import (
 
 __all__ = ["acting", "acting_key", "idle", "method_of", "target_of"]
 
-_METHODS: types.MappingProxyType[str, type[PruningMethod]] = types.MappingProxyType(
-    {
-        "static": StaticPruning,
-        "set": SetPruning,
-        "rigl": RigLPruning,
-        "gmp": GradualPruning,
-        "reinforced": ReinforcedPruning,
-        "noise": NoisePruning,
-    }
-)
-_PUBLISHED: types.MappingProxyType[str, type[PruningMethod]] = types.MappingProxyType(
-    {"reinforced": PublishedPruning, "noise": PublishedNoise}
-)
-"""The same with the options of the published algorithm."""
+_METHODS: Mapping[str, type[PruningMethod]] = {
+    "static": StaticPruning,
+    "set": SetPruning,
+    "rigl": RigLPruning,
+    "gmp": GradualPruning,
+    "reinforced": ReinforcedPruning,
+    "noise": NoisePruning,
+}
+_PUBLISHED: Mapping[str, type[PruningMethod]] = {
+    "reinforced": PublishedPruning,
+    "noise": PublishedNoise,
+}
+"""The same methods with the options of the published algorithm."""
 
 
 def method_of(config: TrainConfig) -> PruningMethod | None:

@@ -20,13 +20,10 @@ __all__ = ["GlobalCredit", "Learner", "PerWeightCredit"]
 class Learner(Protocol):
     """Learns the measure values of layers, in place."""
 
-    @property
-    def steps(self) -> float:
-        """Number of steps before each redraw that are observed, possibly infinite."""
-
-    @property
-    def is_paired(self) -> bool:
-        """Whether ``after_step`` needs ``loss_again``."""
+    steps: float
+    """Number of steps before each redraw that are observed; infinite for all steps."""
+    is_paired: bool
+    """Whether ``after_step`` needs ``loss_again``."""
 
     def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
         """Observe a step before the optimizer's step; the loss is a detached scalar."""
@@ -176,7 +173,7 @@ class PerWeightCredit:
         update: Update,
         sign: float,
         attribution: Attribution,
-        steps: int,
+        steps: float,
         baseline: bool,
     ) -> None:
         self.steps, self.is_paired = steps, False

@@ -13,12 +13,15 @@ from torch.nn.utils import prune
 from rsas.errors import InputError
 from rsas.sparse.layers import Layer, Target, prunable
 from rsas.sparse.masks import as_int8
-from rsas.sparse.methods import PruningMethod
+from rsas.sparse.methods import PruningMethod, StaticPruning
 from rsas.sparse.modules import follow
 from rsas.sparse.ranks import first_of_ranks
 from rsas.sparse.schedules import Position
 
 __all__ = ["Sparsifier"]
+
+_FIXED = ("mask", "latent", "measure")
+"""The tensors of a layer that it has throughout the training, or never."""
 
 
 class Sparsifier:
@@ -70,19 +73,17 @@ class Sparsifier:
         generator: torch.Generator,
     ) -> None:
         self._optimizer = optimizer
-        self._method = method
+        self._method = StaticPruning() if method is None else method  # dense: without layers
         self._generator = generator
         self._model = model
         self._prunable = prunable(model)
         self._layers: list[Layer] = []
-        self._clock = None if method is None else method.clock
-        self._learner = None if method is None else method.learner(generator.device)
+        self._clock = self._method.clock
+        self._learner = self._method.learner(generator.device)
         self._explored: list[float] = []  # by the redraws of this epoch
         self._observed: Position | None = None  # by ``observe``, until ``step``
-        if method is None:
-            return
         moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        kept = target.kept(model)
+        kept = {} if method is None else target.kept(model)
         with torch.no_grad():
             for candidate in self._prunable:
                 if candidate.name not in kept:
@@ -93,17 +94,17 @@ class Sparsifier:
                         "exclude"
                     )
                 planned, weight = kept[candidate.name], candidate.weight
-                mask = first_of_ranks(method.first_mask(weight, planned, generator))
+                mask = first_of_ranks(self._method.first_mask(weight, planned, generator))
                 latent = None
-                if method.keeps_latent:
+                if self._method.keeps_latent:
                     # Before DistributedDataParallel, ranks may have different weights.
                     latent = first_of_ranks(weight * as_int8(~mask))
                 layer = Layer(
                     candidate,
                     mask=mask,
-                    keep=method.keeps(planned, weight.numel(), target),
+                    keep=self._method.keeps(planned, weight.numel(), target),
                     latent=latent,
-                    measure=method.first_measure(weight, generator),
+                    measure=self._method.first_measure(weight, generator),
                 )
                 self._layers.append(layer)
             self._mask_weights()
@@ -124,7 +125,7 @@ class Sparsifier:
             InputError: the loss is not a tensor of one number, no weight has a gradient, or
                 ``step`` was not called after the step before.
         """
-        if self._method is None:
+        if not self._layers:
             return
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"
@@ -138,7 +139,7 @@ class Sparsifier:
                 "it after each optimizer.step()"
             )
         self._observed = at
-        gathers, learns, _ = self._uses(self._method, at)
+        gathers, learns, _ = self._uses(at)
         if gathers or learns:
             self._require_gradients("observe", "after loss.backward()")
         with torch.no_grad():
@@ -164,10 +165,10 @@ class Sparsifier:
         self._mask_weights()
         if at.step == 0:
             self._explored = []
-        if self._method is None:
+        if not self._layers:
             return
         observed, self._observed = self._observed, None
-        gathers, learns, redraws = self._uses(self._method, at)
+        gathers, learns, redraws = self._uses(at)
         if observed != at and (gathers or learns):
             raise InputError(
                 f"Sparsifier.step: observe(at, loss) was not called for {_label(at)}; call it "
@@ -181,7 +182,7 @@ class Sparsifier:
             if explored:
                 self._require_gradients("step", "before optimizer.zero_grad()")
             self._explored.append(explored)
-            self._redraw(self._method, progress)
+            self._redraw(progress)
 
     def sparsity(self) -> tuple[float, dict[str, float]]:
         """Return the share of the weights that are off: of all of ``prunable``, and by layer.
@@ -276,12 +277,7 @@ class Sparsifier:
         """Return masks, latent and measure values, gathered gradients and open rewards."""
         return {
             "layers": {
-                layer.name: {
-                    "mask": layer.mask,
-                    "latent": layer.latent,
-                    "measure": layer.measure,
-                    "window": layer.window,
-                }
+                layer.name: {name: getattr(layer, name) for name in (*_FIXED, "window")}
                 for layer in self._layers
             },
             "learner": None if self._learner is None else self._learner.state_dict(),
@@ -299,26 +295,25 @@ class Sparsifier:
             raise ValueError(f"a state of the layers {', '.join(state['layers'])}, not of these")
         for layer in self._layers:
             saved = state["layers"][layer.name]
-            for name in ("mask", "latent", "measure"):
+            for name in (*_FIXED, "window"):
                 value, mine = saved[name], getattr(layer, name)
-                if getattr(value, "shape", None) != getattr(mine, "shape", None):
+                is_alike = getattr(value, "shape", None) == getattr(mine, "shape", None)
+                if name in _FIXED and not is_alike:
                     raise ValueError(f"layer {layer.name!r}: {name} is of another method or model")
-                if value is not None:
-                    setattr(layer, name, value.to(layer.weight.device, copy=True))
-            window = saved["window"]
-            layer.window = None if window is None else window.to(layer.weight.device, copy=True)
+                copied = None if value is None else value.to(layer.weight.device, copy=True)
+                setattr(layer, name, copied)
             layer.use(layer.mask)
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])
         self._observed = None
 
-    def _uses(self, method: PruningMethod, at: Position) -> tuple[bool, bool, bool]:
+    def _uses(self, at: Position) -> tuple[bool, bool, bool]:
         """Say whether a step's gradient and reward count for a redraw, and whether one is due."""
         if self._clock is None:
             return False, False, False
         ahead = self._clock.ahead(at)
         learns = self._learner is not None and ahead < self._learner.steps
-        return ahead < method.gather_steps, learns, ahead == 0
+        return ahead < self._method.gather_steps, learns, ahead == 0
 
     def _require_gradients(self, call: str, when: str) -> None:
         if self._layers and not any(layer.has_gradient for layer in self._layers):
@@ -341,18 +336,20 @@ class Sparsifier:
         for layer in self._layers:
             layer.weight.mul_(layer.factor)
 
-    def _redraw(self, method: PruningMethod, progress: float) -> None:
+    def _redraw(self, progress: float) -> None:
         if self._learner is not None:
             self._learner.settle(self._layers)
         for layer in self._layers:
-            mask = first_of_ranks(method.next_mask(layer, progress, generator=self._generator))
+            mask = first_of_ranks(
+                self._method.next_mask(layer, progress, generator=self._generator)
+            )
             self._forget(layer, mask)
             if layer.latent is not None:
                 layer.weight.add_(layer.latent)  # exact: one of the two is zero
                 torch.mul(layer.weight, as_int8(~mask), out=layer.latent)
-            if method.regrow_steps and layer.window is not None:
+            if self._method.regrow_steps and layer.window is not None:
                 missed = layer.window * as_int8(mask & ~layer.mask)
-                layer.weight.sub_(missed, alpha=method.regrow_steps * self._lr(layer))
+                layer.weight.sub_(missed, alpha=self._method.regrow_steps * self._lr(layer))
             layer.window = None
             layer.use(mask)
         self._mask_weights()
