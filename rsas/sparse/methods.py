@@ -48,6 +48,9 @@ class Redraw:
 class PruningMethod:
     """A random mask that stays: the behaviour of a method that overrides nothing.
 
+    A method that redraws masks overrides ``clock``, ``explored`` and ``schedule``, and a score
+    where it is not that of SET.
+
     Raises:
         InputError: an option is of the wrong type, out of its range or not among its choices.
     """
@@ -57,7 +60,7 @@ class PruningMethod:
 
     @property
     def clock(self) -> Clock | None:
-        """When masks are redrawn; None: never."""
+        """The steps after which masks are redrawn; None for a mask that stays."""
         return None
 
     def explored(self, progress: float) -> float:
@@ -65,18 +68,21 @@ class PruningMethod:
         return 0.0
 
     def schedule(self, layer: Layer, progress: float) -> Redraw | None:
-        """Return the numbers of weights to keep and to explore; None: the mask stays."""
+        """Return the numbers of weights to keep and to explore; None if the mask stays.
+
+        Args:
+            layer: its budget is ``layer.keep``.
+            progress: of the clock, in [0, 1]; 1 at the final redraw.
+        """
         return None
 
     def keep_score(self, layer: Layer) -> Tensor:
-        """Return how much each weight deserves to be kept: the magnitude of those that are on.
-
-        Weights that are on may be zero; those that are off have -1.
-        """
+        """Return the scores by which weights are kept; by default their magnitude, -1 if off."""
+        # Weights that are on may be zero, and rank above those that are off.
         return layer.weight.abs().sub_(masks.as_int8(~layer.mask))
 
     def fill_score(self, layer: Layer) -> Tensor | None:
-        """Return how much each weight deserves to be explored, a new tensor; None: at random."""
+        """Return a new tensor of scores by which weights are explored; None for random ones."""
         return None
 
     def next_mask(self, layer: Layer, progress: float, *, generator: _Generator = None) -> Tensor:

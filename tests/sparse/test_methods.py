@@ -213,6 +213,21 @@ def test_weights_that_are_on_and_zero_are_dropped_before_others_are_kept_off(lay
     assert SetPruning().next_mask(pruned, 1.0).tolist() == [True, False, False, True]
 
 
+def test_an_own_method_overrides_the_scores(layer):
+    class Inverse(SetPruning):
+        """Keep the weights of the largest gradient, and explore those of the smallest."""
+
+        def keep_score(self, layer):
+            return layer.gradient.abs()
+
+        def fill_score(self, layer):
+            return -layer.gradient.abs()
+
+    pruned = layer(torch.ones(6), [True] * 4 + [False] * 2, gradient=[6, -5, 4, 3, -2, 1])
+    mask = Inverse(drop_fraction=0.5).next_mask(pruned, 0.0)
+    assert mask.tolist() == [True, True, False, False, True, True]
+
+
 def test_gmp_by_hand(layer):
     pruned = layer([0.1, -0.9, 0.5, 0.3, -0.2, 0.8], keep=2)
     method = GradualPruning()
