@@ -89,7 +89,8 @@ def _rules(config: TrainConfig) -> Iterator[tuple[bool, Iterable[str], str]]:
         yield config.drop_fraction == 0, options, "drop_fraction=0 replaces nothing"
     # Of reinforced and noise; for other methods these options are among the unused ones.
     accumulates, per_weight = config.measure_update == "accumulate", config.credit == "per_weight"
-    yield accumulates, ["measure_lr"], "measure_update='accumulate' scales all values by it alike"
+    proportional = "measure_update='accumulate' makes all values proportional to it"
+    yield accumulates, ["measure_lr"], proportional
     yield not per_weight, ["attribution", "credit_steps"], "credit='global' has the same for all"
     yield per_weight, ["paired", "count_first_loss"], "credit='per_weight' uses gradients"
     yield config.paired, ["count_first_loss"], "paired=true takes both losses at one step"
