@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rsas.errors import InputError, NonFiniteLoss
     from rsas.load import load_sweep
     from rsas.records import Objective
-    from rsas.sparse import ReinforcedPruning
+    from rsas.sparse import PublishedPruning, ReinforcedPruning
     from rsas.sweep.experiment import Budget, Experiment, Resources
     from rsas.trainer import RunResult, Trainer, train
 
@@ -26,6 +26,7 @@ __all__ = [
     "InputError",
     "NonFiniteLoss",
     "Objective",
+    "PublishedPruning",
     "ReinforcedPruning",
     "Resources",
     "RunResult",
@@ -42,6 +43,7 @@ _HOME = {
     "InputError": "rsas.errors",
     "NonFiniteLoss": "rsas.errors",
     "Objective": "rsas.records",
+    "PublishedPruning": "rsas.sparse",
     "ReinforcedPruning": "rsas.sparse",
     "Resources": "rsas.sweep.experiment",
     "RunResult": "rsas.trainer",

@@ -1,12 +1,13 @@
 """Every shipped experiment is loaded and trained for a few steps on stand-in data."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rsas import ReinforcedPruning
+from rsas.sparse import PublishedPruning
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.suggest.space import check_space, idle_axes
 from rsas.trainer import Trainer
@@ -37,7 +38,7 @@ def test_published_presets(name, preset):
     assert (base.model, base.epochs, base.sparsity) == preset
     assert (base.optimizer, base.lr, base.batch_size) == ("sgd", 0.1, 100)
     assert (base.momentum, base.weight_decay, base.lr_schedule) == (0.0, 0.0, "constant")
-    options = ReinforcedPruning.reference().options()
+    options = dataclasses.asdict(PublishedPruning())
     assert {option: getattr(base, option) for option in options} == options
     assert "measure_lr" not in check_space(experiment)  # it cannot act there
 
