@@ -119,18 +119,17 @@ def load_network(sweep: Sweep, trial: str) -> Network | None:
     place, _, name = kept.rpartition("/")
     try:
         state = read_model(Storage(place), name)
+        if state is None:  # another trial has taken its place in the front
+            return None
+        return Network(
+            config=state["config"],
+            input_shape=tuple(state["input_shape"]),
+            masks={name: mask.numpy() for name, mask in state["masks"].items()},
+            measures={k: v.double().numpy() for k, v in state["measures"].items()},
+        )
     except Exception as error:  # torch raises many kinds
         reason = reason_of(error)
         raise InputError(f"model of trial {trial!r}: cannot be read ({reason})") from None
-    if state is None:  # another trial has taken its place in the front
-        return None
-    return Network(
-        config=state["config"],
-        input_shape=tuple(state["input_shape"]),
-        masks={name: mask.numpy() for name, mask in state["masks"].items()},
-        # Models that earlier versions kept have none.
-        measures={k: v.double().numpy() for k, v in state.get("measures", {}).items()},
-    )
 
 
 def split_by(sweep: Sweep, name: str) -> list[Sweep]:

@@ -183,7 +183,7 @@ def tracker_of(
         record=record,
         check=book.check_lease,
         progress=progress,
-        origin=folder.record.get("origin") or {},
+        origin=folder.record["origin"],
         models=lambda trial: _network(folder, book, trial),
     )
     return tracking.Tracker(source, say)

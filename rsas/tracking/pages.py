@@ -59,9 +59,13 @@ def author() -> dict[str, str]:
 
 
 def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> None:
-    """The commit as MLflow shows it, and the environment as a file."""
-    if not origin:
-        return  # of an earlier version
+    """Log the commit as MLflow shows it, and the environment as a file.
+
+    Args:
+        client: of the tracking server.
+        run: of the sweep.
+        origin: as ``rsas.search.origin`` returned it.
+    """
     client.log_dict(run, redacted(origin), "environment.json")
     tags = {"mlflow.source.name": redact(origin["source"]), "mlflow.source.type": "LOCAL"}
     if origin["commit"]:
