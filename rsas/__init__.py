@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rsas.load import load_sweep
     from rsas.records import Objective
     from rsas.sparse import PublishedPruning, ReinforcedPruning
-    from rsas.sweep.experiment import Budget, Experiment, Resources
+    from rsas.sweep.experiment import Budget, Experiment, Resources, as_published
     from rsas.trainer import RunResult, Trainer, train
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ __all__ = [
     "RunResult",
     "TrainConfig",
     "Trainer",
+    "as_published",
     "export",
     "load_sweep",
     "train",
@@ -49,6 +50,7 @@ _HOME = {
     "RunResult": "rsas.trainer",
     "TrainConfig": "rsas.config",
     "Trainer": "rsas.trainer",
+    "as_published": "rsas.sweep.experiment",
     "load_sweep": "rsas.load",
     "train": "rsas.trainer",
 }

@@ -79,17 +79,17 @@ def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
     place, _, name = kept.rpartition("/")
     try:
         state = read_model(FileStore(place), name)
+        if state is None:  # another trial has taken its place in the front
+            return None
+        return FinalNetwork(
+            config=state["config"],
+            input_shape=tuple(state["input_shape"]),
+            masks={name: mask.numpy() for name, mask in state["masks"].items()},
+            measures={k: v.double().numpy() for k, v in state["measures"].items()},
+        )
     except Exception as error:  # torch raises many kinds
         reason = reason_of(error)
         raise InputError(f"model of trial {trial!r}: cannot be read ({reason})") from None
-    if state is None:  # another trial has taken its place in the front
-        return None
-    return FinalNetwork(
-        config=state["config"],
-        input_shape=tuple(state["input_shape"]),
-        masks={name: mask.numpy() for name, mask in state["masks"].items()},
-        measures={k: v.double().numpy() for k, v in state["measures"].items()},
-    )
 
 
 def _place(workspace: str | os.PathLike[str] | None) -> Path:

@@ -1,4 +1,4 @@
-"""What people see of a sweep in MLflow: its origin, its data set, its front, its report."""
+"""Make the pages of a sweep in MLflow: its origin, its data set, its front and its report."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = [
 ]
 
 _SHORT = {"sparsity": "s", "measure_lr": "a", "lr": "lr"}
-_PARTS = 4  # of a name, which a table shows in full
+_PARTS = 4  # parameters in a name: a table shows such a name in full
 
 
 def run_name(trial: TrialRecord) -> str:
-    """``s0.93 a0.012 #7``: its first parameters, as people compare them, and its number.
+    """Return a name such as ``s0.93 a0.012 #7``, from the first parameters and the trial's number.
 
-    ``s`` is the sparsity, ``a`` the measure learning rate; others have the first letters of their
-    words, and choices stand for themselves.
+    ``s`` is the sparsity and ``a`` the measure learning rate. Other numbers follow the initials of
+    their parameter's name. Choices appear without a name.
     """
     parts = []
     for name, value in list(trial.params.items())[:_PARTS]:
@@ -51,7 +51,7 @@ def run_name(trial: TrialRecord) -> str:
 
 
 def author() -> dict[str, str]:
-    """Tags that MLflow's pages show as creator and source of a run."""
+    """Return the tags that MLflow's pages show as creator and source of a run."""
     tags = {"mlflow.source.name": "rsas"}
     with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
@@ -59,9 +59,13 @@ def author() -> dict[str, str]:
 
 
 def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> None:
-    """The commit as MLflow shows it, and the environment as a file."""
-    if not origin:
-        return  # of an earlier version
+    """Log the commit as MLflow shows it, and the environment as a file.
+
+    Args:
+        client: of the tracking server.
+        run: of the sweep.
+        origin: as ``rsas.sweep.provenance`` returned it.
+    """
     client.log_dict(run, redacted(origin), "environment.json")
     tags = {"mlflow.source.name": redact(origin["source"]), "mlflow.source.type": "LOCAL"}
     if origin["commit"]:
@@ -72,7 +76,7 @@ def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> Non
 
 
 def dataset_input(data: Mapping[str, Any]) -> DatasetInput:
-    """The data set, as an input of a run."""
+    """Return an input of a run from ``rsas.data.describe``."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     found = Dataset(
@@ -94,7 +98,7 @@ def log_front(
     objectives: Sequence[Objective],
     runs: Mapping[str, str],
 ) -> None:
-    """The front as files, as a picture, and in the description, which a run's page shows first.
+    """Log the front as files, as a picture, and in the description at the top of the run's page.
 
     Args:
         client: of the tracking server.
@@ -102,7 +106,7 @@ def log_front(
         sweep: its name.
         trials: the complete ones, at least one.
         objectives: of the sweep.
-        runs: of the trials.
+        runs: MLflow's identifier of each trial's run, by ``trial_id``.
     """
     trials = _without_secrets(trials)
     members = front(trials, objectives)
@@ -154,7 +158,7 @@ def report_page(sweeps: Sequence[Sweep]) -> str:
 
 
 def redacted(value: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values without the secrets in them; names and numbers are none."""
+    """Return JSON values with the secrets in their texts hidden; keys and numbers stay."""
     return {name: _hidden(each) for name, each in value.items()}
 
 
@@ -167,7 +171,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """For pictures and tables, which would write a secret in many ways."""
+    """Hide secrets before figures and tables format the values."""
     return [
         dataclasses.replace(trial, params=redacted(trial.params), reason=redact(trial.reason))
         for trial in trials
@@ -175,7 +179,7 @@ def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """A table of rows with the same keys."""
+    """Return a table of rows with the same keys."""
 
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cells) + " |\n"
