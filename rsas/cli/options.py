@@ -103,7 +103,7 @@ FromMlflowOption = Annotated[
     typer.Option(help="Read them from this MLflow server alone, without the workspace."),
 ]
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, as the README describes it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, as the README of sweeps describes it.")]
 
 MetricsOption = Annotated[
     int | None,
