@@ -1,7 +1,7 @@
 """The published classes, drop-in: the published scripts run with only their import changed.
 
 ``Sparse_learn`` and ``Sparse_learn_v1`` keep the published signature, return value, order of
-random draws and results, faults included (the README lists them). For new work use
+random draws and results, faults included (``rsas/sparse/README.md`` lists them). For new work use
 ``rsas.train``, where the faults are mended.
 """
 
