@@ -532,5 +532,5 @@ def test_a_study_that_goes_away_at_the_end_is_no_bad_input(tmp_path, monkeypatch
 
     monkeypatch.setattr(session, "_tune", tune)
     console = Console(file=io.StringIO())
-    with pytest.raises(Halted, match="its study or storage cannot be read any more"):
+    with pytest.raises(Halted, match="its study or storage can no longer be read"):
         session.run(folder, experiment, None, lambda: 1, console, CollectorRegistry())
