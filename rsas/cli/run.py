@@ -355,7 +355,7 @@ def _resumable(workspace: Workspace, name: str, console: Console) -> Iterator[No
         raise
     except (KeyboardInterrupt, Halted):
         if name in workspace.names():
-            console.print(f"interrupted; to go on: {program()} resume {name}{where(workspace)}")
+            console.print(f"interrupted; to resume: {program()} resume {name}{where(workspace)}")
         raise
 
 
@@ -387,7 +387,7 @@ def _points(source: str, workspace: Workspace) -> list[dict[str, Any]]:
     except OSError as error:
         known = ", ".join(workspace.names()) or "none"
         raise InputError(
-            f"--enqueue {source!r}: neither a sweep (there is: {known}) nor a file that can be "
+            f"--enqueue {source!r}: neither a sweep (existing: {known}) nor a file that can be "
             f"read ({error.strerror})"
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -153,7 +153,7 @@ def connected(
     except Exception as error:  # Ray raises many types of exceptions
         raise InputError(
             f"address {address!r}: no Ray cluster answers ({_reason(error)}); "
-            "'ray start --head' starts one, and without --address a sweep has its own"
+            "'ray start --head' starts one, and without --address a sweep starts its own"
             + (_CLIENT_HINT if str(address).startswith("ray://") else "")
         ) from None
     try:

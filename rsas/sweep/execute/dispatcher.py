@@ -175,7 +175,7 @@ class Dispatcher:
             command = "resume" if self.halted else "extend"
             line = (
                 f"did not answer for {waited:.0f} s after {after}; its process is ended, and "
-                f"'rsas {command}' goes on from its last checkpoint"
+                f"'rsas {command}' resumes from its last checkpoint"
             )
             for run in self._running.values():
                 seconds = self._seconds_since_report(run)

@@ -125,7 +125,7 @@ class TrialWorker:
             if self._failures > self._retries or isinstance(error, InputError):
                 outcome, reason = Outcome.FAILED, reason_of(error)
             else:
-                self._notes.append(f"{reason_of(error)}; goes on from its checkpoint")
+                self._notes.append(f"{reason_of(error)}; resumes from its checkpoint")
         return {ROWS: self._rows, NOTES: self._notes, OUTCOME: outcome.value, REASON: reason}
 
     def close(self) -> None:
@@ -184,10 +184,13 @@ class TrialWorker:
             trainer.load_state_dict(state)
         self._saved = trainer.epoch
         if damaged:
-            start = f"epoch {trainer.epoch}" if state else "its beginning, as there is no other"
-            self._notes.append(
-                f"{', '.join(damaged)} damaged, kept aside as .damaged; goes on from {start}"
+            names = ", ".join(damaged)
+            action = (
+                f"resumes from epoch {trainer.epoch}"
+                if state
+                else "restarts, as no other checkpoint exists"
             )
+            self._notes.append(f"{names} damaged, kept aside as .damaged; {action}")
         return trainer
 
     def _save(self, trainer: Trainer | MultiSeedTrainer) -> None:

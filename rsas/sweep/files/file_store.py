@@ -58,7 +58,7 @@ class FileStore:
         if without_passwords(shown) != self.place or HIDDEN in self.place:
             raise InputError(
                 f"storage {self.place!r}: keys do not belong here; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or what your cloud reads"
+                "AWS_SECRET_ACCESS_KEY, or the variables of your cloud"
             )
         self._fs, self._path = _open(self.place)
         self._mode = 0o666  # of new local files, before the umask

@@ -59,16 +59,16 @@ def _kept(folder: SweepDir, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
             state = read_model(folder.models, name)
             if state is not None:
                 return name, state
-        kept = ", ".join(folder.models.names()) or "none"
+        available = ", ".join(folder.models.names()) or "none"
     except Exception as error:  # torch raises many types of exceptions for damaged files
         reason = f"{error if isinstance(error, OSError) else 'it is damaged'}".splitlines()[0]
         raise InputError(
             f"the final model of {trial.trial_id!r} cannot be read ({reason}); "
-            f"'rsas check {folder.name}' tells more"
+            f"'rsas check {folder.name}' shows the faults"
         ) from None
     raise InputError(
-        f"trial {trial.trial_id!r} has no final model: those of the front are kept; there is: "
-        f"{kept}"
+        f"trial {trial.trial_id!r} has no final model: only those of the front are kept: "
+        f"{available}"
     )
 
 

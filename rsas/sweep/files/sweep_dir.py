@@ -234,13 +234,13 @@ class SweepDir:
             )
         self.record = copy
         try:
-            done = "a copy of it takes its place"
+            done = "a copy replaces it"
             if file.exists():
                 damaged = file.replace(aside(file))
-                done += f", and what was there is in {damaged.name}"
+                done += f", and the damaged file is now {damaged.name}"
             FileStore(self.path).write("sweep.json", to_json(copy))
         except OSError as error:
-            done = f"a copy of it is used; it cannot be mended ({error.strerror or error})"
+            done = f"a copy is used, as the file cannot be replaced ({error.strerror or error})"
         logging.getLogger("rsas").warning("%s cannot be used (%s); %s", file, reason, done)
         return experiment_in(copy)
 

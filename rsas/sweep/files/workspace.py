@@ -54,10 +54,12 @@ class Workspace:
         """
         check_name(name)
         if name in ("mlflow.db", "artifacts"):
-            raise InputError(f"sweep name {name!r} is kept for MLflow's files; --name another")
+            raise InputError(
+                f"sweep name {name!r} is reserved for MLflow's files; --name gives another"
+            )
         if (self.path / name).exists():
             sweep = (self.path / name / "sweep.json").exists()
-            hint = f"'rsas resume {name}' goes on with it" if sweep else "it is not a sweep"
+            hint = f"'rsas resume {name}' resumes it" if sweep else "it is not a sweep"
             raise InputError(
                 f"sweep name {name!r} is taken in workspace {str(self.path)!r}: {hint}; --name "
                 "gives another"
@@ -99,7 +101,7 @@ class Workspace:
                     f"{sqlite_uri(self.path / 'mlflow.db')} unless it had a server"
                 )
             raise InputError(
-                f"no sweep {name!r} in workspace {str(self.path)!r}; there is: "
+                f"no sweep {name!r} in workspace {str(self.path)!r}; existing sweeps: "
                 f"{', '.join(names) or 'none'}{remains}"
             )
         return SweepDir(self.path / name)

@@ -216,16 +216,17 @@ def front_table(
         table.add_column(objective.name, justify="right")
     first = objectives[0]
     table.add_column("", no_wrap=True, min_width=_BAR)
-    asked = {objective.name: f"{objective.name} asked" for objective in objectives}
+    # A parameter such as sparsity may be an objective, too: its column is the value asked for.
+    labels = {objective.name: f"{objective.name} asked" for objective in objectives}
     params = list(dict.fromkeys(name for trial in members for name in trial.params))
     rows = [[_short(trial.params.get(name)) for name in params] for trial in members]
     if len(params) <= _PARAM_COLUMNS:
         for name in params:
-            table.add_column(asked.get(name, name), justify="right")
+            table.add_column(labels.get(name, name), justify="right")
     else:
         named = [
             [
-                f"{asked.get(name, name)} {cell}"
+                f"{labels.get(name, name)} {cell}"
                 for name, cell in zip(params, row, strict=True)
                 if cell
             ]
