@@ -348,7 +348,7 @@ def _conclude(status: Status, workspace: Workspace, console: Console) -> None:
 
 @contextlib.contextmanager
 def _resumable(workspace: Workspace, name: str, console: Console) -> Iterator[None]:
-    """After Ctrl-C or a halt of the sweep, print the command that resumes it."""
+    """Print the command that resumes the sweep, after a halt or Ctrl-C, however early."""
     try:
         yield
     except LeaseLost:  # another process runs the sweep

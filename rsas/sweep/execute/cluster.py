@@ -107,7 +107,7 @@ def _on_gpus(gpus: float, per_trial: float) -> int:
 
 @contextlib.contextmanager
 def early(address: str | None, source: str) -> Iterator[None]:
-    """Start Ray on a thread, so that this process can import libraries meanwhile.
+    """Start Ray on a thread, while this process imports libraries and reads its input.
 
     The end of the context shuts Ray down.
 

@@ -77,9 +77,8 @@ def run_trials(
             reuse_actors=True,
             max_failures=experiment.retries,
             raise_on_failed_trial=False,
-            checkpoint_config=tune.CheckpointConfig(
-                checkpoint_at_end=False
-            ),  # trials write their own
+            # Trials write their own checkpoints.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             trial_name_creator=_name_of,
             trial_dirname_creator=_name_of,
             verbose=0,

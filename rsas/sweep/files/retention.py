@@ -16,7 +16,7 @@ __all__ = ["Retention"]
 
 
 class Retention:
-    """Keeps a sweep's storage in line with its study, on a thread of its own.
+    """The thread that keeps a sweep's storage in line with its study.
 
     The storage holds the records of all trials and the models of the front. Trials that ended have
     no checkpoints.
