@@ -77,7 +77,7 @@ def broken(tmp_path, body):
         (["train", QUICKSTART, "--plot", LONG], "File name too long"),
         (["train", QUICKSTART, "--plot", f"{LONG}/a.html"], "there is no folder 'xxx"),
         (["train", QUICKSTART, "--set", f"dataset=npz:{LONG}"], "there is no such file"),
-        (["sweep", QUICKSTART, "--enqueue", "none.json"], "neither a sweep (there is: none) nor"),
+        (["sweep", QUICKSTART, "--enqueue", "none.json"], "neither a sweep (existing: none) nor"),
         (["sweep", QUICKSTART, "--enqueue", "README.md"], "expected a JSON list such as"),
         (["sweep", QUICKSTART, "--known", "unknown"], "no sweep 'unknown' in workspace"),
         (["sweep", QUICKSTART, "--storage", "s3://key:secret@bucket"], "keys do not belong here"),

@@ -1,4 +1,4 @@
-"""The ``rsas`` command: what its parts share, and its entry point."""
+"""The ``rsas`` command: the application of all subcommands, and its entry point."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the ``rsas`` command."""
+    """Run the ``rsas`` command."""
     _open_streams()
     try:
         _check_folder()
         try:
             app()
         finally:
-            sys.stdout.flush()  # Python would do so later, with a traceback
+            sys.stdout.flush()  # at exit, Python would do so with a traceback
     except (InputError, StorageError) as error:
         tell(error)
         sys.exit(2)
@@ -40,20 +40,20 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, OSError) and _is_output_lost():
             tell(InputError(f"the output cannot be written ({error.strerror})"))
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python has still to write
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the rest of Python's output
             sys.exit(2)
-        # A defect. Python would print the traceback with the secrets in it.
+        # A defect. Python itself would print the traceback with its secrets.
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(1)
 
 
 def tell(error: Exception) -> None:
-    """Print one line for the user, secrets hidden."""
+    """Print an error in one line, without secrets."""
     print(redact(f"rsas: error: {error}"), file=sys.stderr)
 
 
 def _open_streams() -> None:
-    """Make output possible where a stream is closed, or has an encoding without some characters."""
+    """Make output possible if a stream is closed, or its encoding lacks some characters."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed, as by 'rsas status >&-'
@@ -63,10 +63,10 @@ def _open_streams() -> None:
 
 
 def _check_folder() -> None:
-    """See that the current folder exists.
+    """Check that the current folder exists.
 
     Raises:
-        InputError: it was deleted.
+        InputError: the folder was deleted.
     """
     try:
         os.getcwd()
@@ -75,7 +75,7 @@ def _check_folder() -> None:
 
 
 def _is_output_lost() -> bool:
-    """Tell whether what was printed cannot be written, as on a full disk."""
+    """Return whether the printed output cannot be written, as on a full disk."""
     try:
         print(flush=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""What several commands do: consoles, checks of what was given, the front."""
+"""Functions of several commands: consoles, checks of options, the table of a front."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ __all__ = [
 
 T = TypeVar("T", int, float)
 
-_WIDTH_OF_FILES = 120  # of what is not printed on a terminal
+_WIDTH_OF_FILES = 120  # columns of output that does not go to a terminal
 
 
 def make_console() -> Console:
-    """Colours on a terminal, whole lines in a file."""
+    """Return a console, with colours on a terminal and unwrapped lines in a file."""
     from rich.console import Console
 
     if sys.stdout.isatty():
@@ -45,56 +45,61 @@ def make_console() -> Console:
 
 
 def open_workspace(path: Path) -> Workspace:
-    """The workspace of an option."""
+    """Return the workspace of a path."""
     from rsas.sweep.files.workspace import Workspace
 
     return Workspace(path)
 
 
-def print_front(found: Status, console: Console) -> None:
-    """The front of a sweep as a table, its knee and hypervolume."""
+def print_front(status: Status, console: Console) -> None:
+    """Print the front of a sweep as a table, its knee and its hypervolume."""
     from rsas.pareto import knee
     from rsas.sweep.follow.progress import front_table
 
-    members = found.front
+    members = status.front
     if not members:
-        console.print(f"{found.name}: no trial is complete yet")
+        console.print(f"{status.name}: no trial is complete yet")
         return
-    done = found.counts["complete"]
-    console.print(front_table(members, found.objectives, f"{found.name}: front of {done} trials"))
-    middle = knee(found.trials, found.objectives)
-    told = "" if middle is None else f", knee {middle.trial_id}"
-    console.print(f"{len(members)} members{told}, hypervolume {found.hypervolume:.4f}")
+    title = f"{status.name}: front of {status.counts['complete']} trials"
+    console.print(front_table(members, status.objectives, title))
+    knee_trial = knee(status.trials, status.objectives)
+    knee_text = "" if knee_trial is None else f", knee {knee_trial.trial_id}"
+    console.print(f"{len(members)} members{knee_text}, hypervolume {status.hypervolume:.4f}")
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
+    """Return the options that the user gave, those that are not None."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def numbers(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
-    """The numbers in a text such as ``0,1,2``, each once.
+    """Return the numbers in a text such as ``0,1,2``.
+
+    Args:
+        option: its name, for the message.
+        text: the numbers, separated by commas.
+        kind: ``int`` or ``float``.
 
     Raises:
-        InputError: it is none.
+        InputError: a part of the text is not a finite number, or a number occurs twice.
     """
     try:
-        found = tuple(kind(part) for part in text.split(","))
-        if not all(math.isfinite(number) for number in found):
+        values = tuple(kind(part) for part in text.split(","))
+        if not all(math.isfinite(value) for value in values):
             raise ValueError
     except ValueError:
         example = "0,1,2" if kind is int else "0.8,0.9"
         raise InputError(f"{option} {text!r}: expected numbers such as {example}") from None
-    if len(set(found)) < len(found):
-        raise InputError(f"{option} {text!r}: a number is there twice")
-    return found
+    if len(set(values)) < len(values):
+        raise InputError(f"{option} {text!r}: a number is given twice")
+    return values
 
 
 def check_output(option: str, path: Path) -> None:
-    """See that a file can be written before the work is done.
+    """Check that an output file can be written, before the work begins.
 
     Raises:
-        InputError: it cannot.
+        InputError: the file cannot be written.
     """
     folder = path.absolute().parent
     if not os.path.isdir(folder):  # False, too, for a name that is too long
@@ -108,13 +113,13 @@ def check_output(option: str, path: Path) -> None:
 
 
 def program() -> str:
-    """This program as the user can type it: by its path where no environment is activated."""
-    program = Path(sys.argv[0])
-    if program.name != "rsas" or shutil.which("rsas"):
+    """Return this program as the user can type it: its path if no environment is activated."""
+    path = Path(sys.argv[0])
+    if path.name != "rsas" or shutil.which("rsas"):
         return "rsas"
-    return os.path.relpath(program)
+    return os.path.relpath(path)
 
 
-def where(place: Workspace) -> str:
-    """The option that finds the workspace again."""
-    return "" if place.path == RUNS.absolute() else f" --workspace {place.path}"
+def where(workspace: Workspace) -> str:
+    """Return the option that selects the workspace; empty for the default one."""
+    return "" if workspace.path == RUNS.absolute() else f" --workspace {workspace.path}"

@@ -1,4 +1,4 @@
-"""Commands that show what a sweep has come to."""
+"""Commands that show, check and compare sweeps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "compare", "pareto", "report", "status"]
 
 
-_A_WHILE = 5.0  # seconds in which a running sweep writes what it knows
+_A_WHILE = 5.0  # seconds within which a running sweep updates its mirror and its files
 
 
 @app.command()
@@ -55,22 +55,22 @@ def status(
     workspace: WorkspaceOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """What runs and what is done."""
-    place = open_workspace(workspace)
-    found = []
-    for sweep_name in [name] if name else place.names():
+    """Show the state and the trial counts of sweeps."""
+    sweeps = open_workspace(workspace)
+    statuses = []
+    for sweep_name in [name] if name else sweeps.names():
         try:
-            found.append(place.open(sweep_name).status())
+            statuses.append(sweeps.open(sweep_name).status())
         except (InputError, StorageError) as error:
             if name:
                 raise
-            print(f"rsas: {error}", file=sys.stderr)  # the others are told all the same
+            print(f"rsas: {error}", file=sys.stderr)  # the other sweeps are shown all the same
     if as_json:
-        told = [_status_json(each) for each in found]
-        print(json.dumps(told[0] if name else {"sweeps": told}, indent=2))
+        records = [_status_json(status) for status in statuses]
+        print(json.dumps(records[0] if name else {"sweeps": records}, indent=2))
         return
-    if not found and not name:
-        print(f"no sweeps in {place.path}")
+    if not statuses and not name:
+        print(f"no sweeps in {sweeps.path}")
         return
     from rich.table import Table
 
@@ -80,19 +80,19 @@ def status(
     columns = ("complete", "running", "stopped", "failed", "front", "hypervolume")
     for column in (*columns, "device time", "slots busy"):
         table.add_column(column, justify="right")
-    for each in found:
-        counts = each.counts
+    for status in statuses:
+        counts = status.counts
         table.add_row(
-            each.name,
-            each.state,
+            status.name,
+            status.state,
             f"{counts['complete']} of {counts['asked']}",
             f"{counts['running']}",
             f"{counts['pruned']}",
             f"{counts['failed']}",
-            f"{len(each.front)}",
-            f"{each.hypervolume:.4f}",
-            clock(each.device_seconds),
-            "" if each.slot_share is None else f"{each.slot_share:.0%}",
+            f"{len(status.front)}",
+            f"{status.hypervolume:.4f}",
+            clock(status.device_seconds),
+            "" if status.slot_share is None else f"{status.slot_share:.0%}",
         )
     make_console().print(table)
 
@@ -100,51 +100,53 @@ def status(
 @app.command()
 def check(
     name: NameArgument,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Repair the faults, if possible.")
+    ] = False,
     take_over: TakeOverOption = False,
     workspace: WorkspaceOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare the study, MLflow and the files of a sweep; exit code 1 where they differ."""
+    """Compare the study, MLflow and the files of a sweep; exit code 1 if they differ."""
     import dataclasses
 
-    place = open_workspace(workspace)
-    folder = place.open(name)
+    sweeps = open_workspace(workspace)
+    folder = sweeps.open(name)
     console = make_console()
     with console.status("comparing the study, MLflow and the storage"):
         from rsas.sweep.audit.check import check as find_faults
-        from rsas.sweep.audit.repair import repair as mend
+        from rsas.sweep.audit.repair import repair as repair_faults
 
-        changes = folder.record.get("changes", [])  # of the sweep's file
+        changes = folder.record.get("changes", [])  # of the experiment's file
         done: list[str] = []
         if repair:
             with folder.locked(take_over=take_over):
-                done = mend(folder)
+                done = repair_faults(folder)
         faults = find_faults(folder)
         # A damaged study cannot say whether the sweep runs.
         if faults and faults[0].where != "study" and folder.status().state == "running":
-            # Its mirror and its files are a little behind: what stays so is a fault.
+            # The mirror and the files of a running sweep lag behind: lasting differences count.
             time.sleep(_A_WHILE)
             faults = [fault for fault in find_faults(folder) if fault in faults]
     if as_json:
-        told = [
+        records = [
             {k: v for k, v in dataclasses.asdict(fault).items() if k != "content"}
             for fault in faults
         ]
-        found = {"ok": not faults, "repaired": done, "faults": told, "changes": changes}
-        print(json.dumps({"name": name, **found}))
+        result = {"ok": not faults, "repaired": done, "faults": records, "changes": changes}
+        print(json.dumps({"name": name, **result}))
     else:
         for change in changes:
             line = f"note: since {change['time']}: {change['what']}"
             console.print(line, style="yellow", markup=False)
         for line in done:
-            console.print(f"mended: {line}", markup=False)
+            console.print(f"repaired: {line}", markup=False)
         _print_faults(faults, console)
         trials = len(folder.status().trials) if not faults else 0
         if not faults:
             console.print(f"{name}: study, MLflow and storage agree on {trials} trials")
         elif not repair:
-            console.print(f"to mend them: {program()} check {name} --repair{where(place)}")
+            console.print(f"to repair them: {program()} check {name} --repair{where(sweeps)}")
     if faults:
         raise typer.Exit(1)
 
@@ -153,12 +155,12 @@ def check(
 def pareto(
     name: NameArgument, workspace: WorkspaceOption = RUNS, as_json: JsonOption = False
 ) -> None:
-    """The front of a sweep."""
-    found = open_workspace(workspace).open(name).status()
+    """Show the front of a sweep."""
+    status = open_workspace(workspace).open(name).status()
     if as_json:
-        print(json.dumps(_pareto_json(found), indent=2))
+        print(json.dumps(_pareto_json(status), indent=2))
         return
-    print_front(found, make_console())
+    print_front(status, make_console())
 
 
 @app.command()
@@ -166,41 +168,44 @@ def compare(
     names: NamesArgument,
     at: Annotated[
         str | None,
-        typer.Option(metavar="0.8,0.9", help="Values of the last objective to compare at."),
+        typer.Option(metavar="0.8,0.9", help="Values of the last objective at which to compare."),
     ] = None,
     workspace: WorkspaceOption = RUNS,
     tracking_uri: FromMlflowOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Which of several sweeps is better, where, and how sure that is."""
+    """Compare sweeps: which one is better, in which range, and with what confidence."""
     from rsas.analysis import compare as compare_sweeps
 
-    found = compare_sweeps(
+    comparison = compare_sweeps(
         *_sweeps(names, workspace, tracking_uri), at=numbers("--at", at, float) if at else None
     )
-    tables = {
-        "sweeps": found.sweeps,
-        "differences": found.differences,
-        "values": found.values,
-        "ranges": found.ranges,
-    }
     if as_json:
-        told = {name: json.loads(each.to_json(orient="records")) for name, each in tables.items()}
-        print(json.dumps(told, indent=2))
+        tables = {
+            "sweeps": comparison.sweeps,
+            "differences": comparison.differences,
+            "values": comparison.values,
+            "ranges": comparison.ranges,
+        }
+        records = {
+            title: json.loads(frame.to_json(orient="records")) for title, frame in tables.items()
+        }
+        print(json.dumps(records, indent=2))
         return
     from rsas.analysis.report import values_table
 
     console = make_console()
-    up, across = found.objectives[0].name, found.objectives[-1].name
+    first, last = comparison.objectives[0].name, comparison.objectives[-1].name
+    differences = comparison.differences
     for title, frame in (
-        ("sweeps", found.sweeps),
-        (f"hypervolume less that of {names[0]}", found.differences.drop(columns="against")),
-        (f"best {up} at {found.word} this {across}", values_table(found)),
-        (f"which is better over {across}", found.ranges),
+        ("sweeps", comparison.sweeps),
+        (f"hypervolume less that of {names[0]}", differences.drop(columns="against")),
+        (f"best {first} at {comparison.word} this {last}", values_table(comparison)),
+        (f"which is better over {last}", comparison.ranges),
     ):
         console.print(_table(title, frame))
-    if found.differences["low"].isna().any():
-        console.print("no intervals where a sweep has one seed a trial; --seeds 0,1,2 gives more")
+    if differences["low"].isna().any():
+        console.print("no intervals for a sweep with one seed per trial; --seeds 0,1,2 gives more")
 
 
 @app.command()
@@ -212,7 +217,7 @@ def report(
     workspace: WorkspaceOption = RUNS,
     tracking_uri: FromMlflowOption = None,
 ) -> None:
-    """One page with pictures and tables of a sweep, or of several side by side."""
+    """Write a page with figures and tables of a sweep, or of several side by side."""
     output = output or Path(f"{names[0]}.html")
     check_output("-o", output)
     console = make_console()
@@ -224,27 +229,28 @@ def report(
     console.print(f"report: {output}", markup=False)
 
 
-def _status_json(found: Status) -> dict[str, Any]:
+def _status_json(status: Status) -> dict[str, Any]:
     return {
-        "name": found.name,
-        "state": found.state,
-        "counts": found.counts,
-        "front_size": len(found.front),
-        "hypervolume": found.hypervolume,
-        "device_seconds": found.device_seconds,
-        "slot_share": found.slot_share,
+        "name": status.name,
+        "state": status.state,
+        "counts": status.counts,
+        "front_size": len(status.front),
+        "hypervolume": status.hypervolume,
+        "device_seconds": status.device_seconds,
+        "slot_share": status.slot_share,
     }
 
 
-def _pareto_json(found: Status) -> dict[str, Any]:
+def _pareto_json(status: Status) -> dict[str, Any]:
     from rsas.pareto import knee
 
     members = [
         {"trial_id": t.trial_id, "params": t.params, "objectives": t.objectives}
-        for t in found.front
+        for t in status.front
     ]
-    middle = knee(found.trials, found.objectives)
-    return {**_status_json(found), "knee": middle and middle.trial_id, "front": members}
+    knee_trial = knee(status.trials, status.objectives)
+    knee_id = knee_trial and knee_trial.trial_id
+    return {**_status_json(status), "knee": knee_id, "front": members}
 
 
 def _print_faults(faults: Sequence[Fault], console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Commands that hand the networks of a sweep on."""
+"""Commands that export and register the networks of a sweep."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def export(
     ] = None,
     workspace: WorkspaceOption = RUNS,
 ) -> None:
-    """Write the network of a trial as a file for others, and measure it."""
+    """Export the network of a trial to a file, and measure its size and latency."""
     folder = open_workspace(workspace).open(name)
     console = make_console()
     with console.status("loading the network"):
@@ -53,19 +53,19 @@ def export(
         from rsas.sweep.files.final_model import final_model
 
         kind = exports.check_format(form)
-        found = folder.status()
-        chosen = choose(found.trials, found.objectives, trial)
+        status = folder.status()
+        chosen = choose(status.trials, status.objectives, trial)
         path = output or Path(f"{name}-{chosen.trial_id}{exports.SUFFIXES[kind]}")
         check_output("-o", path)
         config, state = final_model(folder, folder.study(), chosen)
-        sys.path += [place for place in folder.record["python_path"] if place not in sys.path]
-        about = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
-        network = exports.Network.from_state(state, config, **about)
+        sys.path += [entry for entry in folder.record["python_path"] if entry not in sys.path]
+        source = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
+        network = exports.Network.from_state(state, config, **source)
     with console.status("writing"):
         content = exports.encode(network, kind)
         exports.write_file(path, content)
-    told = ", ".join(f"{key} {value:.4f}" for key, value in chosen.objectives.items())
-    console.print(f"{name}, {chosen.trial_id} ({told}): {path}", markup=False)
+    values = ", ".join(f"{key} {value:.4f}" for key, value in chosen.objectives.items())
+    console.print(f"{name}, {chosen.trial_id} ({values}): {path}", markup=False)
     with console.status("measuring"):
         report = exports.report(network, content, kind)
     _print_report(report, console)
@@ -103,21 +103,21 @@ def register(
 
 
 def _print_report(report: Report, console: Console) -> None:
-    """Sizes, times, and what they come to."""
+    """Print the sizes, the latencies, and the verdicts on them."""
     from rich.table import Table
 
     counts = report.counts
     sizes = Table()
     for column in ("", "dense", "exported", "share"):
         sizes.add_column(column, justify="right" if column else "left")
-    for what, dense, sparse in (
+    for quantity, dense, sparse in (
         ("file, bytes", report.dense_bytes, report.file_bytes),
         ("prunable weights, not zero", counts.weights, counts.nonzeros),
         ("FLOPs of one input", counts.flops_dense, counts.flops_sparse),
     ):
         if dense is not None and sparse is not None:
             share = sparse / dense if dense else 1.0
-            sizes.add_row(what, f"{dense:,}", f"{sparse:,}", f"{share:.4f}")
+            sizes.add_row(quantity, f"{dense:,}", f"{sparse:,}", f"{share:.4f}")
     console.print(sizes)
     if report.executions:
         first = report.executions[0]
@@ -127,13 +127,13 @@ def _print_report(report: Report, console: Console) -> None:
         for batch in first.seconds:
             times.add_column(f"batch {batch}", justify="right")
             times.add_column("x dense torch", justify="right")
-        for each in report.executions:
+        for execution in report.executions:
             cells = [
                 cell
-                for batch, seconds in each.seconds.items()
+                for batch, seconds in execution.seconds.items()
                 for cell in (f"{1000 * seconds:.3f}", f"{seconds / first.seconds[batch]:.2f}")
             ]
-            times.add_row(each.name, *cells)
+            times.add_row(execution.name, *cells)
         console.print(times)
     for line in (*report.verdicts, *report.notes):
         console.print(line, markup=False)

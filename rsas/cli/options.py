@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FileArgument = Annotated[
 ]
 
 TrialsOption = Annotated[
-    int | None, typer.Option(help="Trials to be complete or stopped early, in all.")
+    int | None, typer.Option(help="Trials to complete or to stop early, in all.")
 ]
 
 HoursOption = Annotated[float | None, typer.Option(help="Hours to run, in all.")]
@@ -75,7 +75,7 @@ AddressOption = Annotated[
     str | None,
     typer.Option(
         metavar="auto|HOST:PORT|ray://HOST:PORT",
-        help="A Ray cluster; by default one is started on this machine.",
+        help="A Ray cluster; by default, one starts on this machine.",
     ),
 ]
 
@@ -83,14 +83,15 @@ StorageOption = Annotated[
     str | None,
     typer.Option(
         metavar="DIR|s3://...",
-        help="Where trials keep their files, reached by all nodes; by default the workspace.",
+        help="Folder of the trials' files, which all nodes reach; by default the workspace.",
     ),
 ]
 
 TakeOverOption = Annotated[
     bool,
     typer.Option(
-        "--take-over", help="Also where another process runs it, which then may write no more."
+        "--take-over",
+        help="Take the sweep over from another process, which can then no longer write.",
     ),
 ]
 
@@ -100,7 +101,7 @@ NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help="Nam
 
 FromMlflowOption = Annotated[
     str | None,
-    typer.Option(help="Read them from this MLflow server alone, without the workspace."),
+    typer.Option(help="Read the sweeps from this MLflow server alone, without the workspace."),
 ]
 
 JsonOption = Annotated[
@@ -112,7 +113,7 @@ MetricsOption = Annotated[
     typer.Option(
         "--metrics-port",
         metavar="PORT",
-        help="Tell Prometheus how it goes, at this port of 127.0.0.1; 0 takes a free one.",
+        help="Serve metrics for Prometheus at this port of 127.0.0.1; 0 takes a free one.",
     ),
 ]
 

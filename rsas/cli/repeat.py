@@ -1,4 +1,4 @@
-"""The command that trains configurations with several seeds and tells how they differ."""
+"""The command that trains configurations with several seeds and compares their results."""
 
 from __future__ import annotations
 
@@ -35,22 +35,28 @@ def repeat(
         typer.Option(
             "--vs",
             metavar="'[LABEL: ]NAME=VALUE ...'",
-            help="Another configuration to train, as it differs from the first, and its label.",
+            help="Another configuration: its label, and its differences from the first one.",
         ),
     ] = None,
     seeds: Annotated[
-        str, typer.Option(metavar="0,1,2", help="Train each configuration with these.")
+        str, typer.Option(metavar="0,1,2", help="Train each configuration with these seeds.")
     ] = "0,1,2,3,4",
     sparsities: Annotated[
-        str | None, typer.Option(metavar="0.8,0.9,0.95", help="Compare at each of these.")
+        str | None,
+        typer.Option(metavar="0.8,0.9,0.95", help="Compare at each of these sparsities."),
     ] = None,
     test: Annotated[
-        bool, typer.Option("--test", help="Report test accuracy: once, for what is chosen already.")
+        bool,
+        typer.Option(
+            "--test", help="Report test accuracy; once, for configurations chosen before."
+        ),
     ] = False,
     jobs: Annotated[int, typer.Option(help="Trainings at once, which share the CPUs.")] = 1,
     table: Annotated[
         Path | None,
-        typer.Option("--csv", help="Add a row a run; what is there already is not trained again."),
+        typer.Option(
+            "--csv", help="Add a row per run; runs that are in the file are not repeated."
+        ),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Write a picture of all runs and intervals (HTML).")
@@ -80,18 +86,20 @@ def repeat(
 
     from rsas.seed_study import COLUMNS, comparison, runs_of, train_all
 
-    for each in levels.values():
-        _check(each, data_dir, test)
-    runs = {level: runs_of(each, chosen) for level, each in levels.items()}
+    for level_configs in levels.values():
+        _check(level_configs, data_dir, test)
+    runs = {level: runs_of(level_configs, chosen) for level, level_configs in levels.items()}
     known = _known(table, test)
-    # Each training once: a dense network is the same at every sparsity.
-    lacking = {run.key: run for each in runs.values() for run in each if run.key not in known}
+    # By key, so that each runs once: a dense network is the same at every sparsity.
+    missing = {
+        run.key: run for level_runs in runs.values() for run in level_runs if run.key not in known
+    }
     console = make_console()
-    new = train_all(lacking.values(), jobs=jobs, test=test, data_dir=data_dir)
+    new = train_all(missing.values(), jobs=jobs, test=test, data_dir=data_dir)
     for row in track(
         new,
         "training",
-        total=len(lacking),
+        total=len(missing),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -100,23 +108,23 @@ def repeat(
         if table is not None:
             _add(table, COLUMNS, row)
     measure = "test_accuracy" if test else "val_accuracy"
-    compared = {}
-    for level, pairs in runs.items():
-        rows = pd.DataFrame([known[run.key] | {"configuration": run.name} for run in pairs])
-        compared[level] = comparison(rows, measure)
-        where = f" at a sparsity of {level:g}" if sparsities else ""
-        what = f"{experiment.name}{where}: {measure.replace('_', ' ')} in %, {len(chosen)} seeds"
-        console.print(_table(compared[level], what))
+    comparisons = {}
+    for level, level_runs in runs.items():
+        rows = pd.DataFrame([known[run.key] | {"configuration": run.name} for run in level_runs])
+        comparisons[level] = comparison(rows, measure)
+        at = f" at a sparsity of {level:g}" if sparsities else ""
+        title = f"{experiment.name}{at}: {measure.replace('_', ' ')} in %, {len(chosen)} seeds"
+        console.print(_table(comparisons[level], title))
     if plot is not None:
         from rsas.analysis.style import to_html
         from rsas.analysis.training_plots import repeats_figure, tradeoff_figure
 
         title = f"{experiment.name}, {len(chosen)} seeds"
         if sparsities:
-            picture = tradeoff_figure(compared, measure, title)
+            figure = tradeoff_figure(comparisons, measure, title)
         else:
-            picture = repeats_figure(compared[base.sparsity], measure, title)
-        plot.write_text(to_html(picture), encoding="utf-8")
+            figure = repeats_figure(comparisons[base.sparsity], measure, title)
+        plot.write_text(to_html(figure), encoding="utf-8")
         console.print(f"picture: {plot}")
 
 
@@ -126,7 +134,7 @@ def _configurations(base: TrainConfig, others: list[str]) -> dict[str, TrainConf
         label, changes = _LABELLED.fullmatch(text).groups()  # type: ignore[union-attr]
         label = label or changes
         if label in configs:
-            raise InputError(f"--vs {text!r}: {label!r} is there twice")
+            raise InputError(f"--vs {text!r}: {label!r} is given twice")
         configs[label] = base.override(changes.split())
     return configs
 
@@ -134,7 +142,16 @@ def _configurations(base: TrainConfig, others: list[str]) -> dict[str, TrainConf
 def _at_each(
     sparsities: str, configs: dict[str, TrainConfig], changes: list[str]
 ) -> dict[float, dict[str, TrainConfig]]:
-    """The configurations by the sparsity asked for."""
+    """Return the configurations by their target sparsity.
+
+    Args:
+        sparsities: the text of ``--sparsities``.
+        configs: the configurations by name.
+        changes: the texts of ``--set`` and ``--vs``.
+
+    Raises:
+        InputError: a change sets the sparsity, too.
+    """
     if any(word.startswith("sparsity=") for text in changes for word in text.split()):
         raise InputError(f"--sparsities {sparsities!r}: not beside sparsity=... in --set or --vs")
     return {
@@ -144,7 +161,11 @@ def _at_each(
 
 
 def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -> None:
-    """See that all of them can be trained before the first one is."""
+    """Check that all configurations can be trained, before the first training begins.
+
+    Raises:
+        InputError: one of them cannot be trained, or has no test data for ``test``.
+    """
     from rsas import data
     from rsas.build import check
 
@@ -159,7 +180,11 @@ def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -
 
 
 def _known(path: Path | None, test: bool) -> dict[str, dict[str, Any]]:
-    """Rows of earlier runs, by what they trained."""
+    """Return the rows of earlier runs in a CSV file, by the key of the run.
+
+    Raises:
+        InputError: the file cannot be read, or has other columns.
+    """
     import pandas as pd
 
     from rsas.seed_study import COLUMNS
@@ -167,7 +192,7 @@ def _known(path: Path | None, test: bool) -> dict[str, dict[str, Any]]:
     if path is None or not path.exists():
         return {}
     try:
-        rows = pd.read_csv(path, dtype={"run": str})  # digits alone are no number
+        rows = pd.read_csv(path, dtype={"run": str})  # else a key of digits becomes a number
     except (ValueError, UnicodeDecodeError) as error:
         reason = str(error).strip()
         raise InputError(f"--csv {str(path)!r}: cannot be read ({reason})") from None
@@ -187,15 +212,15 @@ def _add(path: Path, columns: tuple[str, ...], row: dict[str, Any]) -> None:
         writer.writerow(row)
 
 
-def _table(found: pd.DataFrame, title: str) -> Table:
+def _table(comparison: pd.DataFrame, title: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     table.add_column("configuration", overflow="fold")
-    first = found["configuration"].iloc[0]
-    for name in ("mean", "95% interval", f"less {first}", "95% interval", "by seed", "s a run"):
+    first = comparison["configuration"].iloc[0]
+    for name in ("mean", "95% interval", f"less {first}", "95% interval", "by seed", "s per run"):
         table.add_column(name, justify="right")
-    for row in found.to_dict("records"):
+    for row in comparison.to_dict("records"):
         table.add_row(
             row["configuration"],
             _percent(row["mean"]) or "diverged",

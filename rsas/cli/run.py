@@ -1,4 +1,4 @@
-"""Commands that train: one network, or a sweep."""
+"""Commands that train a network or run a sweep, and ``doctor``."""
 
 from __future__ import annotations
 
@@ -84,17 +84,17 @@ def train(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("epochs, {task.fields[told]}"),
+        TextColumn("epochs, {task.fields[metrics]}"),
         TimeRemainingColumn(),
     )
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        task = progress.add_task(experiment.name, total=config.epochs, told="starting")
+        task = progress.add_task(experiment.name, total=config.epochs, metrics="starting")
 
         def on_epoch(row: dict[str, float]) -> None:
-            told = f"val_accuracy {row['val_accuracy']:.4f}, sparsity {row['sparsity']:.4f}"
-            progress.update(task, advance=1, told=told)
+            metrics = f"val_accuracy {row['val_accuracy']:.4f}, sparsity {row['sparsity']:.4f}"
+            progress.update(task, advance=1, metrics=metrics)
 
         run = rsas.train(config, data_dir=data_dir, on_epoch=on_epoch)
     from rich.table import Table
@@ -105,10 +105,8 @@ def train(
         table.add_column(name.replace("_", " "), justify="right")
     table.add_column("seconds", justify="right")
     test = "none" if run.test_accuracy is None else f"{run.test_accuracy:.4f}"
-    numbers = [
-        f"{last[name]:.4f}" for name in ("sparsity", "train_loss", "val_loss", "val_accuracy")
-    ]
-    table.add_row(f"{len(run.history)}", *numbers, test, f"{run.history['seconds'].sum():.1f}")
+    cells = [f"{last[name]:.4f}" for name in ("sparsity", "train_loss", "val_loss", "val_accuracy")]
+    table.add_row(f"{len(run.history)}", *cells, test, f"{run.history['seconds'].sum():.1f}")
     console.print(table)
     if plot is not None:
         from rsas.analysis.style import to_html
@@ -132,12 +130,12 @@ def sweep(
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler.")] = None,
     seeds: Annotated[
         str | None,
-        typer.Option(metavar="0,1,2", help="Train each trial with these; objectives are means."),
+        typer.Option(metavar="0,1,2", help="Seeds of each trial; objectives are their means."),
     ] = None,
     cpus: CpusOption = None,
     gpus: GpusOption = None,
     concurrency: Annotated[
-        int | None, typer.Option(help="Trials at once; by default as many as fit.")
+        int | None, typer.Option(help="Trials at once; by default, all that fit.")
     ] = None,
     assignments: SetOption = None,
     data_dir: DataDirOption = None,
@@ -154,7 +152,7 @@ def sweep(
     enqueue: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE.json|SWEEP", help="Begin with these points, or a sweep's front."
+            metavar="FILE.json|SWEEP", help="Begin with the points of a file or a sweep's front."
         ),
     ] = None,
     known: Annotated[
@@ -163,7 +161,7 @@ def sweep(
     ] = None,
     metrics_port: MetricsOption = None,
 ) -> None:
-    """Search: run the trials of an experiment and print the front."""
+    """Run the trials of an experiment, and print the front."""
     import dataclasses
 
     from rsas.sweep.experiment import load_experiment
@@ -179,21 +177,21 @@ def sweep(
     changes["resources"] = dataclasses.replace(experiment.resources, **resources)
     experiment = dataclasses.replace(experiment, **changes)
     name = name or f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    place = open_workspace(workspace)
-    place.check_writable()
-    place.check_free(name)
-    points = _points(enqueue, place) if enqueue else []
+    sweeps = open_workspace(workspace)
+    sweeps.check_writable()
+    sweeps.check_free(name)
+    points = _points(enqueue, sweeps) if enqueue else []
     console = make_console()
-    with _resumable(place, name, console), _early_ray(address, source):
+    with _resumable(sweeps, name, console), _early_ray(address, source):
         with console.status("loading libraries"):
             from rsas.sweep.commands import launch
-        found = launch(
+        status = launch(
             experiment,
             source,
             name=name,
             defined=defined,
             assigned={text.partition("=")[0].strip() for text in assignments or []},
-            workspace=place,
+            workspace=sweeps,
             console=console,
             data_dir=data_dir,
             tracking_uri=tracking_uri,
@@ -204,7 +202,7 @@ def sweep(
             known=known,
             metrics_port=metrics_port,
         )
-        _conclude(found, place, console)
+        _conclude(status, sweeps, console)
 
 
 @app.command()
@@ -215,22 +213,22 @@ def resume(
     metrics_port: MetricsOption = None,
     take_over: TakeOverOption = False,
 ) -> None:
-    """Go on with a sweep that was interrupted."""
-    place = open_workspace(workspace)
-    record = place.open(name).record
+    """Resume a sweep that was interrupted."""
+    sweeps = open_workspace(workspace)
+    record = sweeps.open(name).record
     console = make_console()
-    with _resumable(place, name, console), _early_ray(address, record):
+    with _resumable(sweeps, name, console), _early_ray(address, record):
         with console.status("loading libraries"):
             from rsas.sweep.commands import resume as resume_sweep
-        found = resume_sweep(
+        status = resume_sweep(
             name,
-            workspace=place,
+            workspace=sweeps,
             console=console,
             address=address,
             metrics_port=metrics_port,
             take_over=take_over,
         )
-        _conclude(found, place, console)
+        _conclude(status, sweeps, console)
 
 
 @app.command()
@@ -244,26 +242,26 @@ def extend(
     metrics_port: MetricsOption = None,
     take_over: TakeOverOption = False,
 ) -> None:
-    """Give a sweep more trials, or more time, in all, and go on with it."""
+    """Give a sweep a budget of more trials or more time in all, and resume it."""
     budget = given(trials=trials, hours=hours, device_hours=device_hours)
     if not budget:
         raise InputError("extend: expected --trials, --hours or --device-hours")
-    place = open_workspace(workspace)
-    record = place.open(name).record
+    sweeps = open_workspace(workspace)
+    record = sweeps.open(name).record
     console = make_console()
-    with _resumable(place, name, console), _early_ray(address, record):
+    with _resumable(sweeps, name, console), _early_ray(address, record):
         with console.status("loading libraries"):
             from rsas.sweep.commands import extend as extend_sweep
-        found = extend_sweep(
+        status = extend_sweep(
             name,
             budget,
-            workspace=place,
+            workspace=sweeps,
             console=console,
             address=address,
             metrics_port=metrics_port,
             take_over=take_over,
         )
-        _conclude(found, place, console)
+        _conclude(status, sweeps, console)
 
 
 @app.command()
@@ -277,7 +275,7 @@ def doctor(
     address: AddressOption = None,
     storage: StorageOption = None,
 ) -> None:
-    """Can this cluster run this experiment? Asks every node; exit code 1 where one cannot."""
+    """Check on every node whether the cluster can run an experiment; exit code 1 if it cannot."""
     import dataclasses
 
     from rsas.sweep.experiment import load_experiment
@@ -301,68 +299,69 @@ def doctor(
                 storage=storage,
             )
     _print_findings(findings, console)
-    if any(found.faults for found in findings):
+    if any(finding.faults for finding in findings):
         raise typer.Exit(1)
 
 
 def _print_findings(findings: Sequence[Finding], console: Console) -> None:
-    """A table with a row a node, and below it what to do about each fault."""
+    """Print a table with a row per node, and below it a remedy for each fault."""
     from rich.table import Table
 
-    checks = list(dict.fromkeys(k for found in findings for k in (*found.results, *found.faults)))
+    checks = list(dict.fromkeys(key for f in findings for key in (*f.results, *f.faults)))
     table = Table()
     for column in ("node", *checks):
         table.add_column(column)
-    todo: list[str] = []
-    for found in findings:
+    faults: list[str] = []
+    for finding in findings:
         row = []
         for check in checks:
-            if check in found.faults:
-                todo.append(f"{found.node}, {check}: {found.faults[check]}")
-                row.append(f"[red]fault {len(todo)}[/]")
+            if check in finding.faults:
+                faults.append(f"{finding.node}, {check}: {finding.faults[check]}")
+                row.append(f"[red]fault {len(faults)}[/]")
             else:
-                row.append(f"[green]{found.results.get(check, '')}[/]")
-        table.add_row(found.node, *row)
+                row.append(f"[green]{finding.results.get(check, '')}[/]")
+        table.add_row(finding.node, *row)
     console.print(table)
-    for number, line in enumerate(todo, 1):
+    for number, line in enumerate(faults, 1):
         console.print(f"{number}. {line}", markup=False)
-    console.print("everything is as a sweep needs it" if not todo else f"{len(todo)} faults")
+    console.print(f"{len(faults)} faults" if faults else "no faults: the cluster can run a sweep")
 
 
-def _conclude(found: Status, place: Workspace, console: Console) -> None:
-    """The front and where to look, or how to go on; the exit code that goes with it."""
-    print_front(found, console)
-    if found.spent:
-        console.print(f"its {found.spent} are used up; {program()} extend {found.name} gives more")
-    if found.state == "finished":
-        if found.mirrored:
-            console.print(f"all trials and the front in MLflow: {program()} ui{where(place)}")
-        console.print(f"the front again: {program()} pareto {found.name}{where(place)}")
-    elif found.state == "failed":
-        reasons = [trial.reason for trial in found.trials if trial.state == "failed"]
-        told = f"gave up: {len(reasons)} trials failed, the last one with: {reasons[-1]}"
-        console.print(told, markup=False)
+def _conclude(status: Status, workspace: Workspace, console: Console) -> None:
+    """Print the front and the next commands; raise for the exit code of a sweep not finished."""
+    print_front(status, console)
+    if status.spent:
+        extend_command = f"{program()} extend {status.name}"
+        console.print(f"its {status.spent} are used up; {extend_command} gives more")
+    if status.state == "finished":
+        if status.mirrored:
+            console.print(f"all trials and the front in MLflow: {program()} ui{where(workspace)}")
+        console.print(f"the front again: {program()} pareto {status.name}{where(workspace)}")
+    elif status.state == "failed":
+        reasons = [trial.reason for trial in status.trials if trial.state == "failed"]
+        message = f"gave up: {len(reasons)} trials failed, the last one with: {reasons[-1]}"
+        console.print(message, markup=False)
         raise typer.Exit(1)
     else:
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def _resumable(place: Workspace, name: str, console: Console) -> Iterator[None]:
-    """After Ctrl-C, however early, or when it had to stop, say how to go on."""
+def _resumable(workspace: Workspace, name: str, console: Console) -> Iterator[None]:
+    """Print the command that resumes the sweep, after a halt or Ctrl-C, however early."""
     try:
         yield
-    except LeaseLost:  # another process goes on
+    except LeaseLost:  # another process runs the sweep
         raise
     except (KeyboardInterrupt, Halted):
-        if name in place.names():
-            console.print(f"interrupted; to go on: {program()} resume {name}{where(place)}")
+        if name in workspace.names():
+            console.print(f"interrupted; to resume: {program()} resume {name}{where(workspace)}")
         raise
 
 
 @contextlib.contextmanager
 def _early_ray(address: str | None, sweep: Any) -> Iterator[None]:
-    """Ray comes up while libraries are imported; ``sweep`` is a source or a record."""
+    """Start Ray while libraries are imported; ``sweep`` is a source or a record."""
     from rsas.sweep.execute import cluster
 
     if isinstance(sweep, dict):
@@ -370,30 +369,30 @@ def _early_ray(address: str | None, sweep: Any) -> Iterator[None]:
     with cluster.early(address, sweep):
         try:
             yield
-        except (InputError, StorageError) as error:  # told before Ray, which must be up to be ended
+        except (InputError, StorageError) as error:  # printed before the wait for Ray's shutdown
             tell(error)
             raise typer.Exit(2) from None
 
 
-def _points(place: str, workspace: Workspace) -> list[dict[str, Any]]:
-    """Values of parameters from a file, or of the members of a sweep's front."""
-    if place in workspace.names():
-        return [trial.params for trial in workspace.open(place).status().front]
+def _points(source: str, workspace: Workspace) -> list[dict[str, Any]]:
+    """Return the parameters of the front of a sweep, or those in a JSON file."""
+    if source in workspace.names():
+        return [trial.params for trial in workspace.open(source).status().front]
     try:
-        found = json.loads(Path(place).read_text("utf-8"))
-        if isinstance(found, dict):  # as 'rsas pareto --json' prints it
-            found = [member["params"] for member in found["front"]]
-        if not all(isinstance(point, dict) for point in found):
+        points = json.loads(Path(source).read_text("utf-8"))
+        if isinstance(points, dict):  # output of 'rsas pareto --json'
+            points = [member["params"] for member in points["front"]]
+        if not all(isinstance(point, dict) for point in points):
             raise ValueError
     except OSError as error:
         known = ", ".join(workspace.names()) or "none"
         raise InputError(
-            f"--enqueue {place!r}: neither a sweep (there is: {known}) nor a file that can be "
+            f"--enqueue {source!r}: neither a sweep (existing: {known}) nor a file that can be "
             f"read ({error.strerror})"
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
-            f'--enqueue {place!r}: expected a JSON list such as [{{"sparsity": 0.9}}], or what '
-            "'rsas pareto SWEEP --json' prints"
+            f'--enqueue {source!r}: expected a JSON list such as [{{"sparsity": 0.9}}], or the '
+            "output of 'rsas pareto SWEEP --json'"
         ) from None
-    return list(found)
+    return list(points)

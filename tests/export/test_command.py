@@ -138,7 +138,7 @@ def test_a_file_that_is_there_is_replaced(sweep, rsas, tmp_path, states, without
         (["first", "--trial", "t0099"], "trial 't0099': expected knee, most-accurate, sparsest"),
         (
             ["first", "--trial", "t0003"],
-            "trial 't0003' has no final model: those of the front are kept; there is: t0000, "
+            "trial 't0003' has no final model: only those of the front are kept: t0000, "
             "t0001, t0002",
         ),
         (["first", "-o", "none/x"], "-o 'none/x': there is no folder 'none'"),

@@ -1,1 +1,1 @@
-"""How trials run: the dispatcher without Ray, and Ray with Tune, its workers and its cluster."""
+"""Execution of trials: the dispatcher (no Ray), Tune, the workers, the cluster and the doctor."""

@@ -1,7 +1,7 @@
-"""The Ray cluster a sweep runs on: one of its own on this machine, or one that is there.
+"""The Ray cluster of a sweep: a new one on this machine, or an existing one that it joins.
 
-One of its own is for this machine: all of its servers listen on loopback, and ask for a token,
-which only this user can read.
+A new cluster serves this machine only. All of its servers listen on loopback and require a token
+that only this user can read.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from rsas.errors import InputError
 from rsas.redact import redact
 from rsas.sweep.experiment import Resources
 
-# Read by Tune when it is imported: its own output, loggers and snapshots are not used.
+# Tune reads these on import. They switch off its own output, loggers and snapshots.
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(10**9)
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-# With 0, as on macOS and Windows, a Ray that is started here has the address 127.0.0.1 and listens
-# there only. ray.init has no option for that. A cluster that is joined keeps its addresses.
+# With 0, as on macOS and Windows, a Ray that starts here listens on 127.0.0.1 only. ray.init has
+# no option for that. An existing cluster keeps its addresses.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for a while."""
+    """Set environment variables for the duration of the context."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -49,20 +49,22 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
             os.environ.update({} if value is None else {name: value})
 
 
-with _environment(_LOOPBACK):  # read on import; 'ray start' refuses to join a cluster with it
+# Ray reads the variable on import. The variable must not stay set: 'ray start' refuses to join a
+# cluster with it.
+with _environment(_LOOPBACK):
     import ray
 
 __all__ = ["Slots", "connected", "early"]
 
-_CLIENT_HINT = (  # Ray Client sends its token only when it is told to
+_CLIENT_HINT = (  # Ray Client sends a token only if RAY_AUTH_MODE says so
     "; where Ray asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token)"
 )
-_PORT_SECONDS, _PORT_PAUSE = 10.0, 0.5  # a head may just be starting
-_LOOK_AGAIN = 5.0  # seconds for which a number of slots is taken as it is
+_PORT_SECONDS, _PORT_PAUSE = 10.0, 0.5  # a head node may still be starting
+_LOOK_AGAIN = 5.0  # seconds for which a counted number of slots is used
 
 
 class Slots:
-    """How many trials can run at once; nodes come and go.
+    """The number of trials that can run at once, which changes as nodes join and leave.
 
     Args:
         resources: of one trial.
@@ -70,16 +72,16 @@ class Slots:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._looked = -math.inf
+        self._counted_at = -math.inf
         self._count = 0
 
     def __call__(self) -> int:
-        """As many as fit the nodes there are now, or as ``resources.max_concurrent`` says."""
+        """Return ``resources.max_concurrent``, else the number that the present nodes can hold."""
         if self._resources.max_concurrent is not None:
             return self._resources.max_concurrent
         now = time.monotonic()
-        if now - self._looked > _LOOK_AGAIN:
-            self._looked = now
+        if now - self._counted_at > _LOOK_AGAIN:
+            self._counted_at = now
             self._count = sum(
                 slots_of(node.get("Resources", {}), self._resources)
                 for node in ray.nodes()
@@ -89,38 +91,40 @@ class Slots:
 
 
 def slots_of(available: dict[str, float], resources: Resources) -> int:
-    """How many trials fit a node with these resources (``CPU``, ``GPU``)."""
+    """Return how many trials fit on a node with these resources (``CPU``, ``GPU``)."""
     count = math.floor(available.get("CPU", 0.0) / resources.cpus + 1e-9)
     if resources.gpus:
         count = min(count, _on_gpus(available.get("GPU", 0.0), resources.gpus))
     return count
 
 
-def _on_gpus(gpus: float, each: float) -> int:
-    """A trial with a share of a GPU has it from one GPU."""
-    if each >= 1:
-        return math.floor(gpus / each)
-    return math.floor(gpus) * math.floor(1 / each + 1e-9)
+def _on_gpus(gpus: float, per_trial: float) -> int:
+    """Return how many trials fit on the GPUs; the share of a trial comes from a single GPU."""
+    if per_trial >= 1:
+        return math.floor(gpus / per_trial)
+    return math.floor(gpus) * math.floor(1 / per_trial + 1e-9)
 
 
 @contextlib.contextmanager
 def early(address: str | None, source: str) -> Iterator[None]:
-    """Let Ray start while this process imports and reads what it needs; ended with the context.
+    """Start Ray on a thread, while this process imports libraries and reads its input.
+
+    The end of the context shuts Ray down.
 
     Args:
         address: as for ``connected``.
         source: of the experiment, ``file.py:function``.
     """
-    global _starting  # noqa: PLW0603  # there is one Ray in a process, too
+    global _starting  # noqa: PLW0603  # a process has one Ray, too
     pool = ThreadPoolExecutor(1, thread_name_prefix="ray")
-    begun = _starting = pool.submit(_start, address, python_path(source))
+    start = _starting = pool.submit(_start, address, python_path(source))
     try:
         yield
     finally:
         _starting = None
-        wait([begun])
-        # Before its thread ends: Ray has the kernel end its processes with the thread that began
-        # them, and without them this process would end itself, with Ray's exit code.
+        wait([start])
+        # The shutdown comes before the thread's end. With the thread that started them, the kernel
+        # ends Ray's processes; then this process would exit, too, with Ray's exit code.
         ray.shutdown()
         pool.shutdown()
 
@@ -129,35 +133,35 @@ def early(address: str | None, source: str) -> Iterator[None]:
 def connected(
     address: str | None, resources: Resources, source: str, *, any_size: bool = False
 ) -> Iterator[Slots]:
-    """Be connected to a Ray cluster while this context lasts.
+    """Connect to a Ray cluster for the duration of the context; yield its slots.
 
     Args:
         address: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``; None starts one on this machine
             that ends with the context.
         resources: of one trial.
-        source: of the experiment, beside which workers find modules of the user's.
-        any_size: also where no trial fits.
+        source: of the experiment, ``file.py:function``; workers can import the modules beside it.
+        any_size: accept a cluster on which no trial fits.
 
     Raises:
-        InputError: there is no such cluster, or not even one trial fits.
+        InputError: no such cluster answers, or not even one trial fits.
     """
     try:
         if _starting is not None:
             _starting.result()
         else:
             _start(address, python_path(source))
-    except Exception as error:  # Ray has many kinds
+    except Exception as error:  # Ray raises many types of exceptions
         raise InputError(
             f"address {address!r}: no Ray cluster answers ({_reason(error)}); "
-            "'ray start --head' starts one, and without --address a sweep has its own"
+            "'ray start --head' starts one, and without --address a sweep starts its own"
             + (_CLIENT_HINT if str(address).startswith("ray://") else "")
         ) from None
     try:
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failures are told by us
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # rsas reports failures itself
         slots = Slots(resources)
-        # A cluster may grow; this machine does not, however many trials are to run at once.
-        here = dataclasses.replace(resources, max_concurrent=None)
-        fit = slots() if address else Slots(here)()
+        # A cluster may grow, this machine does not: max_concurrent must not hide a lack of room.
+        unlimited = dataclasses.replace(resources, max_concurrent=None)
+        fit = slots() if address else Slots(unlimited)()
         if fit < 1 and not any_size:
             total = ray.cluster_resources()
             raise InputError(
@@ -172,25 +176,28 @@ def connected(
 
 
 def python_path(source: str) -> list[str]:
-    """Where models of the user's own are found: here, and beside the experiment's file."""
+    """Return the folders of the user's own modules: the current one and the experiment file's.
+
+    The folders of ``PYTHONPATH`` follow.
+    """
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    beside = str(Path(source.rpartition(":")[0]).parent)
-    return [str(Path.cwd()), beside, *(place for place in inherited if place)]
+    experiment_folder = str(Path(source.rpartition(":")[0]).parent)
+    return [str(Path.cwd()), experiment_folder, *(folder for folder in inherited if folder)]
 
 
 _starting: Future[None] | None = None
 
 
 def _start(address: str | None, path: Sequence[str]) -> None:
-    ours = {"PYTHONPATH": os.pathsep.join(path)}
+    variables = {"PYTHONPATH": os.pathsep.join(path)}
     if address is not None:
         _wait_for_port(address)
-        _init(ConnectionAbortedError, address=address, runtime_env={"env_vars": ours})
+        _init(ConnectionAbortedError, address=address, runtime_env={"env_vars": variables})
         return
-    # Through the environment: with a runtime_env, Ray's workers take longer to begin.
-    ours["RAY_worker_niceness"] = "0"
+    # The environment carries them, as a runtime_env delays the start of Ray's workers.
+    variables["RAY_worker_niceness"] = "0"
     _keep_token_private()
-    with _environment(ours | _LOOPBACK):
+    with _environment(variables | _LOOPBACK):
         _init(Exception, address="local", include_dashboard=False)
 
 
@@ -198,7 +205,7 @@ def _wait_for_port(address: str) -> None:
     """Wait until the port of a cluster accepts a connection; Ray would wait for minutes.
 
     Raises:
-        OSError: it does not within 10 seconds.
+        OSError: the port accepts none within 10 seconds.
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():  # such as "auto"
@@ -216,10 +223,10 @@ def _wait_for_port(address: str) -> None:
 
 
 def _keep_token_private() -> None:
-    """Create the token of this machine's own Ray with mode 600, or give it that mode.
+    """Create the token of this machine's own Ray with mode 600, or set that mode.
 
-    Ray would create it with the mode of the umask, readable by all users. A token that the user
-    chose by ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH`` is left as it is.
+    Ray itself would create the file with the mode of the umask, readable by all users. A token
+    that the user chose by ``RAY_AUTH_TOKEN`` or ``RAY_AUTH_TOKEN_PATH`` remains unchanged.
     """
     chosen = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if chosen or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
@@ -238,7 +245,7 @@ def _close_to_others(token: Path) -> None:
     log = logging.getLogger("rsas")
     try:
         token.chmod(0o600)
-    except OSError as error:  # of another user, or mounted to be read only
+    except OSError as error:  # another user owns the file, or the file system is read-only
         log.warning("%s, Ray's token, can be read by other users (%s)", token, error.strerror)
     else:
         log.warning(
@@ -249,7 +256,7 @@ def _close_to_others(token: Path) -> None:
 
 
 def _init(busy: type[Exception], **options: Any) -> None:
-    """Begin or reach Ray; once more after the error of a machine that was too busy for 30 s."""
+    """Call ``ray.init``; retry once after the error that a busy machine causes after 30 s."""
     options |= {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(**options)
@@ -259,6 +266,6 @@ def _init(busy: type[Exception], **options: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line; of a traceback that Ray Client passes on, the line that says it."""
+    """Return an error in one line: the first line, and the last one of a remote traceback."""
     lines = redact(f"{type(error).__name__}: {error}").strip().splitlines()
     return f"{lines[0]} {lines[-1].strip()}" if "Traceback" in str(error) else lines[0]

@@ -1,4 +1,4 @@
-"""Hand out the trials that the study lacks, and stop those that cannot win. No Ray."""
+"""Hand out the trials that the study lacks, and stop those that cannot win. Needs no Ray."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from rsas.sweep.suggest.halving import Halving
 __all__ = ["FINISHED", "Dispatcher", "Listener"]
 
 FINISHED = "FINISHED"
-"""There is no further trial."""
+"""The value that ``suggest`` returns when no further trial is needed."""
 
 
 class Listener(Protocol):
-    """Hears what becomes of trials."""
+    """A receiver of the events of trials."""
 
     def begin(self, number: int) -> None:
-        """A trial is handed out, or goes on."""
+        """Note that a trial is handed out, or resumed."""
 
     def rows(self, number: int, rows: list[dict[str, float]]) -> None:
-        """A trial has trained these epochs."""
+        """Note the epochs that a trial has trained, a row per epoch."""
 
     def change(self, number: int) -> None:
-        """The study holds something new of a trial that runs."""
+        """Note that the study holds something new about a running trial."""
 
     def end(self, number: int) -> None:
-        """The study has been told the end of a trial."""
+        """Note that the study holds the end of a trial."""
 
     def note(self, number: int, line: str) -> None:
-        """Something happened to a trial that the user should know."""
+        """Pass on a message about a trial to the user."""
 
     def cut_off(self, number: int, device_seconds: float, line: str) -> None:
-        """A trial does not answer; its process is ended, and with it an epoch of these seconds."""
+        """Note that the process of a silent trial is ended; its epoch of these seconds is lost."""
 
     def tick(self) -> None:
-        """Time passes: called some times a second.
+        """Do periodic work; the dispatcher calls this several times per second.
 
         Raises:
             Halted: the sweep cannot go on.
@@ -56,25 +56,25 @@ class Listener(Protocol):
 @dataclass
 class _Running:
     number: int
-    seconds: float  # trained so far, in earlier launches, too
-    since: float | None = None  # when it began or last reported, by the dispatcher's clock
+    seconds: float  # trained so far, including earlier launches
+    since: float | None = None  # of its start or last report, by the dispatcher's clock
     stopped: bool = False  # by the scheduler
-    told: tuple[Any, ...] = ()  # the result that was told last
+    last_result: tuple[Any, ...] = ()  # identifies the result that was passed on last
 
 
 class Dispatcher:
-    """First the trials the study has as running with nobody running them, then new ones.
+    """The source of trials: first the unfinished ones of earlier launches, then new ones.
 
     Args:
-        study: asked for suggestions and told the results.
-        experiment: its budget says what the study is to hold in the end; failures before this
+        study: gives suggestions and stores results.
+        experiment: its budget sets how many trials the study is to hold; failures before this
             launch do not count.
         halving: decides at rungs; None stops no trial.
-        slots: trials that may run at once.
-        hours: for which the sweep ran before this launch.
-        listener: hears what becomes of trials.
-        history: what was trained of a trial so far, by its number.
-        clock: seconds; another one in tests.
+        slots: returns the number of trials that may run at once.
+        hours: running time of the sweep before this launch.
+        listener: receives the events of trials.
+        history: returns the training history of a trial, given its number.
+        clock: returns seconds; tests pass their own.
     """
 
     def __init__(
@@ -96,29 +96,29 @@ class Dispatcher:
         self._listener, self._history, self._clock = listener, history, clock
         self._ended = study.ended()
         self._failed_before = self._ended["failed"]
-        # Of trials that ended, and of epochs that were cut off.
+        # Those of trials that ended, and those of epochs that were cut off.
         self._device_seconds = study.device_seconds() + sum(
             launch.cut_off for launch in study.launches()
         )
         self._orphans = deque(study.unfinished())
         self._running: dict[str, _Running] = {}  # by the key that the caller gave
         self._began = clock() - 3600 * hours
-        self._limit_since: float | None = None  # when a limit was reached
-        self._slowest = 0.0  # seconds of an epoch, in this launch
+        self._limit_since: float | None = None  # the time at which a limit was reached
+        self._slowest = 0.0  # longest epoch of this launch, in seconds
         self._is_cut_off = False
-        self._judged: dict[tuple[int, int], bool] = {}  # (number, rung) -> whether it is stopped
+        self._judged: dict[tuple[int, int], bool] = {}  # (number, rung) -> the trial is stopped
         for rung in study.rungs():
             self._judged[rung.number, rung.rung] = rung.stops
             if halving is not None and rung.rung in halving.rungs:
                 halving.record(rung.rung, rung.number, rung.values)
         self.halted = ""
-        """Why the sweep cannot go on; empty while it can."""
+        """The reason for which the sweep cannot go on; empty while it can."""
 
     def suggest(self, key: str) -> dict[str, Any] | str | None:
-        """Return a trial to run, None while there is none to begin, or FINISHED.
+        """Return a trial to run, None while none can start, or FINISHED.
 
         Args:
-            key: by which the caller names the trial from now on.
+            key: identifies the trial in all later calls.
         """
         while True:
             if self._lacking() <= len(self._running):
@@ -126,16 +126,16 @@ class Dispatcher:
             if len(self._running) >= self._slots():
                 return None
             try:
-                found = self._next()
-            except (Halted, OSError) as error:  # of the study, or of the storage
+                started = self._next()
+            except (Halted, OSError) as error:  # by the study, or by the storage
                 self.halted = self.halted or str(error)
                 continue
-            if found is not None:
-                self._running[key], config = found
+            if started is not None:
+                self._running[key], config = started
                 return config
 
     def judge(self, key: str, result: dict[str, Any]) -> bool:
-        """Tell whether a trial is to be stopped; asked at each of its results but the last."""
+        """Return whether to stop a trial; called for each of its results but the last."""
         run = self._running[key]
         if self.halted or self._limit(besides=run):
             return True
@@ -146,15 +146,15 @@ class Dispatcher:
         return run.stopped or bool(self.halted)
 
     def start(self, key: str) -> None:
-        """Count the time of a trial from now on: it has a process."""
+        """Count the time of a trial from now on, as the trial has a process."""
         self._running[key].since = self._clock()
 
     def watch(self) -> bool:
-        """Look after trials that do not answer; called some times a second.
+        """Handle trials that do not answer; called several times per second.
 
         Returns:
-            Whether all that runs is to be ended: a limit is reached, or the sweep halted, and the
-            budget's overtime has passed since.
+            Whether to end all running trials: a limit was reached, or the sweep halted, and the
+            budget's overtime has passed since then.
         """
         try:
             self._listener.tick()
@@ -175,7 +175,7 @@ class Dispatcher:
             command = "resume" if self.halted else "extend"
             line = (
                 f"did not answer for {waited:.0f} s after {after}; its process is ended, and "
-                f"'rsas {command}' goes on from its last checkpoint"
+                f"'rsas {command}' resumes from its last checkpoint"
             )
             for run in self._running.values():
                 seconds = self._seconds_since_report(run)
@@ -183,11 +183,11 @@ class Dispatcher:
         return True
 
     def report(self, key: str, result: dict[str, Any]) -> None:
-        """Take a result that is not a trial's last."""
-        self._tell(self._running[key], result)
+        """Process a result that is not a trial's last."""
+        self._pass_on(self._running[key], result)
 
     def end(self, key: str, result: dict[str, Any] | None = None, *, died: bool = False) -> None:
-        """Take the last result of a trial; ``died`` where its process is gone."""
+        """Process the last result of a trial; ``died`` says that its process is gone."""
         run = self._running.pop(key)
         try:
             self._end(run, result or {}, died)
@@ -195,11 +195,11 @@ class Dispatcher:
             self.halted = self.halted or str(failure)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out everything: Tune pickles what it is given into files that nobody reads."""
+        """Return nothing: Tune pickles its objects into files that nobody reads."""
         return {}
 
     def _end(self, run: _Running, result: dict[str, Any], died: bool) -> None:
-        self._tell(run, result)
+        self._pass_on(run, result)
         spent = run.seconds * self._devices
         outcome = result.get(OUTCOME, Outcome.RUNNING)
         if died:
@@ -214,22 +214,22 @@ class Dispatcher:
         elif outcome == Outcome.COMPLETE:
             self._study.complete(run.number, metrics_of(result[ROWS][-1]), spent)
         else:
-            self._device_seconds += spent  # the study still has it as running, for a resume
+            self._device_seconds += spent  # in the study, the trial stays running, for a resume
             return
         self._count(run.number)
 
     def _lacking(self) -> int:
-        """How many trials are to be run yet, those that run included."""
+        """Return how many trials the budget still needs, including the running ones."""
         failed = self._ended["failed"] - self._failed_before
         if self.halted or self._limit() or failed >= self._budget.failures:
             return 0
         return self._budget.trials - self._ended["complete"] - self._ended["pruned"]
 
     def _limit(self, besides: _Running | None = None) -> str:
-        """Return the limit of time that is reached, or nothing.
+        """Return the limit of time that is reached, or an empty text.
 
         Args:
-            besides: a trial that is reporting now; its seconds since the last report do not count.
+            besides: a trial that reports now; its seconds since the last report do not count.
         """
         running = sum(
             run.seconds + (0.0 if run is besides else self._seconds_since_report(run))
@@ -242,14 +242,14 @@ class Dispatcher:
         return 0.0 if run.since is None else self._clock() - run.since
 
     def _next(self) -> tuple[_Running, dict[str, Any]] | None:
-        """A trial and what its worker is given; None if it ended before it was run."""
+        """Return a trial and the configuration for its worker; None if the trial ended at once."""
         is_orphan = bool(self._orphans)
         number = self._orphans.popleft() if is_orphan else self._study.begin()
         try:
             config = self._study.config(number)
         except Halted:
             raise
-        except Exception as error:  # of the space, which is the user's
+        except Exception as error:  # by the search space, which is the user's code
             self._listener.begin(number)
             self._study.fail(number, f"the search space: {reason_of(error)}")
             self._count(number)
@@ -261,7 +261,7 @@ class Dispatcher:
             self._count(number)
             return None
         trained = self._history(number) if is_orphan else History([], 0, 0.0)
-        if self._is_beaten(number, trained.rows):  # at a rung that was never judged
+        if self._is_beaten(number, trained.rows):  # at a rung that no process judged before
             last = max(e for (n, e), stops in self._judged.items() if n == number and stops)
             self._study.prune(number, last, trained.seconds * self._devices)
             self._count(number)
@@ -270,7 +270,7 @@ class Dispatcher:
         return run, {"trial": name_of(number), "train": config.to_dict()}
 
     def _is_beaten(self, number: int, rows: list[dict[str, float]]) -> bool:
-        """Judge a trial at the rungs it has come to, each once; the study keeps the verdict."""
+        """Judge a trial at each rung it has reached, once; the study stores the decision."""
         if self._halving is None or not rows:
             return False
         reached = rows[-1]["epoch"]
@@ -279,7 +279,7 @@ class Dispatcher:
             if rung > reached:
                 break
             if (number, rung) not in self._judged:
-                if rung not in by_epoch:  # trained by a process that died before it told
+                if rung not in by_epoch:  # the process that trained it died before its report
                     by_epoch |= {round(row["epoch"]): row for row in self._history(number).rows}
                 if rung not in by_epoch:
                     continue
@@ -292,12 +292,12 @@ class Dispatcher:
                 return True
         return False
 
-    def _tell(self, run: _Running, result: dict[str, Any]) -> None:
-        """Pass on what is new in a result; Tune gives the last one again at the end."""
-        mark = (result.get("pid"), result.get("training_iteration"))
-        if run.told == mark:
+    def _pass_on(self, run: _Running, result: dict[str, Any]) -> None:
+        """Pass on the news of a result, once; Tune repeats the last result at the end."""
+        identity = (result.get("pid"), result.get("training_iteration"))
+        if run.last_result == identity:
             return
-        run.told = mark
+        run.last_result = identity
         for line in result.get(NOTES, []):
             self._listener.note(run.number, line)
         rows = [metrics_of(row) for row in result.get(ROWS, [])]
@@ -308,7 +308,7 @@ class Dispatcher:
             self._listener.rows(run.number, rows)
 
     def _count(self, number: int) -> None:
-        """A trial has ended, as the study tells."""
+        """Count a trial that has ended in the study, and tell the listener."""
         trial = self._study.trial(number, self._objectives)
         self._ended[trial.state] += 1
         self._device_seconds += trial.device_seconds

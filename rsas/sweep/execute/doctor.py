@@ -1,4 +1,4 @@
-"""``rsas doctor``: can this cluster run this experiment? Asked of every node."""
+"""``rsas doctor``: check on every node whether the cluster can run an experiment."""
 
 from __future__ import annotations
 
@@ -34,79 +34,79 @@ Versions = dict[str, str]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found on a node, or on the driver."""
+    """The results of the checks on a node, or on the driver."""
 
     node: str
-    results: dict[str, str] = field(default_factory=dict)  # check -> what was seen
-    faults: dict[str, str] = field(default_factory=dict)  # check -> what to do about it
+    results: dict[str, str] = field(default_factory=dict)  # check -> observation
+    faults: dict[str, str] = field(default_factory=dict)  # check -> problem and remedy
 
 
 def examine(
     experiment: Experiment, arrays: Arrays, *, storage: str | None, tracking_uri: str | None
 ) -> list[Finding]:
-    """Ask every node of the connected cluster for what a sweep needs of it.
+    """Check that every node of the connected cluster has all that a sweep needs.
 
     Args:
         experiment: its resources and base configuration.
-        arrays: the data set, as the driver has it; nodes get it through Ray.
+        arrays: the data set of the driver; nodes receive a copy through Ray.
         storage: where trials would keep their files; None is the driver's own disk.
         tracking_uri: of the MLflow server; None is a file beside the driver.
 
     Returns:
-        One finding a node, the driver's first.
+        One finding per node, the driver's first.
     """
     token = uuid.uuid4().hex
-    mine = Finding("driver", {"versions": _told(_versions())})
-    place = None if storage is None else FileStore(storage)
-    if place is not None:
+    driver = Finding("driver", {"versions": _to_text(_versions())})
+    store = None if storage is None else FileStore(storage)
+    if store is not None:
         try:
-            place.write(f"{_folder(token)}/driver", token.encode())
-            mine.results["storage"] = "written"
+            store.write(f"{_folder(token)}/driver", token.encode())
+            driver.results["storage"] = "written"
         except OSError as error:
-            mine.faults["storage"] = f"{first_line(error)}; give a folder or bucket you may write"
+            driver.faults["storage"] = f"{first_line(error)}; give a folder or bucket you may write"
     if tracking_uri is not None:
-        _note_tracking(mine, tracking_uri)
-    mine.results["data"] = f"{experiment.base.dataset}, {_bytes(arrays) / 2**20:.0f} MiB"
+        _note_tracking(driver, tracking_uri)
+    driver.results["data"] = f"{experiment.base.dataset}, {_bytes(arrays) / 2**20:.0f} MiB"
     nodes = [node for node in ray.nodes() if node["Alive"]]
     shared = ray.put(arrays)
-    asked = {
+    answers = {
         node["NodeID"]: _ask(node, experiment, shared, storage, tracking_uri, token)
         for node in nodes
     }
     deadline = time.monotonic() + _SECONDS
-    findings = [mine]
+    findings = [driver]
     for node in nodes:
         name = node.get("NodeManagerHostname") or node["NodeManagerAddress"]
-        found = Finding(f"{name} {node['NodeID'][:6]}")
+        finding = Finding(f"{name} {node['NodeID'][:6]}")
         try:
             left = max(deadline - time.monotonic(), 0.0)
-            results, faults = ray.get(asked[node["NodeID"]], timeout=left)
-            found.results.update(results)
-            found.faults.update(faults)
-            _compare_versions(found, results["versions"])
+            results, faults = ray.get(answers[node["NodeID"]], timeout=left)
+            finding.results.update(results)
+            finding.faults.update(faults)
+            _compare_versions(finding, results["versions"])
         except (RayError, TimeoutError) as error:
-            lines = redact(str(error)).strip().splitlines()  # the last one tells the cause
+            lines = redact(str(error)).strip().splitlines()  # the last line has the cause
             reason = lines[-1][:200] if lines else "no answer"
-            found.faults["answers"] = (
+            finding.faults["answers"] = (
                 f"no trial can run there ({type(error).__name__}: {reason}); is rsas installed "
                 "there, in the same Python?"
             )
-        _note_slots(found, node, experiment, len(nodes))
-        findings.append(found)
+        _note_slots(finding, node, experiment, len(nodes))
+        findings.append(finding)
     if not any("slots" in f.results for f in findings):
         need = experiment.resources
-        mine.faults["slots"] = (
+        driver.faults["slots"] = (
             f"no node has room for a trial of {need.cpus:g} CPUs and {need.gpus:g} GPUs; ask for "
             "less with --cpus and --gpus, or add nodes"
         )
-    if place is not None and "storage" in mine.results:
-        with contextlib.suppress(OSError):  # what was found is worth more
-            place.delete(_folder(token))
+    if store is not None and "storage" in driver.results:
+        with contextlib.suppress(OSError):  # the findings matter more than a file left behind
+            store.delete(_folder(token))
     return findings
 
 
 def _folder(token: str) -> str:
-    """Of one examination on the storage: another one may be under way there."""
+    """Return the folder of one examination, as another one may use the same storage."""
     return f".rsas-doctor-{token}"
 
 
@@ -121,12 +121,12 @@ def _ask(
     strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     gpus = experiment.resources.gpus if node["Resources"].get("GPU") else 0
     options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": strategy, "max_retries": 0}
-    look: Any = ray.remote(_look)
-    look = look.options(**options)
-    return look.remote(experiment.base.to_dict(), gpus, arrays, storage, tracking_uri, token)
+    task: Any = ray.remote(_check_node)
+    task = task.options(**options)
+    return task.remote(experiment.base.to_dict(), gpus, arrays, storage, tracking_uri, token)
 
 
-def _look(
+def _check_node(
     base: dict[str, Any],
     gpus: float,
     arrays: Arrays,
@@ -134,79 +134,78 @@ def _look(
     tracking_uri: str | None,
     token: str,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Runs on the node."""
-    found = Finding("", {"versions": _told(_versions())})
+    """Return the results and the faults of the node on which this function runs."""
+    finding = Finding("", {"versions": _to_text(_versions())})
     if storage is not None:
-        _note_storage(found, FileStore(storage), token)
+        _note_storage(finding, FileStore(storage), token)
     if tracking_uri is not None:
-        _note_tracking(found, tracking_uri)
-    found.results["data"] = f"{_bytes(arrays) / 2**20:.0f} MiB from the driver"
+        _note_tracking(finding, tracking_uri)
+    finding.results["data"] = f"{_bytes(arrays) / 2**20:.0f} MiB from the driver"
     if gpus and torch.cuda.is_available():
-        found.results["GPU"] = torch.cuda.get_device_name()
+        finding.results["GPU"] = torch.cuda.get_device_name()
     elif gpus:
-        found.faults["GPU"] = "torch sees none; install torch for CUDA, and the driver, there"
+        finding.faults["GPU"] = "torch sees none; install torch for CUDA, and the driver, there"
     try:
         build.check(rsas.TrainConfig.from_dict(base | {"device": "cpu"}), arrays)
-        found.results["model"] = base["model"]
+        finding.results["model"] = base["model"]
     except Exception as error:
-        told = first_line(error)
-        found.faults["model"] = f"{told}; is its code on this node?"
-    return found.results, found.faults
+        finding.faults["model"] = f"{first_line(error)}; is its code on this node?"
+    return finding.results, finding.faults
 
 
-def _note_storage(found: Finding, storage: FileStore, token: str) -> None:
+def _note_storage(finding: Finding, storage: FileStore, token: str) -> None:
     began = time.perf_counter()
     try:
-        there = storage.read(f"{_folder(token)}/driver")
+        content = storage.read(f"{_folder(token)}/driver")
         storage.write(f"{_folder(token)}/{uuid.uuid4().hex}", b"")
     except OSError as error:
-        told = first_line(error)
-        found.faults["storage"] = f"{told}; mount it there, or give its keys to that node"
+        reason = first_line(error)
+        finding.faults["storage"] = f"{reason}; mount it there, or give its keys to that node"
         return
-    if there != token.encode():
-        found.faults["storage"] = (
+    if content != token.encode():
+        finding.faults["storage"] = (
             f"{storage.place} is another folder there than on the driver; give one that is "
             "shared, such as /nfs/... or s3://..."
         )
     else:
-        found.results["storage"] = f"{1000 * (time.perf_counter() - began):.0f} ms"
+        finding.results["storage"] = f"{1000 * (time.perf_counter() - began):.0f} ms"
 
 
-def _note_tracking(found: Finding, uri: str) -> None:
-    place = urllib.parse.urlsplit(uri)
-    if place.scheme not in ("http", "https"):
-        found.results["tracking"] = f"{place.scheme}: the driver's own"
+def _note_tracking(finding: Finding, uri: str) -> None:
+    server = urllib.parse.urlsplit(uri)
+    if server.scheme not in ("http", "https"):
+        finding.results["tracking"] = f"{server.scheme}: the driver's own"
         return
     try:
-        given = place.port
+        given = server.port
     except ValueError:
-        found.faults["tracking"] = f"{redact(uri)}: its port is no number"
+        finding.faults["tracking"] = f"{redact(uri)}: its port is not a number"
         return
-    port = given or {"http": 80, "https": 443}[place.scheme]
+    port = given or {"http": 80, "https": 443}[server.scheme]
     try:
-        with socket.create_connection((place.hostname or "", port), timeout=5):
-            found.results["tracking"] = "reached"
+        with socket.create_connection((server.hostname or "", port), timeout=5):
+            finding.results["tracking"] = "reached"
     except OSError as error:
-        found.faults["tracking"] = (
-            f"{place.hostname}:{port} is not reached ({error.strerror or error}); start the "
+        finding.faults["tracking"] = (
+            f"{server.hostname}:{port} is not reached ({error.strerror or error}); start the "
             "server on an address of the network (mlflow server --host), open the port"
         )
 
 
-def _note_slots(found: Finding, node: dict[str, Any], experiment: Experiment, nodes: int) -> None:
+def _note_slots(finding: Finding, node: dict[str, Any], experiment: Experiment, nodes: int) -> None:
     available = node["Resources"]
     slots = slots_of(available, experiment.resources)
     gpus = f", {available['GPU']:g} GPUs" if "GPU" in available else ""
-    told = f"{slots} of {available.get('CPU', 0):g} CPUs{gpus}"
-    if slots or nodes > 1:  # a head node without slots is as it should be
-        found.results["slots" if slots else "no slots"] = told
+    text = f"{slots} of {available.get('CPU', 0):g} CPUs{gpus}"
+    if slots or nodes > 1:  # the head node of a larger cluster may have none
+        finding.results["slots" if slots else "no slots"] = text
 
 
-def _compare_versions(found: Finding, theirs: str) -> None:
-    mine = _told(_versions())
+def _compare_versions(finding: Finding, theirs: str) -> None:
+    mine = _to_text(_versions())
     if theirs != mine:
-        del found.results["versions"]
-        found.faults["versions"] = f"{theirs}, but the driver has {mine}; install the same"
+        del finding.results["versions"]
+        finding.faults["versions"] = f"{theirs}, but the driver has {mine}; install the same"
 
 
 def _versions() -> Versions:
@@ -218,7 +217,7 @@ def _versions() -> Versions:
     }
 
 
-def _told(versions: Versions) -> str:
+def _to_text(versions: Versions) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 

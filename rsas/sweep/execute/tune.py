@@ -1,4 +1,4 @@
-"""Let Ray Tune run what the dispatcher hands out. The only module that knows Tune."""
+"""Run the dispatcher's trials with Ray Tune. No other module imports Tune."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def run_trials(
 ) -> None:
     """Run trials until the dispatcher has no more.
 
-    ``tune.run`` and not a ``Tuner``, which over ``ray://`` would run the dispatcher, and so write
-    the study, on another machine.
+    The function calls ``tune.run`` and not a ``Tuner``. Over ``ray://``, a ``Tuner`` would run the
+    dispatcher on another machine, which would then write the study.
 
     Args:
-        dispatcher: says what to run.
+        dispatcher: hands out the trials.
         experiment: its resources, its checkpoints and its retries.
         arrays: the data set, put into the object store once.
-        place: of the sweep's files on the storage.
+        place: path or URI of the sweep's files on the storage.
         rungs: epochs after which the dispatcher decides whether a trial goes on.
         slots: trials that can run at once now.
         scratch: folder for Tune's own files, which nobody reads.
     """
     if ray.util.client.ray.is_connected():
-        # Tune asks for the folder of a node's session, and a client on no node has none.
+        # Tune asks for the folder of a node's session. A client outside the cluster has none.
         tune_storage._get_ray_train_session_dir = lambda: scratch  # type: ignore[attr-defined]
-    # Tune begins one trial after the other unless told how many may be on their way.
+    # Without this limit of pending trials, Tune starts one trial after the other.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
     resources = experiment.resources
     trainable = tune.with_parameters(
@@ -77,41 +77,42 @@ def run_trials(
             reuse_actors=True,
             max_failures=experiment.retries,
             raise_on_failed_trial=False,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep theirs
+            # Trials write their own checkpoints.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             trial_name_creator=_name_of,
             trial_dirname_creator=_name_of,
             verbose=0,
             _remote=False,
         )
-    finally:  # Tune leaves a handler that takes the next Ctrl-C, and does nothing
+    finally:  # Tune leaves a handler that ignores the next Ctrl-C
         signal.signal(signal.SIGINT, on_interrupt)
 
 
 class _Trainable(tune.Trainable):
-    """A worker in an actor of Ray. Actors are reused from trial to trial."""
+    """A worker in a Ray actor, which runs several trials, one after the other."""
 
     def setup(self, config: dict[str, Any], **options: Any) -> None:
-        """Make the worker; ``config`` is what the dispatcher gave."""
+        """Create the worker; ``config`` comes from the dispatcher."""
         os.environ["RAY_NODE_ID"] = str(ray.get_runtime_context().get_node_id())
         self._worker = TrialWorker(config, **options)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Run another trial in the same actor."""
+        """Switch to another trial in the same actor."""
         self._worker.begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train for a while."""
+        """Train for a while; return the result."""
         result = self._worker.step()
         return {**result, "done": result[OUTCOME] != Outcome.RUNNING}
 
     def cleanup(self) -> None:
-        """End, and keep what an interrupted trial has."""
+        """Save the state of an interrupted trial, and end."""
         self._worker.close()
 
 
 class DispatchingSearcher(Searcher):
-    """Tune's search algorithm: asks the dispatcher for trials.
+    """Tune's search algorithm, which asks the dispatcher for trials.
 
     Args:
         dispatcher: knows the study, the rungs and the budget.
@@ -122,13 +123,13 @@ class DispatchingSearcher(Searcher):
         self._dispatcher = dispatcher
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
-        """Accept all: objectives are the study's; Tune's metric and mode are not used."""
+        """Accept and ignore Tune's metric and mode: the study has the objectives."""
         return True
 
     def suggest(  # type: ignore[override]
         self, trial_id: str
     ) -> dict[str, Any] | str | None:
-        """Return a trial to run, None while there is none to begin, or FINISHED."""
+        """Return a trial to run, None while none can start, or FINISHED."""
         return self._dispatcher.suggest(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -149,7 +150,7 @@ class DispatchingSearcher(Searcher):
 
 
 class RungScheduler(FIFOScheduler):
-    """Tune's scheduler: begins trials in order, and stops those that the dispatcher judges so.
+    """Tune's scheduler, which starts trials in order and stops those that the dispatcher rejects.
 
     Args:
         dispatcher: knows the rungs and the budget.
@@ -160,13 +161,13 @@ class RungScheduler(FIFOScheduler):
         self._dispatcher = dispatcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Decide at each result but a trial's last."""
+        """Return STOP or CONTINUE, for each result but a trial's last."""
         stops = self._dispatcher.judge(trial.trial_id, result)
         return str(TrialScheduler.STOP if stops else TrialScheduler.CONTINUE)
 
 
 class LimitStopper(tune.Stopper):
-    """Ends all trials that do not answer after a limit was reached.
+    """Tune's stopper, which ends all trials that do not answer after a limit was reached.
 
     Args:
         dispatcher: knows the limits, and when trials reported.
@@ -176,16 +177,18 @@ class LimitStopper(tune.Stopper):
         self._dispatcher = dispatcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Leave single trials to the scheduler."""
+        """Return False, as the scheduler decides on single trials."""
         return False
 
     def stop_all(self) -> bool:
-        """Decide at each step of Tune's loop."""
+        """Return whether to end all trials; called in each step of Tune's loop."""
         return self._dispatcher.watch()
 
 
 class StartCallback(tune.Callback):
-    """Tells the dispatcher that a trial has a process, a new one or that of an earlier trial.
+    """Tune's callback, which tells the dispatcher that a trial has a process.
+
+    The process may be new, or that of an earlier trial.
 
     Args:
         dispatcher: counts the time of trials.

@@ -1,4 +1,4 @@
-"""Train one trial after the other in a process of its own. No Ray."""
+"""Train trials, one after the other, in a process of their own. Needs no Ray."""
 
 from __future__ import annotations
 
@@ -26,43 +26,43 @@ __all__ = ["NOTES", "OUTCOME", "REASON", "ROWS", "Outcome", "TrialWorker"]
 
 # Keys of a result.
 ROWS = "rows"
-"""The rows of the history since the last result; the last one is the trial's state."""
+"""The rows of the history since the last result; the last row is the trial's state."""
 NOTES = "notes"
-"""Lines for the user."""
+"""Messages for the user."""
 OUTCOME = "outcome"
 """An ``Outcome``."""
 REASON = "reason"
-"""Why the trial failed, or why the sweep cannot go on."""
+"""The reason for which the trial failed, or for which the sweep cannot go on."""
 
 
 class Outcome(StrEnum):
-    """How a trial stands after a step."""
+    """The state of a trial after a step."""
 
     RUNNING = "running"
     COMPLETE = "complete"
-    FAILED = "failed"  # for good
-    HALTED = "halted"  # the sweep cannot go on, as on a full disk; the trial is not to blame
+    FAILED = "failed"  # without a further retry
+    HALTED = "halted"  # the sweep cannot go on, as on a full disk; not an error of the trial
 
 
-_STEP_SECONDS = 1.0  # of training a result, so that short epochs do not wait for the driver
+_STEP_SECONDS = 1.0  # of training per result, so that short epochs do not wait for the driver
 
 
 class TrialWorker:
-    """Trains trials, one after the other, each from its last checkpoint on.
+    """A worker that trains trials, one after the other, each from its last checkpoint on.
 
-    A step trains epochs for a second at least, and not beyond the next rung.
+    A step trains epochs for at least a second, but not beyond the next rung.
 
     Args:
-        trial: of the first trial: ``trial``, the identity, which names the folder of its
-            checkpoints, and ``train``, the fields of a TrainConfig.
+        trial: the first trial, a dict with two keys. ``trial`` is the identity, which names the
+            folder of its checkpoints; ``train`` holds the fields of a TrainConfig.
         arrays: the data set.
-        place: of the sweep's files on the storage.
-        resources: of the trial: as many threads as CPUs, and the CPU as device where the
-            configuration leaves the choice and no GPU is given.
+        place: path or URI of the sweep's files on the storage.
+        resources: of the trial. It gets as many threads as CPUs. With ``device="auto"`` and no GPU
+            it trains on the CPU.
         checkpoint_every: epochs between checkpoints.
         rungs: epochs after which the driver decides whether the trial goes on.
-        retries: how often a trial goes on from its checkpoint after an error.
-        seeds: with which a trial is trained; none: with the one of its configuration.
+        retries: how often a trial resumes from its checkpoint after an error.
+        seeds: with which a trial is trained; if empty, the seed of its configuration.
     """
 
     def __init__(
@@ -88,16 +88,16 @@ class TrialWorker:
         self._begin(trial)
 
     def begin(self, trial: dict[str, Any]) -> None:
-        """Go over to another trial."""
-        self._reset_torch()  # or the settings that a model made would act on the next one
+        """Switch to another trial."""
+        self._reset_torch()  # a model may have changed settings, which would affect the next one
         self._begin(trial)
 
     def step(self) -> dict[str, Any]:
-        """Train for a while; return what is new.
+        """Train for a while; return the result, a dict with the keys of this module.
 
-        An error is part of the result: the trial goes on from its checkpoint in this process,
-        or has failed when it did so too often. Only where the process itself is spoilt does an
-        exception leave this method, and another process is to go on with the trial.
+        An error is part of the result. The trial resumes from its checkpoint in this process, or
+        fails once its retries are used up. An exception leaves this method only if the process
+        cannot be used further. Then another process must resume the trial.
         """
         self._rows: list[dict[str, float]] = []
         self._notes: list[str] = []
@@ -110,26 +110,26 @@ class TrialWorker:
         except Superseded:
             outcome, reason = Outcome.HALTED, "another process has taken over its trials"
         except torch.AcceleratorError:  # the device is lost to this process
-            self._trainer = None  # within an epoch: close() may not save it
+            self._trainer = None  # it stopped within an epoch, so close() must not save it
             with contextlib.suppress(StorageError):
                 self._folder.set_error(traceback.format_exc())
             raise
         except Exception as error:
             cause = error.__cause__
-            if cause is not None and hasattr(cause, "ray_terminate_msg"):  # of Ray, after SIGTERM
+            if cause is not None and hasattr(cause, "ray_terminate_msg"):  # by Ray, after SIGTERM
                 raise cause from None
             self._failures += 1
             self._trainer = None
-            with contextlib.suppress(StorageError):  # the next step meets it again, and reports it
+            with contextlib.suppress(StorageError):  # recurs in the next step, which reports it
                 self._folder.set_error(traceback.format_exc())
             if self._failures > self._retries or isinstance(error, InputError):
                 outcome, reason = Outcome.FAILED, reason_of(error)
             else:
-                self._notes.append(f"{reason_of(error)}; goes on from its checkpoint")
+                self._notes.append(f"{reason_of(error)}; resumes from its checkpoint")
         return {ROWS: self._rows, NOTES: self._notes, OUTCOME: outcome.value, REASON: reason}
 
     def close(self) -> None:
-        """Keep what an interrupted trial has."""
+        """Save the state of an interrupted trial."""
         trainer = self._trainer
         if trainer is not None and self._saved < trainer.epoch < trainer.config.epochs:
             with contextlib.suppress(StorageError, Superseded):
@@ -145,7 +145,7 @@ class TrialWorker:
         self._failures = 0
 
     def _train_on(self) -> bool:
-        """Train for a step's time; returns whether the trial is done."""
+        """Train for a step's time; return whether the trial is complete."""
         if self._trainer is None:
             self._trainer = self._restore_trainer()
         trainer, epochs = self._trainer, self._train.epochs
@@ -162,7 +162,7 @@ class TrialWorker:
                     break
         finally:
             if written < len(self._rows):
-                self._trainer = None  # or close() could save it ahead of the history
+                self._trainer = None  # else close() could save a checkpoint ahead of the history
                 self._folder.append(self._rows[written:])
                 self._trainer = trainer
         if trainer.epoch < epochs:
@@ -172,7 +172,7 @@ class TrialWorker:
         return True
 
     def _restore_trainer(self) -> Trainer | MultiSeedTrainer:
-        """A trainer in the state of the last checkpoint."""
+        """Return a trainer in the state of the last checkpoint."""
         trainer = (
             MultiSeedTrainer(self._train, self._seeds, self._arrays)
             if self._seeds
@@ -184,10 +184,13 @@ class TrialWorker:
             trainer.load_state_dict(state)
         self._saved = trainer.epoch
         if damaged:
-            whence = f"epoch {trainer.epoch}" if state else "its beginning, as there is no other"
-            self._notes.append(
-                f"{', '.join(damaged)} damaged, kept aside as .damaged; goes on from {whence}"
+            names = ", ".join(damaged)
+            action = (
+                f"resumes from epoch {trainer.epoch}"
+                if state
+                else "restarts, as no other checkpoint exists"
             )
+            self._notes.append(f"{names} damaged, kept aside as .damaged; {action}")
         return trainer
 
     def _save(self, trainer: Trainer | MultiSeedTrainer) -> None:
@@ -196,9 +199,9 @@ class TrialWorker:
 
 
 def _settings_of_torch() -> Callable[[], None]:
-    """Return a function that gives torch's global settings the values that they have now.
+    """Return a function that resets torch's global settings to their present values.
 
-    The default device becomes the one of a new process. There is no other way to unset it.
+    The default device becomes that of a new process, as torch offers no other way to unset it.
     """
     is_strict = torch.are_deterministic_algorithms_enabled()
     only_warns = torch.is_deterministic_algorithms_warn_only_enabled()

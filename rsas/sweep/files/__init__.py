@@ -1,1 +1,1 @@
-"""Files of a sweep: its folder, those of its trials, and the storage that all nodes reach."""
+"""Files of a sweep: its folder, the folders of its trials, and the storage that all nodes reach."""

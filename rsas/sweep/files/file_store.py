@@ -1,4 +1,4 @@
-"""A folder that every node of the cluster reaches: a path, or an URI such as ``s3://...``."""
+"""A folder that every node of the cluster reaches: a path, or a URI such as ``s3://...``."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FileStore", "aside"]
 
-_PATIENCE = 60.0  # seconds for which something is tried again
-_HOPELESS = (  # no use to try again
+_PATIENCE = 60.0  # seconds for which a failed operation is retried
+_HOPELESS = (  # errors that a retry cannot resolve
     "No space left",
     "Disk quota exceeded",
     "Read-only file system",
@@ -36,20 +36,20 @@ _HOPELESS = (  # no use to try again
     "ACCESS_DENIED",
 )
 _READERS = 16
-_OBJECT_STORES = ("s3", "gcs")  # to pyarrow, which cannot move folders there
+_OBJECT_STORES = ("s3", "gcs")  # pyarrow's names of the stores in which it cannot move folders
 
 T = TypeVar("T")
 
 
 class FileStore:
-    """Files below one place, written whole or not at all.
+    """The files below one folder, each written completely or not at all.
 
     Args:
-        place: a path, or an URI that pyarrow knows (``s3://bucket/folder``, ``gs://``, ``hdfs://``).
-            It need not exist. Keys come from the environment, never from the URI.
+        place: a path, or a URI that pyarrow knows (``s3://bucket/folder``, ``gs://``, ``hdfs://``).
+            The folder need not exist. Keys come from the environment, never from the URI.
 
     Raises:
-        InputError: it is neither, or it holds a secret.
+        InputError: ``place`` is neither a path nor such a URI, or holds a secret.
     """
 
     def __init__(self, place: str | Path) -> None:
@@ -58,75 +58,81 @@ class FileStore:
         if without_passwords(shown) != self.place or HIDDEN in self.place:
             raise InputError(
                 f"storage {self.place!r}: keys do not belong here; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or what your cloud reads"
+                "AWS_SECRET_ACCESS_KEY, or the variables of your cloud"
             )
         self._fs, self._path = _open(self.place)
-        self._mode = 0o666  # of new local files, less the umask
+        self._mode = 0o666  # of new local files, before the umask
 
     def __truediv__(self, name: str) -> FileStore:
         inner = copy.copy(self)  # with the same connection
-        bare, mark, query = (self.place, "", "") if self.is_local else self.place.partition("?")
-        inner.place, inner._path = f"{bare}/{name}{mark}{query}", f"{self._path}/{name}"
+        bare, sep, query = (self.place, "", "") if self.is_local else self.place.partition("?")
+        inner.place, inner._path = f"{bare}/{name}{sep}{query}", f"{self._path}/{name}"
         return inner
 
     @property
     def private(self) -> FileStore:
-        """The same place, where new local files can be read by their owner alone (mode 0600)."""
+        """The same folder, where only the owner can read new local files (mode 0600)."""
         same = copy.copy(self)
         same._mode = 0o600
         return same
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a path, which only machines that mount it can reach."""
+        """Whether the store is a path, which only machines that mount the path can reach."""
         return "://" not in self.place
 
     def read(self, name: str) -> bytes | None:
-        """The content of a file; None if there is none, such as below another file."""
+        """Return the content of a file; None if the file does not exist.
+
+        A path below another file does not exist, either.
+        """
         return self._patiently("read", name, lambda: self._read(f"{self._path}/{name}"))
 
     def read_all(self, names: list[str]) -> list[bytes | None]:
-        """The contents of files; many at once where each takes a while."""
+        """Return the contents of files; on a remote store, read them in parallel."""
         if self.is_local:
             return [self.read(name) for name in names]
         with ThreadPoolExecutor(_READERS) as pool:
             return list(pool.map(self.read, names))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file. A reader sees all of it, or what was there before.
+        """Write a file; a reader sees the whole new content, or the former one.
 
         Raises:
-            StorageError: that was not possible, at once where the place is full or closed, else
-                for a minute.
+            StorageError: the file cannot be written. The error comes at once if the storage is full
+                or refuses access, else after retries for a minute.
         """
         self._patiently("write", name, lambda: self._write(f"{self._path}/{name}", content))
 
     def move(self, name: str, to: str) -> None:
-        """Give a file or a folder another name; nothing if it is gone.
+        """Rename a file or a folder; do nothing if it does not exist.
 
-        A folder of an object store goes file by file.
+        In an object store, the files of a folder are moved one by one.
         """
         self._patiently("move", name, lambda: self._move(name, to))
 
     def delete(self, name: str) -> None:
-        """Remove a file or a folder; nothing if it is gone."""
+        """Remove a file or a folder; do nothing if it does not exist."""
         self._patiently("delete", name, lambda: self._delete(f"{self._path}/{name}"))
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
+        """Return whether a file or folder exists."""
         from pyarrow.fs import FileType
 
         path = f"{self._path}/{name}"
-        found = self._patiently("reach", name, lambda: self._fs.get_file_info(path))
-        return bool(found.type is not FileType.NotFound)
+        info = self._patiently("reach", name, lambda: self._fs.get_file_info(path))
+        return bool(info.type is not FileType.NotFound)
 
     def names(self) -> list[str]:
-        """Names of the files and folders right here, sorted; without those that are no UTF-8."""
-        found = self._patiently("list", "", self._list)
-        return sorted(name for name in found if not name.endswith(".partial"))
+        """Return the sorted names of the files and folders directly in this folder.
+
+        Names that are not valid UTF-8 are left out.
+        """
+        names = self._patiently("list", "", self._list)
+        return sorted(name for name in names if not name.endswith(".partial"))
 
     def _patiently(self, verb: str, name: str, action: Callable[[], T]) -> T:
-        """Do it; again, for a while, where the storage is away."""
+        """Run an action; retry for a while if the storage cannot be reached."""
         deadline = time.monotonic() + _PATIENCE
         pause = 0.2
         while True:
@@ -150,11 +156,11 @@ class FileStore:
     def _list(self) -> list[str]:
         from pyarrow.fs import FileSelector
 
-        here = FileSelector(self._path, allow_not_found=True)
+        selector = FileSelector(self._path, allow_not_found=True)
         names = []
         try:
-            for info in self._fs.get_file_info(here):
-                with contextlib.suppress(UnicodeDecodeError):  # of another program
+            for info in self._fs.get_file_info(selector):
+                with contextlib.suppress(UnicodeDecodeError):  # a file of another program
                     names.append(info.base_name)
         except NotADirectoryError:
             return []
@@ -180,7 +186,7 @@ class FileStore:
         for info in self._fs.get_file_info(FileSelector(source, recursive=True)):
             if info.is_file:
                 self._fs.move(info.path, target + info.path.removeprefix(source))
-        self._delete(source)  # what may mark the folder itself
+        self._delete(source)  # an object may stand for the folder itself
 
     def _delete(self, path: str) -> None:
         from pyarrow.fs import FileType
@@ -202,12 +208,12 @@ class FileStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
-            # The mode comes with the file: a reader that opens it before a chmod keeps it open.
+            # The file is created with its mode: a reader could open the file before a later chmod.
             opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode)
             with open(opened, "wb") as file:
                 file.write(content)
                 file.flush()
-                os.fsync(file.fileno())  # or a power cut may leave an empty file of that name
+                os.fsync(file.fileno())  # else a power cut may leave an empty file of that name
             partial.replace(target)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -215,11 +221,11 @@ class FileStore:
 
 
 def aside(path: Path) -> Path:
-    """Return a name that is not taken, under which a damaged file can be kept."""
+    """Return a free path under which a damaged file can be kept."""
     number = 0
-    while os.path.lexists(found := path.with_name(f"{path.name}.damaged{number or ''}")):
+    while os.path.lexists(free := path.with_name(f"{path.name}.damaged{number or ''}")):
         number += 1
-    return found
+    return free
 
 
 def _open(place: str) -> tuple[fs.FileSystem, str]:
@@ -232,10 +238,10 @@ def _open(place: str) -> tuple[fs.FileSystem, str]:
     if not re.match(r"[a-z][a-z0-9+.-]*://", place):
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(place))
     try:
-        found, path = fs.FileSystem.from_uri(place)
-    except Exception as error:  # pyarrow raises several kinds
+        system, path = fs.FileSystem.from_uri(place)
+    except Exception as error:  # pyarrow raises several types of exceptions
         reason = first_line(error)
         raise InputError(
             f"storage {place!r}: expected a path or s3://BUCKET/FOLDER ({reason})"
         ) from None
-    return found, str(path).rstrip("/")
+    return system, str(path).rstrip("/")

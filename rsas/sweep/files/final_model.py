@@ -1,4 +1,4 @@
-"""The final network of a trial, and the configuration that the sweep's own record has of it."""
+"""The final network of a trial, and its configuration according to the sweep's own record."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["final_model"]
 def final_model(
     folder: SweepDir, study: Study, trial: TrialRecord
 ) -> tuple[TrainConfig, dict[str, Any]]:
-    """The network of a trial, or of the one that it repeats, and what it was trained with.
+    """Return the network of a trial, or of the one that it repeats, and its configuration.
 
     Args:
         folder: of the sweep.
         study: of the sweep.
-        trial: whose network.
+        trial: the trial whose network is wanted.
 
     Returns:
-        The configuration by ``sweep.json`` and the study, and ``Trainer.final_state``. A model file
-        may come from elsewhere, and a configuration may name code: the file's own one is only
-        compared.
+        The configuration according to ``sweep.json`` and the study, and ``Trainer.final_state``.
+        The configuration in the model file is compared only: a configuration may name code, and
+        the file may come from elsewhere.
 
     Raises:
-        InputError: no model is kept, as the trial is not on the front; it cannot be read; or its
-            configuration is not that of the sweep.
+        InputError: no model is kept, as the trial is not on the front; the model cannot be read; or
+            its configuration is not that of the sweep.
     """
     name, state = _kept(folder, trial)
     config = _recorded(folder, study, name)
@@ -41,7 +41,7 @@ def final_model(
         theirs = TrainConfig.from_dict(state["config"]).to_dict()
     except (InputError, KeyError, TypeError, AttributeError):
         raise InputError(f"the final model of {name!r} has no configuration of rsas") from None
-    if config.device == "auto" and theirs["device"] == "cpu":  # chosen by a worker without a GPU
+    if config.device == "auto" and theirs["device"] == "cpu":  # as a worker without a GPU sets it
         config = config.replace(device="cpu")
     for field, value in config.to_dict().items():
         if theirs[field] != value:
@@ -53,27 +53,27 @@ def final_model(
 
 
 def _kept(folder: SweepDir, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
-    """The trial that trained the network, and its state."""
+    """Return the identity of the trial that trained the network, and the network's state."""
     try:
         for name in filter(None, (trial.trial_id, trial.same_as)):
             state = read_model(folder.models, name)
             if state is not None:
                 return name, state
-        kept = ", ".join(folder.models.names()) or "none"
-    except Exception as error:  # torch raises many kinds for damaged files
+        available = ", ".join(folder.models.names()) or "none"
+    except Exception as error:  # torch raises many types of exceptions for damaged files
         reason = f"{error if isinstance(error, OSError) else 'it is damaged'}".splitlines()[0]
         raise InputError(
             f"the final model of {trial.trial_id!r} cannot be read ({reason}); "
-            f"'rsas check {folder.name}' tells more"
+            f"'rsas check {folder.name}' shows the faults"
         ) from None
     raise InputError(
-        f"trial {trial.trial_id!r} has no final model: those of the front are kept; there is: "
-        f"{kept}"
+        f"trial {trial.trial_id!r} has no final model: only those of the front are kept: "
+        f"{available}"
     )
 
 
 def _recorded(folder: SweepDir, study: Study, name: str) -> TrainConfig:
-    """The configuration with which a trial trains the network that is kept."""
+    """Return the configuration with which a trial trains the network that is kept."""
     fields = study.fields(number_of(name))
     if fields is None:
         raise InputError(f"sweep {folder.name!r}: its study lacks the configuration of {name!r}")

@@ -1,4 +1,4 @@
-"""Keeps a sweep's storage in line with its study, on a thread of its own."""
+"""Retention: which files of the trials a sweep keeps on its storage."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ __all__ = ["Retention"]
 
 
 class Retention:
-    """Trials' records, the models of the front, and no checkpoints of what has ended.
+    """The thread that keeps a sweep's storage in line with its study.
+
+    The storage holds the records of all trials and the models of the front. Trials that ended have
+    no checkpoints.
 
     Args:
         storage: of the sweep.
-        study: read on the thread.
+        study: of the sweep, read on the thread.
         objectives: of the sweep.
-        say: tells the user, once, that the storage cannot be written.
+        say: shows the user a message, once, when the storage cannot be written.
     """
 
     def __init__(
@@ -34,19 +37,19 @@ class Retention:
     ) -> None:
         self._trials, self._models = storage / "trials", storage / "models"
         self._study, self._objectives, self._say = study, objectives, say
-        self._is_told = False
+        self._has_warned = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="retention")
 
     def record(self, number: int) -> None:
-        """The study holds something new of a trial: keep a copy in its folder."""
+        """Copy what the study holds of a trial to the trial's folder."""
         self._thread.submit(self._attempt, lambda: self._record(number))
 
     def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
-        """A trial ended; ``trials`` are all of the sweep now."""
+        """Tidy up after the end of a trial; ``trials`` are all trials of the sweep now."""
         self._thread.submit(self._attempt, lambda: self._end(number, trials))
 
     def close(self, trials: Sequence[TrialRecord]) -> None:
-        """Do what is left, and what an earlier process did not come to do."""
+        """Finish all remaining work, including that of an earlier process; end the thread."""
         self._thread.submit(self._attempt, lambda: self._tidy(trials))
         self._thread.shutdown()
 
@@ -59,8 +62,8 @@ class Retention:
         self._keep_models(trials)
 
     def _tidy(self, trials: Sequence[TrialRecord]) -> None:
-        kept = self._trials.read_all([f"{trial.trial_id}/trial.json" for trial in trials])
-        for trial, content in zip(trials, kept, strict=True):
+        contents = self._trials.read_all([f"{trial.trial_id}/trial.json" for trial in trials])
+        for trial, content in zip(trials, contents, strict=True):
             record = self._study.to_dict(trial.number)
             if content != self._folder(trial.trial_id).record_bytes(record):
                 self._record(trial.number)
@@ -82,6 +85,6 @@ class Retention:
         try:
             action()
         except (StorageError, OSError) as error:
-            if not self._is_told:
-                self._is_told = True
+            if not self._has_warned:
+                self._has_warned = True
                 self._say(first_line(error))

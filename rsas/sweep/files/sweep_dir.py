@@ -1,10 +1,10 @@
-"""The folder of one sweep: its record, its lease, its status. No ray.
+"""The folder of one sweep: its record, its lease, its status. Needs no Ray.
 
-WORKSPACE/NAME/sweep.json          the resolved experiment and where it came from
-WORKSPACE/NAME/sweep.json.copy     the same, for where that file is damaged or gone
+WORKSPACE/NAME/sweep.json          the resolved experiment and its provenance
+WORKSPACE/NAME/sweep.json.copy     the same, used when that file is damaged or missing
 WORKSPACE/NAME/study.journal       the study (rsas.sweep.study.study), unless it is in a database
 
-Here, or in STORAGE/NAME-ID where a storage is given that all nodes reach:
+In the same folder, or in STORAGE/NAME-ID if a storage is given that all nodes reach:
 
 trials/t0007/                      checkpoints and history of a trial (rsas.sweep.files.trial_dir)
 models/t0007/model.pt              final model of a member of the front
@@ -45,23 +45,23 @@ if TYPE_CHECKING:  # optuna takes a second to import
 __all__ = ["FILES", "SweepDir"]
 
 FILES = ("sweep.json", "sweep.json.copy", "study.journal")
-"""Each of them makes a folder that of a sweep."""
+"""A folder with at least one of these files is that of a sweep."""
 _COPY = FILES[1]
-_SILENCE = 600.0  # seconds after which a driver that this machine cannot see counts as dead
+_SILENCE = 600.0  # seconds after which a silent driver on another machine counts as dead
 
 
 class SweepDir:
-    """The folder of one sweep that exists.
+    """The folder of an existing sweep.
 
     Attributes:
-        workspace: folder of the workspace it is in.
-        record: what ``sweep.json`` holds: the resolved experiment and where things are.
-        journal: the study's file, where it is no database.
+        workspace: folder of the sweep's workspace.
+        record: content of ``sweep.json``: the resolved experiment and where its parts are.
+        journal: path of the study's file, unless the study is in a database.
         storage: where trials keep their files.
-        lease: of this process, while it is ``locked``.
+        lease: of this process, while the sweep is ``locked``.
 
     Raises:
-        InputError: its record cannot be read.
+        InputError: the record cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class SweepDir:
         self._take(self._read())
 
     def set_budget(self, budget: Budget) -> None:
-        """Ask for more, or less, from now on.
+        """Change the budget of the sweep.
 
         Raises:
             InputError: the record cannot be written.
@@ -83,24 +83,24 @@ class SweepDir:
         self._take(experiment_in(self.record))
 
     def note_changes(self, lines: Sequence[str]) -> None:
-        """Keep how the file of the sweep differs from what it was, each difference once.
+        """Record how the experiment's file has changed since the launch, each change once.
 
         Raises:
             InputError: the record cannot be written.
         """
         changes = self.record.get("changes", [])
         known = {change["what"] for change in changes}
-        moment = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        new = [{"time": moment, "what": line} for line in lines if line not in known]
+        now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        new = [{"time": now, "what": line} for line in lines if line not in known]
         if new:
             self.record["changes"] = changes + new
             self._write()
 
     def tracking_uri(self) -> str:
-        """Of the tracking server, with its password; or of the workspace's own file.
+        """Return the URI of the tracking server, with its password, or of the workspace's own file.
 
         Raises:
-            InputError: the password is not known.
+            InputError: the environment lacks the password.
         """
         server = self.record["tracking_uri"]
         if server is None:
@@ -108,14 +108,14 @@ class SweepDir:
         return known_uri(server, "MLFLOW_TRACKING_URI")
 
     def history(self, trial: TrialRecord) -> History:
-        """What was trained of a trial, or of the one that it repeats."""
+        """Return the training history of a trial, or of the one that it repeats."""
         return TrialDir(self.trials / (trial.same_as or trial.trial_id)).history()
 
     def kept_records(self) -> dict[int, dict[str, Any]]:
-        """Return what trials' own folders have of the study, by number.
+        """Return the copies of the study's records in the trials' own folders, by number.
 
-        Left out are records that are damaged or edited, of another sweep, or of another trial than
-        that of their folder: somebody may have copied a folder.
+        Records that are damaged or edited are left out. So are those of another sweep, or of
+        another trial than that of their folder: a user may have copied a folder.
         """
         names = self.trials.names()
         contents = self.trials.read_all([f"{name}/trial.json" for name in names])
@@ -128,11 +128,11 @@ class SweepDir:
         }
 
     def study(self, experiment: Experiment | None = None) -> Study:
-        """Open the study of the sweep; with an experiment, to write it.
+        """Open the study of the sweep; with an experiment, for writing.
 
         Raises:
-            OtherStudy: it is another sweep's, or has other objectives than the record.
-            InputError: it cannot be read, or the password of its database is not known.
+            OtherStudy: the study is another sweep's, or its objectives are not those of the record.
+            InputError: the study cannot be read, or the environment lacks its database's password.
         """
         from rsas.sweep.study.study import Study
 
@@ -142,10 +142,10 @@ class SweepDir:
             study = Study(self.journal, experiment, lease=lease)
         else:
             study = Study(url, experiment, name=self.record["id"], lease=lease)
-        noted = study.record()
-        if noted is not None and noted["id"] != self.record["id"]:
+        record = study.record()
+        if record is not None and record["id"] != self.record["id"]:
             raise OtherStudy(
-                f"sweep {self.name!r}: its study is that of another sweep, {noted['id']!r} where "
+                f"sweep {self.name!r}: its study is that of another sweep, {record['id']!r} where "
                 f"sweep.json has {self.record['id']!r}; bring the right file back"
             )
         if len(study.optuna_study.directions) != len(self.objectives):
@@ -157,10 +157,10 @@ class SweepDir:
         return study
 
     def study_begun(self) -> Study | None:
-        """The study, to be read; None where the process was killed before it had begun one.
+        """Open the study for reading; return None if the process was killed before it made one.
 
         Raises:
-            InputError: as ``study`` does.
+            InputError: for the reasons of ``study``.
         """
         from rsas.sweep.study.study import NotBegun
 
@@ -170,10 +170,10 @@ class SweepDir:
             return None
 
     def status(self, *, mine: bool = False) -> Status:
-        """Return what the study says, and whether somebody runs the sweep.
+        """Return the status of the sweep: the content of its study, and whether the sweep runs.
 
         Args:
-            mine: this process has the lease, and asks what the sweep would be without it.
+            mine: do not count this process, which has the lease, as one that runs the sweep.
         """
         study = self.study_begun()
         trials = study.trials(self.objectives) if study else []
@@ -189,7 +189,10 @@ class SweepDir:
         )
 
     def _device_seconds(self, trials: Sequence[TrialRecord]) -> float:
-        """Return what the trials have used; read from histories only where a limit needs it."""
+        """Return the device seconds of all trials; 0 if no limit needs them.
+
+        Those of running trials come from their histories, which take time to read.
+        """
         if self.budget.device_hours is None:
             return 0.0
         return sum(
@@ -207,10 +210,10 @@ class SweepDir:
         self.trials, self.models = self.storage / "trials", self.storage / "models"
 
     def _read(self) -> Experiment:
-        """Read the record; one that cannot be used is kept aside, and made again from a copy.
+        """Read the record; set aside one that cannot be used, and restore it from a copy.
 
         Raises:
-            InputError: neither can be used.
+            InputError: neither the record nor a copy can be used.
         """
         file = self.path / "sweep.json"
         try:
@@ -220,7 +223,7 @@ class SweepDir:
             raise InputError(f"sweep {self.name!r}: {error}") from None
         except (FileNotFoundError, ValueError, RecursionError) as error:  # also an InputError
             reason = reason_of(error)
-        except OSError as error:  # which says nothing of what is in the file
+        except OSError as error:  # the content may be right
             raise InputError(
                 f"sweep {self.name!r}: {file} cannot be read ({reason_of(error)})"
             ) from None
@@ -231,13 +234,13 @@ class SweepDir:
             )
         self.record = copy
         try:
-            done = "a copy of it takes its place"
+            done = "a copy replaces it"
             if file.exists():
-                kept = file.replace(aside(file))
-                done += f", and what was there is in {kept.name}"
+                damaged = file.replace(aside(file))
+                done += f", and the damaged file is now {damaged.name}"
             FileStore(self.path).write("sweep.json", to_json(copy))
         except OSError as error:
-            done = f"a copy of it is used; it cannot be mended ({error.strerror or error})"
+            done = f"a copy is used, as the file cannot be replaced ({error.strerror or error})"
         logging.getLogger("rsas").warning("%s cannot be used (%s); %s", file, reason, done)
         return experiment_in(copy)
 
@@ -251,13 +254,13 @@ class SweepDir:
         )
         for read in copies:
             with contextlib.suppress(OSError, ValueError, RecursionError):
-                found: dict[str, Any] = read()
-                experiment_in(found)
-                return found
+                record: dict[str, Any] = read()
+                experiment_in(record)
+                return record
         return None
 
     def note_copies(self, study: Study) -> None:
-        """Keep copies of the record, from which a damaged one is made again."""
+        """Write copies of the record, from which a damaged one can be restored."""
         if study.record() != self.record:
             study.note_record(self.record)
         with contextlib.suppress(OSError):
@@ -271,13 +274,13 @@ class SweepDir:
 
     @contextlib.contextmanager
     def locked(self, *, take_over: bool = False) -> Iterator[None]:
-        """Be the one process that runs the sweep (``rsas.sweep.study.lease``).
+        """Hold the lease of the sweep for the duration of the context (``rsas.sweep.study.lease``).
 
         Args:
-            take_over: also where another process has the lease and may be alive.
+            take_over: take the lease even from a process that may be alive.
 
         Raises:
-            InputError: another process runs it, or its study cannot be written.
+            InputError: another process runs the sweep, or the study cannot be written.
         """
         try:
             self.lease = acquire(self._leases(), self.name, take_over=take_over)
@@ -290,12 +293,12 @@ class SweepDir:
         finally:
             mine, self.lease = self.lease, None
             released = dataclasses.replace(mine, is_released=True)
-            # Where this fails, the process is dead soon, and the next one can see that.
+            # If this fails: the process ends soon, and the next one can see that.
             with contextlib.suppress(Halted, OSError):
                 self._leases().put(released, over=mine)
 
     def is_lost(self) -> bool:
-        """Tell whether another process has taken the lease that this one was ``locked`` with."""
+        """Return whether another process has taken the lease that ``locked`` gave this one."""
         held = self._leases().lease()
         return held is not None and self.lease is not None and held.epoch > self.lease.epoch
 

@@ -1,4 +1,4 @@
-"""The record of a sweep, ``sweep.json``: what is searched, and where everything is."""
+"""The record of a sweep, ``sweep.json``: the experiment, and where all parts of the sweep are."""
 
 from __future__ import annotations
 
@@ -38,20 +38,21 @@ _OPTIONAL = {
 
 
 class OtherVersion(InputError):
-    """The record is of another version of rsas."""
+    """Another version of rsas wrote the record."""
 
 
 class OtherStudy(InputError):
-    """The study is whole, and is not that of the record."""
+    """The study can be read, but does not belong to the record."""
 
 
 def experiment_in(record: Any) -> Experiment:
-    """Return the experiment of a record that is as ``rsas sweep`` writes it.
+    """Return the experiment of a record that ``rsas sweep`` has written.
 
-    Its space cannot be asked: that is code, which the record names only.
+    Its search space cannot be sampled: the space is code, and the record has only its name.
 
     Raises:
-        InputError: a field is missing or of another kind, or is not a valid experiment.
+        OtherVersion: another version of rsas wrote the record.
+        InputError: a field is missing or of a wrong type, or the experiment is not valid.
     """
     if not isinstance(record, dict):
         raise InputError("expected an object, as 'rsas sweep' writes it")
@@ -75,10 +76,10 @@ def experiment_in(record: Any) -> Experiment:
 
 
 def known_uri(recorded: str, variable: str) -> str:
-    """Return the URI of a record with its password, which the record does not hold.
+    """Return the URI of a record with its password, which only the environment has.
 
     Raises:
-        InputError: the environment does not have it.
+        InputError: the environment lacks the URI with its password.
     """
     if not is_redacted(recorded):
         return recorded
@@ -110,10 +111,10 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(axes, dict) and all(isinstance(axis, dict) for axis in axes.values())
     if kind == "a list of objects with time and what":
         return isinstance(value, list) and all(
-            isinstance(each, dict) and each.keys() == {"time", "what"} for each in value
+            isinstance(change, dict) and change.keys() == {"time", "what"} for change in value
         )
-    part = str if kind == "a list of texts" else dict
-    return isinstance(value, list) and all(isinstance(each, part) for each in value)
+    item_type = str if kind == "a list of texts" else dict
+    return isinstance(value, list) and all(isinstance(item, item_type) for item in value)
 
 
 def _unknown(trial: Any) -> dict[str, Any]:

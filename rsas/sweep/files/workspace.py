@@ -1,4 +1,4 @@
-"""The folder of a workspace: the names of the sweeps in it, and MLflow's files. No ray.
+"""The folder of a workspace: its sweeps, and MLflow's files. Needs no Ray.
 
 WORKSPACE/mlflow.db, artifacts/    MLflow, unless a tracking server is used
 WORKSPACE/NAME/                    a sweep (rsas.sweep.files.sweep_dir)
@@ -23,51 +23,53 @@ __all__ = ["Workspace"]
 
 
 class Workspace:
-    """A folder of sweeps; it need not exist yet."""
+    """A folder of sweeps, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().absolute()
 
     def check_writable(self) -> None:
-        """Try to write where the workspace is or would be, and leave nothing there.
+        """Try to write a temporary file to the workspace, or to its nearest existing parent.
 
         Raises:
-            InputError: it is not possible.
+            InputError: the folder cannot be written.
         """
-        place = self.path
+        folder = self.path
         try:
-            while not place.exists() and place != place.parent:
-                place = place.parent
-            with tempfile.TemporaryFile(dir=place):
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+            with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
             raise InputError(
-                f"workspace {str(self.path)!r}: cannot write in {str(place)!r} "
+                f"workspace {str(self.path)!r}: cannot write in {str(folder)!r} "
                 f"({error.strerror or error}); --workspace or RSAS_WORKSPACE names another folder"
             ) from None
 
     def check_free(self, name: str) -> None:
-        """Refuse a name that is taken or is no name.
+        """Check that a sweep of this name can be created.
 
         Raises:
-            InputError: so it is.
+            InputError: the name is taken, reserved or not valid.
         """
         check_name(name)
         if name in ("mlflow.db", "artifacts"):
-            raise InputError(f"sweep name {name!r} is kept for MLflow's files; --name another")
+            raise InputError(
+                f"sweep name {name!r} is reserved for MLflow's files; --name gives another"
+            )
         if (self.path / name).exists():
             sweep = (self.path / name / "sweep.json").exists()
-            hint = f"'rsas resume {name}' goes on with it" if sweep else "it is not a sweep"
+            hint = f"'rsas resume {name}' resumes it" if sweep else "it is not a sweep"
             raise InputError(
                 f"sweep name {name!r} is taken in workspace {str(self.path)!r}: {hint}; --name "
                 "gives another"
             )
 
     def create(self, name: str, record: dict[str, Any]) -> SweepDir:
-        """Make the folder of a sweep, whole or not at all.
+        """Create the folder of a sweep, completely or not at all.
 
         Raises:
-            InputError: the name is taken.
+            InputError: the name is taken, or the folder cannot be created.
         """
         self.check_free(name)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -84,10 +86,10 @@ class Workspace:
         return SweepDir(self.path / name)
 
     def open(self, name: str) -> SweepDir:
-        """The folder of a sweep that exists.
+        """Return the folder of an existing sweep.
 
         Raises:
-            InputError: there is no sweep of this name, or it cannot be read.
+            InputError: the workspace has no sweep of this name, or the sweep cannot be read.
         """
         names = self.names()
         if name not in names:
@@ -99,13 +101,13 @@ class Workspace:
                     f"{sqlite_uri(self.path / 'mlflow.db')} unless it had a server"
                 )
             raise InputError(
-                f"no sweep {name!r} in workspace {str(self.path)!r}; there is: "
+                f"no sweep {name!r} in workspace {str(self.path)!r}; existing sweeps: "
                 f"{', '.join(names) or 'none'}{remains}"
             )
         return SweepDir(self.path / name)
 
     def names(self) -> list[str]:
-        """Names of the sweeps; the one that was made or extended last comes last.
+        """Return the names of the sweeps; the one that was created or extended last comes last.
 
         Raises:
             InputError: the workspace is not a folder that can be read.
@@ -129,7 +131,7 @@ class Workspace:
 
 
 def _is_file(path: Path) -> bool:
-    """False, too, where the folder is somebody else's, such as lost+found."""
+    """Return whether a path is a file; False in another user's folder, such as lost+found."""
     try:
         return path.is_file()
     except PermissionError:

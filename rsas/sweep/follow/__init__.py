@@ -1,1 +1,1 @@
-"""Who follows a sweep while it runs: progress on the terminal, Prometheus, Optuna's dashboard."""
+"""Views of a running sweep: progress on the terminal, Prometheus, and Optuna's dashboard."""

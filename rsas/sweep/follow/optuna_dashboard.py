@@ -1,4 +1,4 @@
-"""Optuna's dashboard on the study of a sweep, to be looked at."""
+"""Optuna's dashboard of a sweep's study, for reading only."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def serve(study: Study, host: str, port: int, say: Callable[[str], None]) -> Non
     """Serve the dashboard until Ctrl-C or SIGTERM.
 
     Args:
-        study: of the sweep, opened for reading; another process may write it meanwhile.
+        study: of the sweep, opened for reading; another process may write the study meanwhile.
         host: address to listen on.
-        port: to listen on, 0 for one that is free.
-        say: tells the user where it is.
+        port: port to listen on, 0 for a free one.
+        say: shows the user a line with the address of the page.
 
     Raises:
-        InputError: Optuna's dashboard is not installed, or the address cannot be listened on.
+        InputError: Optuna's dashboard is not installed, or the address is not available.
     """
     try:
         from optuna_dashboard import wsgi
@@ -49,9 +49,9 @@ def serve(study: Study, host: str, port: int, say: Callable[[str], None]) -> Non
 
 
 def _read_only(app: App) -> App:
-    """The dashboard without what it can do to a study: notes, deletion, trials told by hand.
+    """Return the dashboard without its write requests: notes, deletion, results set by hand.
 
-    The study decides what a sweep does; only the process that has the sweep's lease writes.
+    A sweep acts on its study, so only the process that holds the sweep's lease may write the study.
     """
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:

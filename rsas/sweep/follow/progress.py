@@ -1,4 +1,4 @@
-"""What a running sweep shows: a live table on a terminal, a line a trial elsewhere."""
+"""The progress of a running sweep: a live table on a terminal, elsewhere a line per trial."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from rsas.redact import redact
 
 __all__ = ["MirrorProgress", "SweepProgress", "front_table"]
 
-_PARAM_COLUMNS = 4  # more do not fit beside objectives and bar
+_PARAM_COLUMNS = 4  # more do not fit beside the objectives and the bar
 _FRONT_ROWS = 12  # of the front while the sweep runs
 _BAR = 10
 _MIRROR_BAR = 40
-_NOTE_SECONDS = 10.0  # between lines on how far MLflow is
-_SILENT = 60.0  # seconds without a report that are worth a word
+_NOTE_SECONDS = 10.0  # between lines on the progress of MLflow's mirror
+_SILENT = 60.0  # seconds without a report after which the table says so
 
 
 class MirrorProgress:
-    """Shows how far MLflow is brought in line: a bar on a terminal, elsewhere lines.
+    """The progress of MLflow's mirror: a bar on a terminal, elsewhere lines.
 
-    As a context manager it draws the bar itself; while a ``SweepProgress`` runs, that one does.
+    As a context manager, the object draws its bar itself. A running ``SweepProgress`` draws the bar
+    of its own one.
 
     Args:
-        console: where to show it.
+        console: shows the bar.
         say: prints a line.
     """
 
     def __init__(self, console: Console, say: Callable[[str], None]) -> None:
         self._console, self._say = console, say
         self._done = self._total = 0
-        self._noted = 0.0
+        self._noted_at = 0.0
         self._live = Live(console=console, get_renderable=lambda: self.bar() or "", transient=True)
 
     def __enter__(self) -> MirrorProgress:
@@ -54,15 +55,15 @@ class MirrorProgress:
         """Show that ``done`` of ``total`` trials are logged."""
         self._done, self._total = done, total
         if done == 0:  # a catch-up begins
-            self._noted = time.monotonic()
+            self._noted_at = time.monotonic()
         if self._console.is_terminal or done == total:
             return
-        if time.monotonic() > self._noted + _NOTE_SECONDS:
-            self._noted = time.monotonic()
+        if time.monotonic() > self._noted_at + _NOTE_SECONDS:
+            self._noted_at = time.monotonic()
             self._say(f"MLflow: {done} of {total} trials logged")
 
     def bar(self) -> Table | None:
-        """Return the bar; None where nothing is left to log."""
+        """Return the bar; None if nothing is left to log."""
         if self._done >= self._total:
             return None
         line = Table.grid(padding=(0, 1))
@@ -72,15 +73,15 @@ class MirrorProgress:
 
 
 class SweepProgress:
-    """Follows a sweep on the console; a context manager.
+    """The progress of a sweep on the console; a context manager.
 
     Args:
-        console: where to show it.
+        console: shows the progress.
         name: of the sweep.
-        asked: trials that are to be complete.
-        epochs: of one trial, to tell how far it is.
+        asked: number of trials to complete.
+        epochs: of one complete trial.
         objectives: of the sweep.
-        trials: what the study holds at the start.
+        trials: those in the study at the start.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class SweepProgress:
         self._objectives = objectives
         self._trials = list(trials)
         self._running: dict[int, dict[str, float]] = {}
-        self._reported: dict[int, float] = {}  # when, by trial
+        self._reported: dict[int, float] = {}  # number of a trial -> time of its last report
         self._epochs_trained = 0
         self._began: float | None = None
         self.mirror = MirrorProgress(console, self.note)
@@ -115,7 +116,7 @@ class SweepProgress:
         self._live.stop()
 
     def begin(self, number: int) -> None:
-        """A trial was handed out."""
+        """Note that a trial was handed out."""
         now = time.monotonic()
         if self._began is None:
             self._began = now
@@ -123,33 +124,33 @@ class SweepProgress:
         self._running[number] = {}
 
     def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
-        """A trial trained epochs."""
+        """Note the epochs that a trial trained, a row per epoch."""
         self._reported[number] = time.monotonic()
         self._running[number] = rows[-1]
         self._epochs_trained += len(rows)
 
     def note(self, line: str) -> None:
-        """Something the user should know."""
+        """Print a message for the user."""
         self._console.print(redact(f"note: {line}"), style="yellow", markup=False)
 
     def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
-        """A trial ended; ``trials`` are all of the sweep now."""
+        """Note the end of a trial; ``trials`` are all trials of the sweep now."""
         self._running.pop(number, None)
         self._trials = list(trials)
         if self._console.is_terminal:
             return
         trial = next(t for t in trials if t.trial_id == trial_id(number))
-        told = trial.reason or ", ".join(f"{k} {v:.4f}" for k, v in trial.objectives.items())
+        result = trial.reason or ", ".join(f"{k} {v:.4f}" for k, v in trial.objectives.items())
         if trial.state == "pruned":
-            told = f"stopped after {trial.epochs:.0f} epochs"
+            result = f"stopped after {trial.epochs:.0f} epochs"
         if trial.same_as:
-            told += f", the same configuration as {trial.same_as}"
+            result += f", the same configuration as {trial.same_as}"
         self._console.print(
-            f"{trial.trial_id} {trial.state}: {told} ({self._summary()})", markup=False
+            f"{trial.trial_id} {trial.state}: {result} ({self._summary()})", markup=False
         )
 
     def _spared(self) -> float:
-        """Epochs that a scheduler has saved so far."""
+        """Return the number of epochs that early stopping has saved so far."""
         pruned = [trial for trial in self._trials if trial.state == "pruned"]
         return sum(self._epochs - trial.epochs for trial in pruned)
 
@@ -171,14 +172,14 @@ class SweepProgress:
         return ", ".join(parts)
 
     def _seconds_left(self) -> float | None:
-        """From the rate of epochs so far."""
+        """Estimate the remaining seconds from the rate of epochs so far; None before the first."""
         if self._began is None or not self._epochs_trained:
             return None
-        under_way = sum(row.get("epoch", 0) for row in list(self._running.values()))
+        in_progress = sum(row.get("epoch", 0) for row in list(self._running.values()))
         begun = len(self._trials) or 1
-        each = self._epochs - self._spared() / begun  # as a scheduler has it so far
-        lacking = (self._asked - self._done()) * each - under_way
-        return max(lacking, 0) * (time.monotonic() - self._began) / self._epochs_trained
+        per_trial = self._epochs - self._spared() / begun  # the mean, with early stops
+        missing = (self._asked - self._done()) * per_trial - in_progress
+        return max(missing, 0) * (time.monotonic() - self._began) / self._epochs_trained
 
     def _render(self) -> Table:
         done, running = self._done(), list(self._running.items())
@@ -187,12 +188,12 @@ class SweepProgress:
         lines.add_row(Text.assemble((self._name, "bold"), ": ", self._summary()))
         lines.add_row(ProgressBar(total=self._asked, completed=share))
         for number, row in running:
-            told = f"epoch {row['epoch']:.0f}/{self._epochs}" if row else "starting"
+            epoch = f"epoch {row['epoch']:.0f}/{self._epochs}" if row else "starting"
             values = "".join(f", {o.name} {row[o.name]:.4f}" for o in self._objectives if row)
             silent = time.monotonic() - self._reported[number]
             if silent > _SILENT:
                 values += f", no report for {clock(silent)}"
-            lines.add_row(Text(f"  {trial_id(number)} {told}{values}", style="dim"))
+            lines.add_row(Text(f"  {trial_id(number)} {epoch}{values}", style="dim"))
         if bar := self.mirror.bar():
             lines.add_row(bar)
         members = front(self._trials, self._objectives)
@@ -204,27 +205,28 @@ class SweepProgress:
 def front_table(
     members: Sequence[TrialRecord], objectives: Sequence[Objective], title: str
 ) -> Table:
-    """The members of a front, a row each, with a bar for the first objective.
+    """Return a table of a front, with a row per member and a bar for the first objective.
 
-    Parameters have a column each. Where they are too many for a terminal, one column has them,
-    and a line below the table those that all members share.
+    Each parameter has a column. If they are too many for a terminal, a single column lists them,
+    and the caption below the table lists those that all members share.
     """
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("trial")
     for objective in objectives:
         table.add_column(objective.name, justify="right")
-    up = objectives[0]
+    first = objectives[0]
     table.add_column("", no_wrap=True, min_width=_BAR)
-    asked = {objective.name: f"{objective.name} asked" for objective in objectives}
+    # A parameter such as sparsity may be an objective, too: its column is the value asked for.
+    labels = {objective.name: f"{objective.name} asked" for objective in objectives}
     params = list(dict.fromkeys(name for trial in members for name in trial.params))
     rows = [[_short(trial.params.get(name)) for name in params] for trial in members]
     if len(params) <= _PARAM_COLUMNS:
         for name in params:
-            table.add_column(asked.get(name, name), justify="right")
+            table.add_column(labels.get(name, name), justify="right")
     else:
         named = [
             [
-                f"{asked.get(name, name)} {cell}"
+                f"{labels.get(name, name)} {cell}"
                 for name, cell in zip(params, row, strict=True)
                 if cell
             ]
@@ -232,20 +234,20 @@ def front_table(
         ]
         shared = [text for text in named[0] if all(text in row for row in named[1:])]
         if len(members) > 1 and shared:
-            told = f"all with {', '.join(shared)}"
-            table.caption, table.caption_justify = Text(told), "left"
+            caption = f"all with {', '.join(shared)}"
+            table.caption, table.caption_justify = Text(caption), "left"
             named = [[text for text in row if text not in shared] for row in named]
         table.add_column("parameters")
         rows = [[", ".join(row)] for row in named]
-    values = [trial.objectives[up.name] for trial in members]
-    low, high = min([up.worst, *values]), max([up.worst, *values])
+    values = [trial.objectives[first.name] for trial in members]
+    low, high = min([first.worst, *values]), max([first.worst, *values])
     for trial, row in zip(members, rows, strict=True):
-        share = (trial.objectives[up.name] - low) / (high - low) if high > low else 0.0
+        share = (trial.objectives[first.name] - low) / (high - low) if high > low else 0.0
         table.add_row(
             trial.trial_id,
             *[f"{trial.objectives[objective.name]:.4f}" for objective in objectives],
             Text("█" * round(_BAR * share), style="green"),
-            *map(Text, row),  # a choice such as layer[a-b]* is no markup
+            *map(Text, row),  # as Text, a choice such as layer[a-b]* is not read as markup
         )
     return table
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads of a running sweep: an HTTP endpoint of the process that drives it."""
+"""Prometheus metrics of a running sweep, at an HTTP endpoint of the driver's process."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _STATES: tuple[State, ...] = ("running", "complete", "pruned", "failed")
 
 
 class SweepGauges(Collector):
-    """Follows a sweep and tells it to a registry when that is asked.
+    """A collector of a sweep's metrics, which follows the sweep.
 
-    What takes time, the front and its hypervolume, is computed where it is asked for, on the
-    thread of the endpoint.
+    The front and its hypervolume take time. The thread of the endpoint computes them, for each
+    request.
 
     Args:
-        sweep: its name, the label of all metrics.
-        asked: trials that are to be complete or stopped early.
+        sweep: name of the sweep, the label of all metrics.
+        asked: number of trials to complete or to stop early.
         objectives: of the sweep.
-        trials: what the study holds at the start.
-        slots: trials that may run at once.
+        trials: those in the study at the start.
+        slots: returns the number of trials that may run at once.
     """
 
     def __init__(
@@ -55,28 +55,28 @@ class SweepGauges(Collector):
         self._epochs, self._seconds = 0, 0.0
 
     def begin(self, number: int) -> None:
-        """A trial was handed out."""
+        """Note that a trial was handed out."""
         with self._lock:
             self._states[trial_id(number)] = "running"
             self._busy.add(number)
             self._slot_count = self._slots()
 
     def rows(self, rows: Sequence[dict[str, float]]) -> None:
-        """A trial trained epochs."""
+        """Note the epochs that a trial trained, a row per epoch."""
         with self._lock:
             self._epochs += len(rows)
             self._seconds += sum(row["seconds"] for row in rows)
             self._slot_count = self._slots()
 
     def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
-        """A trial ended; ``trials`` are all of the sweep now."""
+        """Note the end of a trial; ``trials`` are all trials of the sweep now."""
         with self._lock:
             self._trials = trials
             self._states = {trial.trial_id: trial.state for trial in trials}
             self._busy.discard(number)
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics as they are now."""
+        """Yield the present values of all metrics."""
         with self._lock:
             trials, states = self._trials, Counter(self._states.values())
             slots, busy = self._slot_count, len(self._busy)
@@ -100,30 +100,30 @@ class SweepGauges(Collector):
             "rsas_slots": (slots, "Trials that can run at once."),
             "rsas_slots_busy": (busy, "Trials that were handed out and have not ended."),
         }
-        for name, (value, told) in gauges.items():
-            gauge = GaugeMetricFamily(name, told, labels=["sweep"])
+        for name, (value, description) in gauges.items():
+            gauge = GaugeMetricFamily(name, description, labels=["sweep"])
             gauge.add_metric([self._sweep], value)
             yield gauge
         counters = {
             "rsas_epochs": (epochs, "Epochs that this launch has trained."),
             "rsas_training_seconds": (seconds, "Seconds that slots of this launch trained."),
         }
-        for name, (value, told) in counters.items():  # "_total" is added to the names
-            counter = CounterMetricFamily(name, told, labels=["sweep"])
+        for name, (value, description) in counters.items():  # the library adds "_total" to names
+            counter = CounterMetricFamily(name, description, labels=["sweep"])
             counter.add_metric([self._sweep], value)
             yield counter
 
 
 @contextlib.contextmanager
 def serving(port: int | None, say: Callable[[str], None]) -> Iterator[CollectorRegistry]:
-    """Serve what is registered at ``http://127.0.0.1:PORT/metrics`` while this context lasts.
+    """Serve a registry at ``http://127.0.0.1:PORT/metrics`` for the duration of the context.
 
     Args:
-        port: in [0, 65535], 0 for one that is free; None serves nothing.
-        say: tells the user where it is.
+        port: in [0, 65535], 0 for a free one; None serves nothing.
+        say: shows the user a line with the address.
 
     Raises:
-        InputError: the port is none, or taken.
+        InputError: the port is out of range, or in use.
     """
     registry = CollectorRegistry()
     if port is None:

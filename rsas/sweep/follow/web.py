@@ -19,10 +19,10 @@ _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # compared with, not listened on
 
 
 def listen(app: App, host: str, port: int) -> WSGIServer:
-    """Return a server of the application that listens, a thread for each request.
+    """Return a listening server of the application, with a thread per request.
 
-    A request whose Host header names another machine is answered with 403. So a page that has its
-    own name point to this machine (DNS rebinding) reads nothing.
+    A request whose Host header names another machine is answered with 403. Thus a page that lets
+    its own name point to this machine (DNS rebinding) reads nothing.
 
     Args:
         app: WSGI application.
@@ -30,7 +30,7 @@ def listen(app: App, host: str, port: int) -> WSGIServer:
         port: in [0, 65535], 0 for a free one.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: the address is not available.
         OverflowError: the port is out of range.
     """
 
@@ -44,30 +44,31 @@ def listen(app: App, host: str, port: int) -> WSGIServer:
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Write nothing: a line per request would hide what else is on the terminal."""
+        """Write nothing: a line per request would hide other output on the terminal."""
 
 
 def only_for(host: str, app: App) -> App:
-    """Return the application, closed to requests for other hosts than the one it listens on."""
+    """Return the application, restricted to requests for the host on which it listens."""
     names = {"localhost", host.lower()}
     if host in _EVERYWHERE:
         names.add(socket.gethostname().lower())
 
     def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        asked = environ.get("HTTP_HOST", "")
-        name = _name_of(asked)
-        # The port is not compared: a tunnel may have another one at its end.
+        requested = environ.get("HTTP_HOST", "")
+        name = _name_of(requested)
+        # The port is not compared: the other end of a tunnel may have another one.
         if name in names or _is_address(name):
             return app(environ, start)
         start("403 Forbidden", [("Content-Type", "application/json")])
-        reason = f"Host {asked!r}: this server is for {', '.join(sorted(names))} and IP addresses"
+        hosts = ", ".join(sorted(names))
+        reason = f"Host {requested!r}: this server is for {hosts} and IP addresses"
         return [json.dumps({"reason": reason}).encode()]
 
     return answer
 
 
 def _name_of(host: str) -> str:
-    """Return the name or address in a Host header, in lower case; empty where there is none."""
+    """Return the name or address in a Host header, in lower case; empty if it has none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:  # brackets without an IPv6 address
@@ -75,7 +76,7 @@ def _name_of(host: str) -> str:
 
 
 def _is_address(name: str) -> bool:
-    """Return whether a name is an IP address, which no DNS server can have point elsewhere."""
+    """Return whether a name is an IP address, which no DNS server can redirect."""
     try:
         ipaddress.ip_address(name)
     except ValueError:

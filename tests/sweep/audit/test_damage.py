@@ -220,7 +220,7 @@ def test_a_record_that_cannot_be_mended_is_read_from_its_copy(sweep, damage, mon
         assert trials_of(sweep) == before
     assert file.exists() is (damage is not None)
     (line,) = caplog.messages
-    assert "a copy of it is used; it cannot be mended (" in line
+    assert "a copy is used, as the file cannot be replaced (" in line
     assert "Read-only file system" in line and "\n" not in line
 
 

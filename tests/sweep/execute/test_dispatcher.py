@@ -551,7 +551,7 @@ def test_a_trial_that_hangs_is_cut_off_after_the_hours_and_the_overtime(tmp_path
     assert desk.watch() and desk.watch()
     line = (
         "did not answer for 30 s after the limit of 1 hours; its process is ended, and "
-        "'rsas extend' goes on from its last checkpoint"
+        "'rsas extend' resumes from its last checkpoint"
     )
     assert cut_off(desk) == [(0, 2 * 3630.0, line)]
     assert desk.states() == ["running", "running"]  # for an extension; nobody failed

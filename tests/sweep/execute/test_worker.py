@@ -339,7 +339,7 @@ def test_damaged_checkpoints_are_told(tmp_path, whole):
     (tmp_path / "trials" / "t0000" / "checkpoint-000004.pt").write_bytes(b"damaged")
     second = worker_of(tmp_path)
     assert second.step()[NOTES] == [
-        "checkpoint-000004.pt damaged, kept aside as .damaged; goes on from epoch 2"
+        "checkpoint-000004.pt damaged, kept aside as .damaged; resumes from epoch 2"
     ]
     assert second.step()[NOTES] == []
     assert checkpoints(tmp_path)[-1] == "checkpoint-000004.pt"
@@ -347,8 +347,8 @@ def test_damaged_checkpoints_are_told(tmp_path, whole):
         (tmp_path / "trials" / "t0000" / name).write_bytes(b"damaged")
     results = to_the_end(worker_of(tmp_path))
     assert results[0][NOTES] == [
-        "checkpoint-000004.pt, checkpoint-000002.pt damaged, kept aside as .damaged; goes on "
-        "from its beginning, as there is no other"
+        "checkpoint-000004.pt, checkpoint-000002.pt damaged, kept aside as .damaged; "
+        "restarts, as no other checkpoint exists"
     ]
     assert trained(tmp_path) == [1, 2, 3, 4, 3, 4, 1, 2, 3, 4, 5]
     assert_is(tmp_path, whole)
@@ -386,8 +386,8 @@ def test_goes_on_from_its_checkpoint_after_an_error(error, told, tmp_path, whole
     results = to_the_end(one)
     assert all(failed(result) is None for result in results)
     assert [result[NOTES] for result in results if result[NOTES]] == [
-        [f"{told}; goes on from its checkpoint"],
-        [f"{told}; goes on from its checkpoint"],
+        [f"{told}; resumes from its checkpoint"],
+        [f"{told}; resumes from its checkpoint"],
     ]
     assert epochs(*results) == [1, 2, 3, 3, 3, 4, 5]
     assert trained(tmp_path) == [1, 2, 3, 3, 3, 4, 5]
@@ -570,7 +570,7 @@ def test_secrets_are_in_no_result_and_no_file(tmp_path, monkeypatch):
     failing(monkeypatch, error, error)
     results = to_the_end(worker_of(tmp_path, retries=1))
     shown = "no answer of https://me:***@host, nor with ***"
-    assert results[0][NOTES] == [f"OSError: {shown}; goes on from its checkpoint"]
+    assert results[0][NOTES] == [f"OSError: {shown}; resumes from its checkpoint"]
     assert failed(results[1]) == f"OSError: {shown}"
     for file in (tmp_path / "trials" / "t0000").iterdir():
         assert KEY not in file.read_text()

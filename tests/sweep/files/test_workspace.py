@@ -70,7 +70,9 @@ def test_a_sweep_is_found_by_its_name(workspace, folder):
     assert workspace.names() == ["first"]
     assert workspace.open("first").record == folder.record
     assert workspace.open("first").objectives == experiment().objectives
-    with pytest.raises(InputError, match="no sweep 'second' in workspace .*; there is: first"):
+    with pytest.raises(
+        InputError, match="no sweep 'second' in workspace .*; existing sweeps: first"
+    ):
         workspace.open("second")
 
 
@@ -254,7 +256,7 @@ def test_a_workspace_that_is_a_file(tmp_path):
 
 def test_names_kept_for_mlflow(workspace):
     for name in ("mlflow.db", "artifacts"):
-        with pytest.raises(InputError, match="kept for MLflow"):
+        with pytest.raises(InputError, match="reserved for MLflow"):
             workspace.check_free(name)
 
 
