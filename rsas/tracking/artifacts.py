@@ -1,4 +1,4 @@
-"""What people see of a sweep in MLflow: its origin, its data set, its front, its report."""
+"""The parts of a sweep that people see in MLflow: provenance, data set, front and report."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ __all__ = [
 ]
 
 _SHORT = {"sparsity": "s", "measure_lr": "a", "lr": "lr"}
-_PARTS = 4  # of a name, which a table shows in full
+_PARTS = 4  # parameters in a name, so that a table shows the name in full
 
 
 def run_name(trial: TrialRecord) -> str:
-    """``s0.93 a0.012 #7``: its first parameters, as people compare them, and its number.
+    """Return the name of a trial's run: its first parameters and its number.
 
-    ``s`` is the sparsity, ``a`` the measure learning rate; others have the first letters of their
-    words, and choices stand for themselves.
+    An example is ``s0.93 a0.012 #7``. ``s`` is the sparsity and ``a`` the measure learning rate.
+    Other numbers have the first letters of their words before them. Choices are written as they
+    are.
     """
     parts = []
     for name, value in list(trial.params.items())[:_PARTS]:
@@ -51,7 +52,7 @@ def run_name(trial: TrialRecord) -> str:
 
 
 def author() -> dict[str, str]:
-    """Tags that MLflow's pages show as creator and source of a run."""
+    """Return the tags that MLflow's pages show as creator and source of a run."""
     tags = {"mlflow.source.name": "rsas"}
     with contextlib.suppress(OSError, KeyError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
@@ -59,9 +60,9 @@ def author() -> dict[str, str]:
 
 
 def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> None:
-    """The commit as MLflow shows it, and the environment as a file."""
+    """Log the provenance: the commit as MLflow shows commits, and the environment as a file."""
     if not origin:
-        return  # of an earlier version
+        return  # a sweep of an earlier version has none
     client.log_dict(run, redacted(origin), "environment.json")
     tags = {"mlflow.source.name": redact(origin["source"]), "mlflow.source.type": "LOCAL"}
     if origin["commit"]:
@@ -72,10 +73,10 @@ def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> Non
 
 
 def dataset_input(data: Mapping[str, Any]) -> DatasetInput:
-    """The data set, as an input of a run."""
+    """Return the data set as an input of a run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    found = Dataset(
+    dataset = Dataset(
         name=redact(data["name"]),
         digest=data["digest"],
         source_type="local",
@@ -83,7 +84,7 @@ def dataset_input(data: Mapping[str, Any]) -> DatasetInput:
         profile=json.dumps({"train": data["train"], "test": data["test"]}),
         schema=json.dumps({"input_shape": data["input_shape"], "classes": data["num_classes"]}),
     )
-    return DatasetInput(found, [InputTag("mlflow.data.context", "training")])
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def log_front(
@@ -94,15 +95,17 @@ def log_front(
     objectives: Sequence[Objective],
     runs: Mapping[str, str],
 ) -> None:
-    """The front as files, as a picture, and in the description, which a run's page shows first.
+    """Log the front as files, as a picture, and in the description of the sweep's run.
+
+    A run's page shows the description first.
 
     Args:
-        client: of the tracking server.
-        run: of the sweep.
-        sweep: its name.
-        trials: the complete ones, at least one.
-        objectives: of the sweep.
-        runs: of the trials.
+        client: the client of the tracking server.
+        run: the run of the sweep.
+        sweep: the name of the sweep.
+        trials: the complete trials, at least one.
+        objectives: the objectives of the sweep.
+        runs: the run of each trial, by the trial's name.
     """
     trials = _without_secrets(trials)
     members = front(trials, objectives)
@@ -132,8 +135,8 @@ def log_front(
     ]
     note = (
         f"{title}, hypervolume {hypervolume(trials, objectives):.4f}. The picture is the artifact "
-        "`pareto/front.html`, of a finished sweep with all else in `report.html`. Its trials are "
-        "the runs below this one; `tags.\"rsas.pareto\" = 'true'` finds the front's.\n\n"
+        "`pareto/front.html`; a finished sweep also has `report.html`. The trials are the runs "
+        "below this one; `tags.\"rsas.pareto\" = 'true'` finds the members of the front.\n\n"
     )
     client.set_tag(run, "mlflow.note.content", note + _markdown(rows))
     client.set_tag(run, "rsas.knee", middle.trial_id)
@@ -154,20 +157,23 @@ def report_page(sweeps: Sequence[Sweep]) -> str:
 
 
 def redacted(value: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values without the secrets in them; names and numbers are none."""
-    return {name: _hidden(each) for name, each in value.items()}
+    """Return JSON values without the secrets in them; names and numbers are never secrets."""
+    return {name: _hidden(item) for name, item in value.items()}
 
 
 def _hidden(value: Any) -> Any:
     if isinstance(value, Mapping):
         return redacted(value)
     if isinstance(value, (list, tuple)):
-        return [_hidden(each) for each in value]
+        return [_hidden(item) for item in value]
     return redact(value) if isinstance(value, str) else value
 
 
 def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """For pictures and tables, which would write a secret in many ways."""
+    """Return the trials without secrets.
+
+    ``redact`` would not find a secret in a finished picture or table, which may spell it otherwise.
+    """
     return [
         dataclasses.replace(trial, params=redacted(trial.params), reason=redact(trial.reason))
         for trial in trials
@@ -175,7 +181,7 @@ def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """A table of rows with the same keys."""
+    """Return a Markdown table of rows with the same keys."""
 
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cells) + " |\n"
