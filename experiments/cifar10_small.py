@@ -8,8 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from rsas.config import TrainConfig
-from rsas.sweep.experiment import Budget, Experiment, Objective
+from rsas import Budget, Experiment, Objective, TrainConfig
 from search_spaces.paper import paper
 
 

@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from rsas.config import TrainConfig
-from rsas.sweep.experiment import Budget, Experiment, Objective
+from rsas import Budget, Experiment, Objective, TrainConfig
 from search_spaces.methods import methods
 from search_spaces.paper import paper
 

@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from rsas.config import TrainConfig
-from rsas.sweep.experiment import Budget, Experiment, Objective, as_published
+from rsas import Budget, Experiment, Objective, TrainConfig, as_published
 from search_spaces import layerwise, methods, schedule
 from search_spaces.paper import paper, pruning_rate
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rsas.errors import InputError, NonFiniteLoss
     from rsas.load import load_sweep
     from rsas.records import Objective
-    from rsas.sparse import ReinforcedPruning
-    from rsas.sweep.experiment import Budget, Experiment, Resources
+    from rsas.sparse import PublishedPruning, ReinforcedPruning
+    from rsas.sweep.experiment import Budget, Experiment, Resources, as_published
     from rsas.trainer import RunResult, Trainer, train
 
 __version__ = "0.1.0"
@@ -26,11 +26,13 @@ __all__ = [
     "InputError",
     "NonFiniteLoss",
     "Objective",
+    "PublishedPruning",
     "ReinforcedPruning",
     "Resources",
     "RunResult",
     "TrainConfig",
     "Trainer",
+    "as_published",
     "export",
     "load_sweep",
     "train",
@@ -42,11 +44,13 @@ _HOME = {
     "InputError": "rsas.errors",
     "NonFiniteLoss": "rsas.errors",
     "Objective": "rsas.records",
+    "PublishedPruning": "rsas.sparse",
     "ReinforcedPruning": "rsas.sparse",
     "Resources": "rsas.sweep.experiment",
     "RunResult": "rsas.trainer",
     "TrainConfig": "rsas.config",
     "Trainer": "rsas.trainer",
+    "as_published": "rsas.sweep.experiment",
     "load_sweep": "rsas.load",
     "train": "rsas.trainer",
 }

@@ -56,9 +56,7 @@ def build_model(config: TrainConfig, arrays: data.Arrays, device: torch.device) 
     fault = ""
     try:
         shapes = arrays.input_shape, arrays.num_classes
-        width = 1.0
-        if config.method == "small_dense":
-            width = small_dense.matching_width(config, target_of(config), *shapes)
+        width = small_dense.width_of(config, *shapes)
         model = models.build(config, *shapes, width=width).to(device)
         images = torch.tensor(arrays.x_train[: min(2, config.batch_size)], device=device)
         inputs = data.to_input(images, config)

@@ -1,7 +1,7 @@
 """The published classes, drop-in: the published scripts run with only their import changed.
 
 ``Sparse_learn`` and ``Sparse_learn_v1`` keep the published signature, return value, order of
-random draws and results, faults included (the README lists them). For new work use
+random draws and results, faults included (``rsas/sparse/README.md`` lists them). For new work use
 ``rsas.train``, where the faults are mended.
 """
 
@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from rsas.sparse import ReinforcedPruning
 from rsas.sparse.distributions import kept_published
 from rsas.sparse.masks import as_int8
-from rsas.sparse.reinforced import overshooting_mask
+from rsas.sparse.published import PublishedPruning, overshooting_mask
 
 __all__ = ["LoaderPair", "Sparse_learn", "Sparse_learn_v1"]
 
@@ -27,7 +26,7 @@ _Loader = Iterable[tuple[Tensor, Tensor]]
 
 
 class LoaderPair(Protocol):
-    """What the published code takes for a data set: an object with two loaders of batches."""
+    """A data set as the published code takes it: an object with two loaders of batches."""
 
     train_loader: _Loader
     test_loader: _Loader
@@ -73,7 +72,7 @@ class Sparse_learn:
             for name, weight in model.named_parameters()
             if name.endswith("weight_orig") and self._is_measured(name)
         ]
-        method = ReinforcedPruning.reference()
+        method = PublishedPruning()
         previous_loss = 0.0
         history: list[list[float]] = []
         for epoch in range(epochs):
@@ -104,7 +103,7 @@ class Sparse_learn:
     def evaluate(
         self, model: nn.Module, test_loader: _Loader, device: torch.device | str
     ) -> tuple[Tensor, float]:
-        """Loss of the last batch and accuracy in % over all, in the mode the model is in."""
+        """Return the last batch's loss and the accuracy in % over all, in the model's mode."""
         loss = torch.tensor(math.nan)
         correct = total = 0
         for inputs, labels in test_loader:
@@ -134,8 +133,8 @@ class Sparse_learn_v1(Sparse_learn):
 class _Layer:
     """A pruned weight and its measure values.
 
-    Rewards wait for the next redraw, which adds them one after the other, as the published code
-    does at each step: the same roundings, but while the tensors are at hand.
+    The published code adds each reward at its step. Here the next redraw adds them one after the
+    other: the roundings are the same, and the tensors are in the cache.
     """
 
     def __init__(self, name: str, weight: nn.Parameter, mask: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What one training run is: a frozen, validated, JSON-serialisable configuration."""
+"""The configuration of one training run: frozen, validated, JSON-serialisable."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any, Literal, Self
 
 from rsas.errors import InputError
 from rsas.fields import parse_assignments, range_of, require_field, validate
+from rsas.options import Options
 
 __all__ = ["TrainConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Options):
     """One training run. On a CPU, the same configuration gives the same result.
 
     Every field can be set by name in a search space, with ``--set NAME=VALUE`` on the command
@@ -30,7 +31,7 @@ class TrainConfig:
     val_fraction: float = field(default=0.1, metadata=range_of(0, 0.9))
     """Share of the training images held out for validation, stratified by class."""
     split_seed: int = field(default=0, metadata=range_of(0, 2**32 - 1))
-    """Seed of that split; apart from ``seed``, so that runs with other seeds share the split."""
+    """Seed of that split; separate from ``seed``, so that runs with other seeds share the split."""
     mean: tuple[float, ...] = ()
     """Channel means subtracted from inputs in [0, 1]; one per channel, or empty for none."""
     std: tuple[float, ...] = ()
@@ -65,47 +66,15 @@ class TrainConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: forward and backward pass under torch.autocast; weights and masks stay float32."""
 
-    # Pruning; the options of the methods are described in rsas.sparse
+    # Pruning; the options of the methods are inherited
     method: Literal[
         "reinforced", "dense", "static", "noise", "set", "rigl", "gmp", "small_dense"
     ] = "reinforced"
     """small_dense trains a narrower dense network with as many weights as the sparse one keeps."""
     sparsity: float = field(default=0.9, metadata=range_of(0, 1, open_high=True))
     """Pruning rate: share of the weights of the chosen layers that is off."""
-    distribution: Literal["uniform", "erk", "map"] = "uniform"
-    """How the weights that stay are shared out among layers (rsas.sparse.layers.Target)."""
     layer_densities: tuple[tuple[str, float], ...] = ()
     """Relative densities for ``map``: a mapping of layer name patterns to numbers above 0."""
-    include: tuple[str, ...] = ("*",)
-    """Patterns of the names of layers to prune."""
-    exclude: tuple[str, ...] = ()
-    """Patterns of the names of layers that stay dense, among those included."""
-    update_interval: int = field(default=50, metadata=range_of(1, 10**9))
-    """Training steps between redraws of the masks."""
-    # set, rigl, gmp
-    update_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
-    drop_fraction: float = field(default=0.3, metadata=range_of(0, 1))
-    grow_steps: int = field(default=1, metadata=range_of(1, 10**9))
-    # reinforced; noise where nothing is learned
-    measure_lr: float = field(default=0.3, metadata=range_of(0, 1, open_low=True))
-    measure_update: Literal["ema", "accumulate"] = "ema"
-    credit: Literal["global", "per_weight"] = "per_weight"
-    attribution: Literal["loss_change", "saliency"] = "saliency"
-    credit_steps: int = field(default=1, metadata=range_of(1, 10**9))
-    reward: Literal["loss_decrease", "loss_increase"] = "loss_decrease"
-    reward_baseline: Literal["none", "mean"] = "none"
-    paired: bool = False
-    count_first_loss: bool = False
-    budget: Literal["exact", "overshoot"] = "exact"
-    exploration: Literal["linear", "cosine", "constant"] = "cosine"
-    exploration_start: float = field(default=0.6, metadata=range_of(0, 1))
-    exploration_end: float = field(default=0.0, metadata=range_of(0, 1))
-    exploration_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
-    exploration_draw: Literal["uniform", "gradient"] = "gradient"
-    exploration_steps: int = field(default=50, metadata=range_of(1, 10**9))
-    update_clock: Literal["training", "epoch"] = "training"
-    regrow: Literal["zero", "latent", "gradient"] = "gradient"
-    regrow_scale: float = field(default=2.0, metadata=range_of(0, 100))
 
     def __post_init__(self) -> None:
         validate(self)
@@ -124,18 +93,13 @@ class TrainConfig:
                 "distribution='map': needs layer_densities, such as {'fc1': 0.1, '*': 1}"
             )
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of all fields, in order."""
-        return tuple(f.name for f in dataclasses.fields(cls))
-
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON types; ``from_dict`` takes it back."""
+        """Return all fields as JSON types, which ``from_dict`` reads."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The configuration with these fields and the defaults for the rest.
+        """Return the configuration with these fields, and the defaults for the rest.
 
         Raises:
             InputError: a name is not a field, or a value is not valid.
@@ -145,7 +109,7 @@ class TrainConfig:
         return cls(**values)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed.
+        """Return a copy with some fields changed.
 
         Raises:
             InputError: a name is not a field, or a value is not valid.
@@ -153,7 +117,7 @@ class TrainConfig:
         return self.from_dict(self.to_dict() | changes)
 
     def override(self, assignments: Iterable[str]) -> Self:
-        """A copy with fields set from texts such as ``"epochs=5"`` or ``"hidden=300,100"``.
+        """Return a copy with fields set from texts such as ``"epochs=5"`` or ``"hidden=300,100"``.
 
         Raises:
             InputError: a text is not NAME=VALUE, or the value does not fit the field.

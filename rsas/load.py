@@ -84,17 +84,17 @@ def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
     folder, _, name = path.rpartition("/")
     try:
         state = read_model(FileStore(folder), name)
+        if state is None:  # deleted since, because another trial dominates this one
+            return None
+        return FinalNetwork(
+            config=state["config"],
+            input_shape=tuple(state["input_shape"]),
+            masks={name: mask.numpy() for name, mask in state["masks"].items()},
+            measures={k: v.double().numpy() for k, v in state["measures"].items()},
+        )
     except Exception as error:  # torch raises many kinds
         reason = reason_of(error)
         raise InputError(f"model of trial {trial!r}: cannot be read ({reason})") from None
-    if state is None:  # deleted since, because another trial dominates this one
-        return None
-    return FinalNetwork(
-        config=state["config"],
-        input_shape=tuple(state["input_shape"]),
-        masks={name: mask.numpy() for name, mask in state["masks"].items()},
-        measures={k: v.double().numpy() for k, v in state["measures"].items()},
-    )
 
 
 def _folder(workspace: str | os.PathLike[str] | None) -> Path:

@@ -1,4 +1,4 @@
-"""The baseline a sparse network has to beat to be worth it: a narrow dense one."""
+"""The narrow dense network of equal size: the baseline that a sparse network has to beat."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from torch.nn.parameter import is_lazy
 from rsas import models
 from rsas.config import TrainConfig
 from rsas.errors import InputError
+from rsas.pruning import target_of
 from rsas.sparse import Target, prunable
 
-__all__ = ["layer_sizes", "matching_width"]
+__all__ = ["layer_sizes", "matching_width", "width_of"]
+
+
+def width_of(config: TrainConfig, input_shape: tuple[int, ...], num_classes: int) -> float:
+    """Return the width multiplier of a configuration's model; 1 if its method is another one."""
+    if config.method != "small_dense":
+        return 1.0
+    return matching_width(config, target_of(config), input_shape, num_classes)
 
 
 def matching_width(
     config: TrainConfig, target: Target, input_shape: tuple[int, ...], num_classes: int
 ) -> float:
-    """The width multiplier whose dense model has as many weights as the sparse one keeps.
+    """Return the width multiplier whose dense model has as many weights as the sparse one keeps.
 
-    Counted are the weights that can be pruned. Widths are whole numbers, so the counts can differ,
-    by little where layers are wide; no layer gets narrower than 1.
+    The weights that can be pruned are counted. Widths are whole numbers, so the counts can differ,
+    by little where layers are wide. No layer gets narrower than 1.
 
     Args:
         config: names the model.
@@ -53,7 +61,7 @@ def matching_width(
 def layer_sizes(
     config: TrainConfig, input_shape: tuple[int, ...], num_classes: int
 ) -> dict[str, int]:
-    """Weights of each layer that can be pruned, of the model at full width."""
+    """Return the number of weights of each prunable layer of the model at full width."""
     return _sizes(_meta(config, input_shape, num_classes, 1.0))
 
 
@@ -68,7 +76,7 @@ def _count(model: nn.Module) -> int:
 def _meta(
     config: TrainConfig, input_shape: tuple[int, ...], num_classes: int, width: float
 ) -> nn.Module:
-    """The model without memory for its weights."""
+    """Return the model on the meta device, without memory for its weights."""
     with torch.random.fork_rng([]), torch.device("meta"):
         model = models.build(config, input_shape, num_classes, width=width)
     if any(is_lazy(parameter) for parameter in model.parameters()):

@@ -85,12 +85,10 @@ class Trainer:
         with self._own_rng():
             self.model = build.build_model(config, arrays, self.device)
         self._optimizer = build.optimizer_of(config, self.model)
-        method = method_of(config)
-        self._is_paired = method is not None and method.is_paired
         self._sparsifier = Sparsifier(
             self.model,
             self._optimizer,
-            method,
+            method_of(config),
             target_of(config),
             generator=self._draws,
         )
@@ -256,7 +254,7 @@ class Trainer:
         for step, rows in enumerate(batches):
             at = Position(self.epoch, step, config.epochs, len(batches))
             inputs, labels = data.to_input(x[rows], config, self._batches), y[rows]
-            again = self._repeatable(inputs, labels) if self._is_paired else None
+            again = self._repeatable(inputs, labels) if self._sparsifier.is_paired else None
             loss = self._loss(inputs, labels)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()

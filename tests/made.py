@@ -5,6 +5,15 @@ from rsas.sweep.changes import definition
 from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.files.workspace import Workspace
 
+DATA = {
+    "name": "digits",
+    "digest": "0123456789abcdef",
+    "train": 1500,
+    "test": 297,
+    "input_shape": [1, 8, 8],
+    "num_classes": 10,
+}
+
 
 def make(workspace, name, experiment, source, **record):
     """A sweep without trials; returns its folder and its study."""
@@ -13,7 +22,8 @@ def make(workspace, name, experiment, source, **record):
         {
             "id": f"id-{name}",
             "source": source,
-            "experiment": definition(experiment),
+            "experiment": definition(experiment) | {"data": DATA},
+            "origin": {"source": source, "commit": "", "dirty": False},
             "defined": definition(experiment),
             "data_dir": str(workspace),
             "tracking_uri": None,

@@ -404,7 +404,7 @@ def test_results_of_a_sweep_with_other_axes_are_not_told(rsas, tmp_path):
     record = tmp_path / "runs" / "made" / "sweep.json"
     values = json.loads(record.read_text())
     quickstart, _ = load_experiment(QUICKSTART)
-    values["experiment"] = quickstart.to_dict() | {"axes": {}}
+    values["experiment"] |= quickstart.to_dict() | {"axes": {}}
     record.write_text(json.dumps(values))
     code, _, err = rsas("sweep", QUICKSTART, "--name", "second", "--known", "made")
     assert code == 2

@@ -146,7 +146,7 @@ def check_launches(machine, status):
 
 
 def launch(machine, *options, **environment):
-    words = ["resnet18", "experiments/resnet18_cifar10.py", *options]
+    words = ["resnet18", "experiments/published.py:resnet18_cifar10", *options]
     environment = {"RSAS_WORKSPACE": "/shared/runs", **environment}
     return machine.start(["sh", CLUSTERS / "launch.sh", *words], **environment)
 
@@ -511,7 +511,7 @@ def test_submit_leads_to_a_sweep(machine, ray_up, status, tmp_path):
 
 
 def test_submit_can_be_told_another_address_and_mode(machine):
-    words = [CLUSTERS / "submit.sh", "resnet18", "experiments/resnet18_cifar10.py"]
+    words = [CLUSTERS / "submit.sh", "resnet18", "experiments/published.py:resnet18_cifar10"]
     other = {"RAY_API_SERVER_ADDRESS": "http://10.0.0.1:8265", "RAY_AUTH_MODE": "disabled"}
     machine.run(words, **other)
     assert submitted(machine.calls("ray")[0])["address"] == other["RAY_API_SERVER_ADDRESS"]

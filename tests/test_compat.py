@@ -12,9 +12,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.utils import prune
 
-from rsas import ReinforcedPruning
 from rsas.compat import Sparse_learn, Sparse_learn_v1
-from rsas.sparse import Position, Sparsifier, Target
+from rsas.sparse import Position, PublishedPruning, Sparsifier, Target
 from tests.benchmarks import naive
 
 TRACES = json.loads((Path(__file__).parent / "reference_traces.json").read_text())
@@ -168,7 +167,7 @@ def test_reference_point_of_the_method_is_the_published_algorithm():
     sparsifier = Sparsifier(
         model,
         optimizer,
-        ReinforcedPruning.reference(),
+        PublishedPruning(),
         Target(sparsity=0.9),
         generator=torch.default_generator,
     )

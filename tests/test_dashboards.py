@@ -280,10 +280,17 @@ def test_networks_are_read_with_their_measure_values(made, workspace):
             assert values.tolist() == state[written][layer].tolist()
     assert network.input_shape == (1, 8, 8)
 
+    for name in ("config", "input_shape", "masks", "measures"):
+        rest = {key: value for key, value in state.items() if key != name}
+        write_model(made.folder.models, f"without-{name}", rest)
     (workspace.path / "second" / "models" / "t0901").mkdir()
     (workspace.path / "second" / "models" / "t0901" / "model.pt").write_bytes(b"damaged")
     sweep = load_sweep("second", workspace=workspace.path, runs=False)
     assert load_network(sweep, "t0800") is None
+    for name in ("config", "input_shape", "masks", "measures"):
+        told = f"model of trial 'without-{name}': cannot be read .KeyError: '{name}'"
+        with pytest.raises(InputError, match=told):
+            load_network(sweep, f"without-{name}")
     with pytest.raises(InputError, match="model of trial 't0901': cannot be read"):
         load_network(sweep, "t0901")
 

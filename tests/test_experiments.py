@@ -1,50 +1,82 @@
 """Every shipped experiment is loaded and trained for a few steps on stand-in data."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rsas import ReinforcedPruning
+from rsas.sparse import PublishedPruning
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.suggest.space import check_space, idle_axes
 from rsas.trainer import Trainer
 
 FOLDER = Path(__file__).parents[1] / "experiments"
-FILES = sorted(path.stem for path in FOLDER.glob("*.py"))
-PUBLISHED = {
-    "mnist_shallow": ("mlp", 100, 0.9),
-    "svhn_shallow": ("mlp", 100, 0.9),
-    "resnet18_cifar10": ("resnet18", 500, 0.5),
-    "resnet18_cifar100": ("resnet18", 500, 0.5),
-    "vgg16_cifar10": ("vgg16", 500, 0.5),
-    "vgg16_cifar100": ("vgg16", 500, 0.5),
+
+# model, epochs, sparsity, data set, accuracy of guessing, channel means, augmentation, CPUs and
+# GPUs of a trial
+IMAGENET = (0.485, 0.456, 0.406)
+CROPS = "resized_crop_224"
+PRESETS = {
+    "mnist_shallow": ("mlp", 100, 0.9, "mnist", 0.1, (), "none", 1, 0),
+    "svhn_shallow": ("mlp", 100, 0.9, "svhn", 0.1, (0.485, 0.456, 0.0406), "none", 1, 0),
+    "resnet18_cifar10": ("resnet18", 500, 0.5, "cifar10", 0.1, IMAGENET, CROPS, 2, 1),
+    "resnet18_cifar100": ("resnet18", 500, 0.5, "cifar100", 0.01, IMAGENET, CROPS, 2, 1),
+    "vgg16_cifar10": ("vgg16", 500, 0.5, "cifar10", 0.1, IMAGENET, CROPS, 2, 1),
+    "vgg16_cifar100": ("vgg16", 500, 0.5, "cifar100", 0.01, IMAGENET, CROPS, 2, 1),
 }
+FUNCTIONS = [
+    *(
+        f"{path.name}:experiment"
+        for path in sorted(FOLDER.glob("*.py"))
+        if path.stem != "published"
+    ),
+    *(f"published.py:{name}" for name in PRESETS),
+]
 SHAPES = {"digits": (8, 8), "mnist": (28, 28), "fashion_mnist": (28, 28)}
 
 
-def test_the_six_published_ones_are_there():
-    assert set(PUBLISHED) | {"digits_quickstart", "fashion_mnist_shallow"} <= set(FILES)
-
-
-@pytest.mark.parametrize(
-    ("name", "preset"), [*PUBLISHED.items(), ("fashion_mnist_shallow", ("mlp", 10, 0.9))]
-)
-def test_published_presets(name, preset):
-    experiment, _ = load_experiment(f"{FOLDER / name}.py:published")
+def published(spec):
+    """Return the experiment; check the fields that are equal in all published ones."""
+    experiment, _ = load_experiment(f"{FOLDER}/{spec}")
     base = experiment.base
-    assert (base.model, base.epochs, base.sparsity) == preset
     assert (base.optimizer, base.lr, base.batch_size) == ("sgd", 0.1, 100)
     assert (base.momentum, base.weight_decay, base.lr_schedule) == (0.0, 0.0, "constant")
-    options = ReinforcedPruning.reference().options()
+    options = dataclasses.asdict(PublishedPruning())
     assert {option: getattr(base, option) for option in options} == options
     assert "measure_lr" not in check_space(experiment)  # it cannot act there
+    return experiment
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_experiment_trains(name, tmp_path):
-    experiment, _ = load_experiment(str(FOLDER / f"{name}.py"))
+@pytest.mark.parametrize(("name", "preset"), PRESETS.items())
+def test_published_presets(name, preset):
+    experiment = published(f"published.py:{name}_published")
+    repaired, _ = load_experiment(f"{FOLDER}/published.py:{name}")
+    assert (repaired.name, experiment.name) == (name, f"{name}_published")
+    assert check_space(repaired).keys() == {"sparsity", "measure_lr"}
+    for variant in (repaired, experiment):
+        base, resources = variant.base, variant.resources
+        accuracy, sparsity = variant.objectives
+        assert (
+            *(base.model, base.epochs, base.sparsity, base.dataset, accuracy.worst, base.mean),
+            *(base.augment, resources.cpus, resources.gpus),
+        ) == preset
+        assert base.std == ((0.229, 0.224, 0.225) if base.mean else ())
+        assert base.hidden == (1000,)
+        assert (accuracy.name, accuracy.direction) == ("val_accuracy", "max")
+        assert (sparsity.name, sparsity.direction, sparsity.worst) == ("sparsity", "max", 0.0)
+        assert variant.budget.trials == 64
+
+
+def test_published_algorithm_on_fashion_mnist():
+    base = published("fashion_mnist_shallow.py:published").base
+    assert (base.model, base.epochs, base.sparsity) == ("mlp", 10, 0.9)
+
+
+@pytest.mark.parametrize("spec", FUNCTIONS)
+def test_every_experiment_trains(spec, tmp_path):
+    experiment, _ = load_experiment(f"{FOLDER}/{spec}")
     fields = check_space(experiment)
     base = experiment.base.replace(**fields)
     classes = 100 if base.dataset == "cifar100" else 10

@@ -18,6 +18,7 @@ LAYERS = [
     "rsas.errors",
     "rsas.uris",
     "rsas.fields",
+    "rsas.options",
     "rsas.userfile",
     "rsas.columns",
     "rsas.records",

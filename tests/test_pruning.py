@@ -1,11 +1,20 @@
 """Which options act: told from the configuration, and seen in training."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from rsas import InputError, TrainConfig, Trainer, data
 from rsas.pruning import acting, idle, method_of, target_of
-from rsas.sparse import ReinforcedPruning, RigLPruning, SetPruning, Target
+from rsas.sparse import (
+    PublishedNoise,
+    PublishedPruning,
+    ReinforcedPruning,
+    RigLPruning,
+    SetPruning,
+    Target,
+)
 
 BASE = TrainConfig(
     hidden=(20,), epochs=2, batch_size=50, momentum=0.9, lr=0.05, update_interval=10, sparsity=0.8
@@ -109,8 +118,13 @@ def test_method_and_target_have_the_options_of_the_configuration():
     assert type(method_of(config.replace(method="set"))) is SetPruning
     assert method_of(config.replace(method="dense")) is None
     assert method_of(config.replace(method="small_dense")) is None
-    reinforced = TrainConfig(**ReinforcedPruning.reference().options())
-    assert method_of(reinforced) == ReinforcedPruning.reference()
+    assert method_of(TrainConfig(credit="global")) == ReinforcedPruning(credit="global")
+    published = TrainConfig(**dataclasses.asdict(PublishedPruning()))
+    assert method_of(published) == PublishedPruning()
+    mended = published.replace(update_clock="training", count_first_loss=False)
+    assert type(method_of(mended)) is PublishedPruning
+    assert type(method_of(mended.replace(budget="exact"))) is ReinforcedPruning
+    assert type(method_of(mended.replace(method="noise"))) is PublishedNoise
 
 
 def test_patterns_that_fit_no_layer_are_refused(digits):

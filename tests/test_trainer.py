@@ -16,14 +16,13 @@ import rsas
 from rsas import (
     InputError,
     NonFiniteLoss,
-    ReinforcedPruning,
     TrainConfig,
     Trainer,
     data,
     models,
     small_dense,
 )
-from rsas.sparse import Target
+from rsas.sparse import PublishedPruning, Target
 
 SMALL = TrainConfig(hidden=(40,), epochs=4, batch_size=50, momentum=0.9, lr=0.05, update_interval=7)
 
@@ -38,7 +37,7 @@ VARIANTS = {
     "regrown": {"regrow": "gradient", "exploration_steps": 40},
     "loss_change": {"credit": "per_weight", "attribution": "loss_change", "credit_steps": 100},
     "paired": {"credit": "global", "paired": True},
-    "reference": ReinforcedPruning.reference().options(),
+    "reference": dataclasses.asdict(PublishedPruning()),
     "epoch clock": {"update_clock": "epoch", "lr_schedule": "cosine"},
     "bfloat16": {"precision": "bfloat16", "distribution": "erk"},
 }
@@ -189,7 +188,7 @@ def test_measure_lr_acts(digits):
 
 
 def test_published_method_overshoots_and_ends_at_its_sparsity(digits):
-    published = SMALL.replace(**ReinforcedPruning.reference().options(), momentum=0.0, epochs=5)
+    published = SMALL.replace(**dataclasses.asdict(PublishedPruning()), momentum=0.0, epochs=5)
     sparsity = [row["sparsity"] for row in run(published, digits).history]
     # algorithm.md, fault 2: the density of epoch e is about (1-s)(1 + s e/E).
     expected = [1 - 0.1 * (1 + 0.9 * e / 5) for e in range(4)]

@@ -2,7 +2,7 @@
 # Start a sweep, or go on with it if it was begun before. Clusters call this again after they lost
 # a job, so the same command must do both.
 #
-#   launch.sh NAME FILE.py [OPTION OF rsas sweep]...
+#   launch.sh NAME FILE.py[:FUNCTION] [OPTION OF rsas sweep]...
 #   launch.sh --stop NAME     interrupt it on this machine, and wait until it has saved
 #
 # RSAS_WORKSPACE  folder of sweeps that outlives the cluster (required)
@@ -10,7 +10,7 @@
 #                 the experiment by its path, and Ray's copy of a working directory does not last
 set -eu
 
-[ $# -ge 2 ] || { echo "launch.sh: expected NAME FILE.py [OPTION]..., or --stop NAME" >&2; exit 2; }
+[ $# -ge 2 ] || { echo "launch.sh: expected NAME FILE.py[:FUNCTION] [OPTION]..., or --stop NAME" >&2; exit 2; }
 pid_file() { echo "${TMPDIR:-/tmp}/rsas-$(id -u)-$1.pid"; }
 
 if [ "$1" = --stop ]; then

@@ -58,6 +58,6 @@ trap requeue TERM
 srun --export=ALL --cpus-per-task="$SLURM_CPUS_PER_TASK" \
   ray symmetric-run --address "$head:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="$SLURM_GPUS_ON_NODE" -- \
-  sh experiments/clusters/launch.sh "$name" experiments/resnet18_cifar10.py "${options[@]}" &
+  sh experiments/clusters/launch.sh "$name" experiments/published.py:resnet18_cifar10 "${options[@]}" &
 step=$!
 wait "$step"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Submit a sweep to a Ray cluster that is up: submit.sh NAME FILE.py [OPTION OF rsas sweep]...
+# Submit a sweep to a Ray cluster that is up: submit.sh NAME FILE.py[:FUNCTION] [OPTION OF rsas sweep]...
 # Submitted again under the same NAME it goes on. Paths below /shared are the cluster's.
 set -eu
 cd "$(dirname "$0")/../.."

@@ -103,7 +103,9 @@ FromMlflowOption = Annotated[
     typer.Option(help="Read them from this MLflow server alone, without the workspace."),
 ]
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, as the README describes it.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, described in the README of sweeps.")
+]
 
 MetricsOption = Annotated[
     int | None,

@@ -1,4 +1,9 @@
-"""Floating-point operations and weights of a network, counted."""
+"""Count the floating-point operations and the weights of a network.
+
+``torch.utils.flop_counter`` cannot replace the hooks below. It does not see which weights are zero.
+It counts 0 operations in the fast path of attention. Between sequences of different lengths, it
+mixes the projections with the products of queries, keys and values.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +24,33 @@ __all__ = ["Counts", "count"]
 
 @dataclass(frozen=True)
 class Counts:
-    """Of the weights of a network that can be pruned (``rsas.sparse.prunable``)."""
+    """Counts over the weights of a network that can be pruned (``rsas.sparse.prunable``).
+
+    Attributes:
+        weights: all of them.
+        nonzeros: those that are not zero.
+        flops_dense: operations for one input; None where no input shape is known.
+        flops_sparse: the same without those of weights that are zero.
+    """
 
     weights: int
     nonzeros: int
-    flops_dense: int | None  # for one input; None where no input shape is known
-    flops_sparse: int | None  # the same, weights that are zero left out
+    flops_dense: int | None
+    flops_sparse: int | None
 
 
 @torch.inference_mode()
 def count(model: nn.Module, input_shape: tuple[int, ...] | None) -> Counts:
-    """Count by a pass of one input of zeros.
+    """Count by a forward pass of one input of zeros.
 
-    A multiplication and its addition are 2 operations. Counted are the weights of convolutions,
-    linear maps and the projections of attention, each as often as it is used. Not counted are
-    biases, normalisation, activations, the products of queries, keys and values, and layers whose
-    weights a model uses without a call of the layer.
+    A multiplication and its addition are 2 operations. The count covers the weights of
+    convolutions, linear maps and the projections of attention, each as often as it is used. It
+    leaves out biases, normalisation, activations, the products of queries, keys and values, and
+    layers whose weights a model uses without a call of the layer.
 
     Args:
         model: in eval mode.
-        input_shape: of one input.
+        input_shape: of one input; None counts weights alone.
 
     Raises:
         InputError: the model does not take inputs of this shape.
@@ -58,7 +70,7 @@ def count(model: nn.Module, input_shape: tuple[int, ...] | None) -> Counts:
                 dense += 2 * times * weight.numel()
                 sparse += 2 * times * int(weight.count_nonzero())
 
-        # With a hook on, attention calls its layers one by one also where torch has a fast path.
+        # A hook also disables torch's fast path of attention, which calls no layer.
         counted = (*LAYERS, nn.MultiheadAttention)
         layers = [module for module in model.modules() if isinstance(module, counted)]
         handles = [layer.register_forward_hook(hook, with_kwargs=True) for layer in layers]
@@ -80,23 +92,23 @@ def count(model: nn.Module, input_shape: tuple[int, ...] | None) -> Counts:
 
 
 def _uses(module: nn.Module, inputs: list[Any], output: Any) -> Iterator[tuple[Tensor, int]]:
-    """Yield the weights of a layer, and how often a pass multiplied by each number of them."""
+    """Yield the weights of a layer, and how often the pass multiplied by each element."""
     if isinstance(module, nn.MultiheadAttention):
         query, key, value = inputs[:3]
-        # The last is of out_proj: there are as many outputs as queries.
+        # out_proj comes last: it has as many inputs as there are queries.
         for place, tensor in zip(places(module), (query, key, value, query), strict=False):
             weight: Tensor = getattr(place.module, place.attribute)
             weight = weight if place.rows is None else weight[place.rows]
             yield weight, tensor.numel() // tensor.shape[-1]
     else:
         weight = module.weight  # type: ignore[assignment]
-        # Every weight, of any group of channels, is used once for each place of the output; of a
-        # transposed convolution, for each place of the input.
+        # Each weight is used once for each place of the output, whatever its group of channels.
+        # A transposed convolution uses each weight once for each place of the input.
         image = inputs[0] if isinstance(module, TRANSPOSED) else output
         yield weight, image.numel() // weight.shape[0]
 
 
 def _zeros(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
-    """One input, of the type of the model's weights."""
+    """Return one input of zeros, in the dtype of the model's weights."""
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     return torch.zeros(1, *input_shape, dtype=kind)

@@ -16,7 +16,6 @@ from rsas import models, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import InputError
 from rsas.export.files import Stored
-from rsas.pruning import target_of
 from rsas.sparse import prunable
 from rsas.sparse.modules import inner, pruners, unfollow
 
@@ -63,8 +62,9 @@ class Network:
         """
         try:
             shape, classes = tuple(state["input_shape"]), state["num_classes"]
+            width = small_dense.width_of(config, shape, classes)
             with torch.random.fork_rng([]):
-                model = models.build(config, shape, classes, width=_width(config, shape, classes))
+                model = models.build(config, shape, classes, width=width)
             model.load_state_dict(state["model"])
             with torch.no_grad():
                 for found in prunable(model):
@@ -78,7 +78,7 @@ class Network:
         """JSON values from which ``rebuild`` makes the network again, and what is known of it."""
         width = 1.0
         if self.config is not None and self.input_shape is not None and self.num_classes:
-            width = _width(self.config, self.input_shape, self.num_classes)
+            width = small_dense.width_of(self.config, self.input_shape, self.num_classes)
         return {
             "schema": _SCHEMA,
             "config": None if self.config is None else self.config.to_dict(),
@@ -193,12 +193,6 @@ def _plain(model: nn.Module) -> nn.Module:
 def _switch_off(weight: Tensor, mask: Tensor) -> None:
     """+0.0 where the mask is; a product would leave -0.0 of what was negative, and NaN."""
     weight.data.masked_fill_(~mask.to(weight.device, torch.bool), 0)
-
-
-def _width(config: TrainConfig, input_shape: tuple[int, ...], num_classes: int) -> float:
-    if config.method != "small_dense":
-        return 1.0
-    return small_dense.matching_width(config, target_of(config), input_shape, num_classes)
 
 
 def _two_lines(error: Exception) -> str:

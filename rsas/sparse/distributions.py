@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Hashable, Mapping
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-__all__ = ["Distribution", "erdos_renyi_kernel", "kept", "kept_published", "share_out"]
+__all__ = ["erdos_renyi_kernel", "kept", "kept_published", "share_out"]
 
-Distribution = Literal["uniform", "erk", "map"]
 _Layer = TypeVar("_Layer", bound=Hashable)
 
 
 def kept(numel: int, sparsity: float) -> int:
-    """Weights that stay on: numel * (1 - sparsity), rounded to the nearest integer."""
+    """Return the weights that stay on: numel * (1 - sparsity), rounded to the nearest integer."""
     return numel - round(numel * sparsity)
 
 
 def kept_published(numel: int, sparsity: float) -> int:
-    """The published count, floor(numel * (1 - sparsity)) in floating point.
+    """Return the published count, floor(numel * (1 - sparsity)) in floating point.
 
     It can be one less than ``kept``: for 100 weights at 0.9 it is 9, as 1 - 0.9 < 0.1.
     """
@@ -24,7 +23,7 @@ def kept_published(numel: int, sparsity: float) -> int:
 
 
 def erdos_renyi_kernel(shape: tuple[int, ...]) -> float:
-    """Relative density of a weight of this shape (Evci et al. 2020, RigL, section 3).
+    """Return the relative density of a weight of this shape (Evci et al. 2020, RigL, section 3).
 
     (n_in + n_out + width + height) / (n_in * n_out * width * height): wide layers are the
     sparsest, and the number of weights grows with the sum of the dimensions, not the product.

@@ -12,8 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from rsas.errors import InputError
 from rsas.fields import range_of, validate
+from rsas.options import Distribution, option
 from rsas.sparse import distributions
-from rsas.sparse.distributions import Distribution
 from rsas.sparse.masks import as_int8
 from rsas.sparse.modules import Place, places
 
@@ -22,10 +22,10 @@ __all__ = ["Layer", "Prunable", "Target", "prunable"]
 
 @dataclass(frozen=True)
 class Prunable:
-    """A weight tensor that can be pruned, and where it is."""
+    """A weight tensor that can be pruned, and its places in the model."""
 
     parameter: nn.Parameter
-    places: list[Place]  # more than one where it is shared; the first one of the model first
+    places: list[Place]  # in the order of the model; more than one if the weight is shared
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Prunable:
         return self.part(self.parameter)
 
     def part(self, value: Tensor) -> Tensor:
-        """Return a view of what belongs to this weight in a tensor shaped as the parameter."""
+        """Return a view of the part of this weight in a tensor of the parameter's shape."""
         rows = self.places[0].rows
         return value if rows is None else value[rows]
 
@@ -52,9 +52,9 @@ class Prunable:
 class Layer:
     """One pruned weight tensor. All tensors have its shape and device."""
 
-    found: Prunable
+    prunable: Prunable
     mask: Tensor  # boolean; the weight is zero wherever the mask is off
-    keep: int  # k, the number of ones in the end
+    keep: int  # k, the budget: the number of ones in the end
     latent: Tensor | None  # values of weights that are off, zero elsewhere; None: they regrow at 0
     measure: Tensor | None  # measure values; None for methods that learn none
     window: Tensor | None = None  # sum of the gradients of steps that count for the next redraw
@@ -64,11 +64,11 @@ class Layer:
         self.use(self.mask)
 
     def use(self, mask: Tensor) -> None:
-        """Put another mask on; the weight is multiplied by ``factor`` when it is to be masked.
+        """Put another mask on; masking multiplies the weight by ``factor``.
 
-        For 784,000 weights on one CPU thread, in the middle of training, that product takes
-        0.43 ms with bool, 0.25 ms with int8 and 0.14 ms with float32, of a dense step of 4.3 ms.
-        The float32 copy is worth its memory there, unless latent values take that already.
+        For 784,000 weights on one CPU thread, during training, the product takes 0.43 ms with bool,
+        0.25 ms with int8 and 0.14 ms with float32; a dense step takes 4.3 ms. The float32 copy is
+        worth its memory on a CPU, unless latent values take as much already.
         """
         self.mask = mask
         self.factor = as_int8(mask)
@@ -78,31 +78,31 @@ class Layer:
     @property
     def name(self) -> str:
         """Return the first name of the layer."""
-        return self.found.name
+        return self.prunable.name
 
     @property
     def weight(self) -> Tensor:
         """Return the weight, to be changed in place without gradients."""
-        return self.found.weight
+        return self.prunable.weight
 
     @property
     def has_gradient(self) -> bool:
         """Say whether the last backward pass reached the weight."""
-        return self.found.parameter.grad is not None
+        return self.prunable.parameter.grad is not None
 
     @property
     def gradient(self) -> Tensor:
-        """Gradient of the last backward pass, dense: also of weights that are off."""
-        gradient = self.found.parameter.grad
-        return torch.zeros_like(self.weight) if gradient is None else self.found.part(gradient)
+        """Return the gradient of the last backward pass, which weights that are off have, too."""
+        gradient = self.prunable.parameter.grad
+        return torch.zeros_like(self.weight) if gradient is None else self.prunable.part(gradient)
 
     @property
     def recent_gradient(self) -> Tensor:
-        """Sum of the gradients gathered since the last redraw; where none are, the last one."""
+        """Return the sum of the gradients gathered since the last redraw; without any, the last."""
         return self.gradient if self.window is None else self.window
 
     def gather(self) -> None:
-        """Let the gradient of this step count for the next redraw."""
+        """Add the gradient of this step to those that count for the next redraw."""
         if self.window is None:
             self.window = self.gradient.clone()
         else:
@@ -115,26 +115,26 @@ def prunable(model: nn.Module) -> list[Prunable]:
     These are the modules Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d and Linear, and of
     ``nn.MultiheadAttention`` the four projections, each a layer: ``q_proj``, ``k_proj``, ``v_proj``
     and ``out_proj``, whether torch keeps the first three in one parameter or in three. Sparsity and
-    numbers of weights are of all these. Not pruned and not counted are biases, normalisation,
-    embeddings, recurrent layers (RNN, LSTM, GRU), Bilinear, and parameters of other modules.
+    numbers of weights refer to all these. Biases, normalisation, embeddings, recurrent layers (RNN,
+    LSTM, GRU), Bilinear and parameters of other modules are neither pruned nor counted.
 
-    Names are those of the model inside, where it was wrapped by ``torch.compile``, data parallelism
-    or ``AveragedModel``. Left out are weights that are empty, complex or not initialised yet, and
-    those that are computed from other parameters, as weight_norm does.
+    Names are those of the model inside ``torch.compile``, data parallelism and ``AveragedModel``.
+    Weights that are empty, complex or not initialised yet are left out, and so are those that are
+    computed from other parameters, as weight_norm does.
     """
-    found: dict[tuple[nn.Parameter, int], Prunable] = {}
+    weights: dict[tuple[nn.Parameter, int], Prunable] = {}
     for place in places(model):
         weight = place.module._parameters.get(place.attribute)
         if weight is None or is_lazy(weight) or weight.is_complex() or weight.numel() == 0:
             continue
         start = 0 if place.rows is None else place.rows.start
-        found.setdefault((weight, start), Prunable(weight, [])).places.append(place)
-    return list(found.values())
+        weights.setdefault((weight, start), Prunable(weight, [])).places.append(place)
+    return list(weights.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The sparsity asked for, and where.
+    """The sparsity asked for, and of which layers.
 
     Attributes:
         sparsity: share of the weights of the chosen layers that is off, in [0, 1).
@@ -151,49 +151,52 @@ class Target:
     """
 
     sparsity: float = field(metadata=range_of(0, 1, open_high=True))
-    distribution: Distribution = "uniform"
+    distribution: Distribution = option("distribution")
     layer_densities: Mapping[str, float] = field(default_factory=dict)
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = option("include")
+    exclude: tuple[str, ...] = option("exclude")
 
     def __post_init__(self) -> None:
         validate(self, ("sparsity", "distribution", "include", "exclude"))
 
     def kept(self, model: nn.Module) -> dict[str, int]:
-        """Number of weights that stay on, for the name of each layer that is pruned.
+        """Return the number of weights that stay on, by the name of each layer that is pruned.
 
-        A weight that several layers share is chosen, or left dense, if any of them is named. One
-        that is not trained (``requires_grad`` is false) is not pruned.
+        A weight that several layers share is chosen, or left dense, if any of them is named. A
+        weight that is not trained (``requires_grad`` is false) is not pruned.
 
-        Under ``uniform`` each is the nearest to size * (1 - sparsity); otherwise their sum is
-        the nearest to that of the whole.
+        Under ``uniform`` each number is the nearest to size * (1 - sparsity); otherwise their sum
+        is the nearest to that of the whole.
 
         Raises:
             InputError: a pattern fits no layer, a layer no pattern, or a weight is unsuitable.
         """
-        every = list(places(model))
-        names = list(dict.fromkeys(place.name for place in every))
-        for option in ("include", "exclude", "layer_densities"):
-            for pattern in getattr(self, option):
+        all_places = list(places(model))
+        names = list(dict.fromkeys(place.name for place in all_places))
+        for field_name in ("include", "exclude", "layer_densities"):
+            for pattern in getattr(self, field_name):
                 if pattern != "*" and not _fits(names, pattern):
                     raise InputError(
-                        f"{option}: {pattern!r} fits no layer; they are {', '.join(names)}"
+                        f"{field_name}: {pattern!r} fits no layer; they are {', '.join(names)}"
                     )
-        for place in every:
+        for place in all_places:
             if self._chooses([place.name]) and place.is_computed:
                 raise InputError(
                     f"the weight of layer {place.name!r} is computed from other parameters (by "
                     "weight_norm, parametrize or prune) and cannot be masked; name it in exclude"
                 )
         chosen = [
-            found
-            for found in prunable(model)
-            if found.parameter.requires_grad and self._chooses(found.names)
+            candidate
+            for candidate in prunable(model)
+            if candidate.parameter.requires_grad and self._chooses(candidate.names)
         ]
-        sizes = {found.name: found.weight.numel() for found in chosen}
+        sizes = {candidate.name: candidate.weight.numel() for candidate in chosen}
         if self.distribution == "uniform":
             return {name: distributions.kept(n, self.sparsity) for name, n in sizes.items()}
-        densities = {found.name: self._density(found.names, found.weight.shape) for found in chosen}
+        densities = {
+            candidate.name: self._density(candidate.names, candidate.weight.shape)
+            for candidate in chosen
+        }
         budget = distributions.kept(sum(sizes.values()), self.sparsity)
         return distributions.share_out(sizes, densities, budget)
 

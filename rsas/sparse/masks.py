@@ -14,16 +14,16 @@ _Floats = npt.NDArray[np.floating[Any]]
 
 
 def as_int8(mask: Tensor) -> Tensor:
-    """The mask as zeros and ones without a copy: torch multiplies by int8 faster than by bool."""
+    """View a mask as zeros and ones: torch multiplies by int8 faster than by bool."""
     return mask.view(torch.int8)
 
 
 def draw(available: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-    """A uniformly random subset of ``count`` of the available positions.
+    """Draw ``count`` of the available positions, uniformly at random.
 
-    With ``available`` all true, one number in [0, 1) is drawn for every position, and those with
-    the largest are switched off: the published draw. With torch's default generator the masks
-    then equal those of ``torch.nn.utils.prune.RandomUnstructured``.
+    With ``available`` all true, one number in [0, 1) is drawn for every position, and the positions
+    of the largest numbers are switched off: the published draw. With torch's default generator the
+    masks then equal those of ``torch.nn.utils.prune.RandomUnstructured``.
 
     Args:
         available: boolean, any shape.
@@ -40,17 +40,17 @@ def draw(available: Tensor, count: int, *, generator: torch.Generator | None = N
         flat = available.reshape(-1)
         return _draw_few(flat, int(flat.count_nonzero()), count, generator).view(available.shape)
     numbers = torch.rand(available.shape, generator=generator, device=available.device)
-    numbers += as_int8(~available)  # in [1, 2): what is not available is switched off first
+    numbers += as_int8(~available)  # in [1, 2): unavailable positions are switched off first
     return ~top_by_position(numbers, off)
 
 
 def _draw_few(
     available: Tensor, total: int, count: int, generator: torch.Generator | None
 ) -> Tensor:
-    """``draw`` of ``count`` of ``total`` positions in time that grows with ``count``.
+    """Draw ``count`` of ``total`` positions in time that grows with ``count``.
 
-    Positions are drawn one by one, with no regard for those taken or not available, until there
-    are enough. No position is treated differently from another, so all subsets are as likely.
+    Positions are drawn independently, and those that are taken or not available are drawn again.
+    All positions are treated alike, so all subsets are equally likely.
     """
     if 2 * count > total:
         return available & ~_draw_few(available, total, total - count, generator)
@@ -70,7 +70,7 @@ def _draw_few(
 
 
 def top(values: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:
-    """The positions of the ``count`` largest values; ties at the border are broken at random.
+    """Return the positions of the ``count`` largest values; ties are broken at random.
 
     Global credit gives equal values to all weights with the same history, so ties are the
     rule, and breaking them by position would favour the first rows of a layer.
@@ -98,12 +98,12 @@ def top(values: Tensor, count: int, *, generator: torch.Generator | None = None)
 
 
 def top_by_position(values: Tensor, count: int) -> Tensor:
-    """The positions of the ``count`` largest values, ties as ``torch.topk`` breaks them.
+    """Return the positions of the ``count`` largest values, with ties broken as by ``torch.topk``.
 
-    Deterministic, but among equal values it favours some positions: the published choice.
+    This is deterministic, but favours some positions among equal values: the published choice.
     """
     if _on_host(values) and count > 0:
-        # Where nothing is tied there is one answer, found in a tenth of the time of topk.
+        # Without a tie at the border the answer is unique, and takes a tenth of the time of topk.
         flat = _as_numpy(values)
         mask = _as_mask(flat >= _border(flat, count), values.shape)
         if int(mask.count_nonzero()) == count:
@@ -112,19 +112,19 @@ def top_by_position(values: Tensor, count: int) -> Tensor:
 
 
 def _on_host(values: Tensor) -> bool:
-    """Whether numbers of the tensor can be read without waiting for a device."""
+    """Say whether numbers of the tensor can be read without waiting for a device."""
     return values.device.type == "cpu"
 
 
 def _top_on_device(values: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """``top`` without a number that the host would have to wait for."""
+    """Select as ``top`` does, without a number that the host has to wait for."""
     flat = values.reshape(-1)
     order = torch.randperm(len(flat), generator=generator, device=flat.device)
     return _at(order[torch.topk(flat[order], count, sorted=False).indices], values.shape)
 
 
 def _at(positions: Tensor, shape: torch.Size) -> Tensor:
-    """The mask that is on at these positions of the flattened shape."""
+    """Return the mask that is on at these positions of the flattened shape."""
     mask = torch.zeros(shape, dtype=torch.bool, device=positions.device)
     mask.view(-1).scatter_(0, positions, True)
     return mask
@@ -141,11 +141,11 @@ def _as_mask(flat: npt.NDArray[np.bool_], shape: torch.Size) -> Tensor:
 
 
 def _border(flat: _Floats, count: int) -> float:
-    """The ``count``-th largest value, count at least 1 (SELECT of Floyd & Rivest 1975).
+    """Return the ``count``-th largest value, count at least 1 (SELECT of Floyd & Rivest 1975).
 
-    A sample brackets it, and only what lies between is looked at closely. The ends of the bracket
-    are looked at first, so that a value which many share, as zero is, costs no more: 1 ms for
-    784,000 values, where ``numpy.partition`` takes 0.5 to 15 ms and ``torch.kthvalue`` 2 to 6.
+    A sample brackets the value, and only the values inside the bracket are partitioned. The ends of
+    the bracket are tried first, so that a value which many positions share, such as zero, costs no
+    more. 784,000 values take 1 ms; ``numpy.partition`` takes 0.5 to 15, ``torch.kthvalue`` 2 to 6.
     """
     size = len(flat)
     sample = np.sort(flat[:: max(1, size // 4096)])

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from rsas.errors import InputError
+from rsas.options import Attribution, Update
 from rsas.sparse.layers import Layer
 from rsas.sparse.ranks import mean_of_ranks
 
-__all__ = ["Attribution", "GlobalCredit", "Learner", "PerWeightCredit"]
-
-Attribution = Literal["loss_change", "saliency"]
+__all__ = ["GlobalCredit", "Learner", "PerWeightCredit"]
 
 
 class Learner(Protocol):
     """Learns the measure values of layers, in place."""
 
+    steps: float
+    """Number of steps before each redraw that are observed; infinite for all steps."""
+    is_paired: bool
+    """Whether ``after_step`` needs ``loss_again``."""
+
     def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
-        """Between the backward pass and the optimizer's step; the loss is a detached scalar."""
+        """Observe a step before the optimizer's step; the loss is a detached scalar."""
 
     def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
-        """After the optimizer's step, with the weights masked.
+        """Observe a step after the optimizer's step, with the weights masked.
 
         ``loss_again`` computes the loss of the same batch with the weights as they are now.
         """
 
     def settle(self, layers: Iterable[Layer]) -> None:
-        """Before a redraw: bring the measure values up to date."""
+        """Bring the measure values up to date before a redraw."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` needs to go on, beside the measure values."""
+        """Return what ``load_state_dict`` needs to continue, beside the measure values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``."""
+        """Continue from ``state_dict()``."""
 
 
 class GlobalCredit:
@@ -51,16 +56,15 @@ class GlobalCredit:
     - ema: V <- (1-a)^n V + sum_j a (1-a)^(n-j) r_j, the constant-step-size bandit estimate
       V += a (r - V) (Sutton & Barto 2018, eq. 2.5) applied n times.
 
-    A step only notes its loss, on its device: nothing is computed and nothing waits. Processes that
-    train one model together average their losses before each redraw.
+    A step only notes its loss, on its device, so it computes nothing and waits for nothing.
+    Processes that train one model together average their losses before each redraw.
 
     Args:
         rate: the measure-learning-rate a, in (0, 1].
         update: how V follows the rewards.
-        sign: 1 where a rising loss counts as good (published), -1 where a falling one does.
-        paired: compare the losses before and after a step, not those of two steps.
-        count_first_loss: the first step's reward is its whole loss, as in the published code
-            (which starts with a previous loss of 0); otherwise the first step has no reward.
+        sign: 1 where a falling loss is good, -1 where a rising one is (published).
+        paired: compare the losses before and after a step, not those of two steps. Unpaired, the
+            first step has no reward.
         baseline: subtract the mean of all earlier rewards (Sutton & Barto 2018, section 2.8).
     """
 
@@ -68,19 +72,17 @@ class GlobalCredit:
         self,
         *,
         rate: float,
-        update: Literal["ema", "accumulate"],
+        update: Update,
         sign: float,
         paired: bool,
-        count_first_loss: bool,
         baseline: bool,
         device: torch.device,
     ) -> None:
         self._rate, self._update, self._sign = rate, update, sign
-        self._paired, self._baseline = paired, baseline
+        self.steps, self.is_paired = math.inf, paired
+        self._baseline = baseline
         # Losses since the last redraw; unpaired, the last one before it comes first.
         self._losses: list[Tensor] = []
-        if count_first_loss and not paired:
-            self._losses.append(torch.zeros((), device=device))
         self._rewards = 0  # before the last redraw
         self._mean = torch.zeros((), dtype=torch.float64, device=device)  # of those
 
@@ -90,7 +92,7 @@ class GlobalCredit:
 
     def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
         """Note the loss of the same batch after the step, where rewards are paired."""
-        if self._paired:
+        if self.is_paired:
             if loss_again is None:
                 raise InputError(
                     "paired=True: Sparsifier.step needs loss_again at every step, a function that "
@@ -99,13 +101,13 @@ class GlobalCredit:
             self._losses.append(loss_again())
 
     def settle(self, layers: Iterable[Layer]) -> None:
-        """Before a redraw: update the measure values of the weights that are on."""
+        """Update the measure values of the weights that are on, before a redraw."""
         if not self._losses:
             return
         losses = mean_of_ranks(torch.stack(self._losses).double())
-        changes = losses[1::2] - losses[::2] if self._paired else losses.diff()
-        self._losses = [] if self._paired else self._losses[-1:]
-        rewards = self._against_baseline(self._sign * changes)
+        falls = losses[::2] - losses[1::2] if self.is_paired else -losses.diff()
+        self._losses = [] if self.is_paired else self._losses[-1:]
+        rewards = self._against_baseline(self._sign * falls)
         steps = len(rewards)
         kept = 1.0
         if self._update == "ema":
@@ -119,18 +121,18 @@ class GlobalCredit:
             measure += change.mul_(layer.factor)
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``load_state_dict`` needs to go on."""
+        """Return what ``load_state_dict`` needs to continue."""
         losses = torch.stack(self._losses) if self._losses else None
         return {"losses": losses, "rewards": self._rewards, "mean": self._mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``."""
+        """Continue from ``state_dict()``."""
         device = self._mean.device
         self._losses = [] if state["losses"] is None else list(state["losses"].to(device).unbind())
         self._rewards, self._mean = state["rewards"], state["mean"].to(device)
 
     def _against_baseline(self, rewards: Tensor) -> Tensor:
-        """Less the mean of all rewards before each; the very first one has none and counts 0."""
+        """Subtract from each reward the mean of all earlier ones; the very first one becomes 0."""
         if not self._baseline or not len(rewards):
             return rewards
         number = self._rewards + torch.arange(len(rewards), device=rewards.device)
@@ -146,7 +148,7 @@ class PerWeightCredit:
 
     - loss_change: -g * dw, the first-order share of the weight in the fall of the loss at a
       step that moves it by dw (Loss Change Allocation, Lan et al. 2019, but with the gradient
-      of the step's batch alone). Summed over weights and steps they are the loss change, to
+      of the step's batch alone). Their sum over weights and steps is the fall of the loss, to
       first order.
     - saliency: abs(w * g), what the loss would change by without the weight, to first order
       (the connection sensitivity of SNIP, Lee et al. 2019, here during training).
@@ -158,8 +160,9 @@ class PerWeightCredit:
     Args:
         rate: the measure-learning-rate a, in (0, 1].
         update: ``ema`` or ``accumulate``, as for global credit.
-        sign: 1 or -1; a factor of the reward.
+        sign: 1 where a falling loss is good, -1 where a rising one is.
         attribution: which reward.
+        steps: number of steps before each redraw that are observed, at least 1.
         baseline: subtract from each reward the mean over the weights of the layer that are on.
     """
 
@@ -167,17 +170,19 @@ class PerWeightCredit:
         self,
         *,
         rate: float,
-        update: Literal["ema", "accumulate"],
+        update: Update,
         sign: float,
         attribution: Attribution,
+        steps: float,
         baseline: bool,
     ) -> None:
+        self.steps, self.is_paired = steps, False
         self._rate, self._update, self._baseline = rate, update, baseline
         self._scale = sign * rate
         self._attribution = attribution
 
     def before_step(self, layers: Iterable[Layer], loss: Tensor) -> None:
-        """Between the backward pass and the optimizer's step."""
+        """Observe a step before the optimizer's step."""
         for layer in layers:
             measure = _measure(layer)
             if self._update == "ema":
@@ -190,20 +195,20 @@ class PerWeightCredit:
             )
 
     def after_step(self, layers: Iterable[Layer], loss_again: Callable[[], Tensor] | None) -> None:
-        """After the optimizer's step, with the weights masked."""
+        """Observe a step after the optimizer's step, with the weights masked."""
         if self._attribution == "loss_change":
             for layer in layers:
                 self._add(layer, _weight_times_gradient(layer), -self._scale)
 
     def settle(self, layers: Iterable[Layer]) -> None:
-        """Nothing is open at a redraw: measure values follow at each step."""
+        """Do nothing: measure values follow at each step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the measure values are all."""
+        """Return nothing: the measure values are the whole state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``."""
+        """Continue from ``state_dict()``."""
 
     def _add(self, layer: Layer, reward: Tensor, scale: float) -> None:
         if self._baseline:

@@ -1,59 +1,55 @@
-"""The pruning methods: when masks change, and what they become.
+"""The pruning methods: when masks are redrawn, and what they become.
 
-A method is a frozen set of options. It says when the masks are redrawn (``schedule``) and what
-the next mask of a layer is (``next_mask``); ``rsas.sparse.sparsifier`` does the rest.
+A method is a frozen set of options. Its ``clock`` says when masks are redrawn, its ``schedule`` how
+many weights a redraw keeps and how many it explores, and two scores say which ones.
+``rsas.sparse.sparsifier`` does the rest.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rsas.fields import range_of, validate
+from rsas.fields import validate
+from rsas.options import option
 from rsas.sparse import masks
 from rsas.sparse.layers import Layer, Target
 from rsas.sparse.measure import Learner
-from rsas.sparse.schedules import count_of, cubic, interpolate
+from rsas.sparse.schedules import Clock, Every, count_of, cubic, interpolate
 
 __all__ = [
     "GradualPruning",
-    "Position",
     "PruningMethod",
+    "Redraw",
     "RigLPruning",
     "SetPruning",
     "StaticPruning",
-    "largest_gradients",
-    "progress_at",
-    "steps_ahead",
 ]
 
 _Generator = torch.Generator | None
 
 
 @dataclass(frozen=True)
-class Position:
-    """Where in the training a step is, counted from 0."""
+class Redraw:
+    """The numbers of weights of a layer that are on after a redraw.
 
-    epoch: int
-    step: int
-    epochs: int
-    steps_per_epoch: int
+    Attributes:
+        keep: those of the largest ``keep_score``.
+        explore: those of the largest ``fill_score`` among the others.
+    """
 
-    @property
-    def done(self) -> int:
-        """Steps of the whole training that are done when this one is."""
-        return self.epoch * self.steps_per_epoch + self.step + 1
-
-    def steps_of(self, part: float) -> int:
-        """Steps in the first ``part`` of the training, at least one."""
-        return max(1, round(part * self.epochs * self.steps_per_epoch))
+    keep: int
+    explore: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruningMethod:
-    """What every method does unless it says otherwise: a random mask that stays.
+    """A random mask that stays: the behaviour of a method that overrides nothing.
+
+    A method that redraws masks overrides ``clock``, ``explored`` and ``schedule``, and a score
+    where it is not that of SET.
 
     Raises:
         InputError: an option is of the wrong type, out of its range or not among its choices.
@@ -63,37 +59,55 @@ class PruningMethod:
         validate(self)
 
     @property
-    def keeps_latent(self) -> bool:
-        """Whether weights that are off keep their value; otherwise they regrow at zero."""
-        return False
+    def clock(self) -> Clock | None:
+        """The steps after which masks are redrawn; None for a mask that stays."""
+        return None
+
+    def explored(self, progress: float) -> float:
+        """Return the share of the budget that a redraw chooses anew, in [0, 1]."""
+        return 0.0
+
+    def schedule(self, layer: Layer, progress: float) -> Redraw | None:
+        """Return the numbers of weights to keep and to explore; None if the mask stays.
+
+        Args:
+            layer: its budget is ``layer.keep``.
+            progress: of the clock, in [0, 1]; 1 at the final redraw.
+        """
+        return None
+
+    def keep_score(self, layer: Layer) -> Tensor:
+        """Return the scores by which weights are kept; by default their magnitude, -1 if off."""
+        # Weights that are on may be zero, and rank above those that are off.
+        return layer.weight.abs().sub_(masks.as_int8(~layer.mask))
+
+    def fill_score(self, layer: Layer) -> Tensor | None:
+        """Return a new tensor of scores by which weights are explored; None for random ones."""
+        return None
+
+    def next_mask(self, layer: Layer, progress: float, *, generator: _Generator = None) -> Tensor:
+        """Return the redrawn mask of a layer, boolean, of the shape of its weight."""
+        redraw = self.schedule(layer, progress)
+        if redraw is None:
+            return layer.mask
+        mask = masks.top(self.keep_score(layer), redraw.keep, generator=generator)
+        if redraw.explore == 0:
+            return mask
+        scores = self.fill_score(layer)
+        if scores is None:
+            return mask | masks.draw(~mask, redraw.explore, generator=generator)
+        # Gradients may be zero, as behind dead units, so weights that are kept must rank below.
+        scores.sub_(masks.as_int8(mask), alpha=torch.finfo(scores.dtype).max)
+        return mask | masks.top(scores, redraw.explore, generator=generator)
 
     @property
-    def is_paired(self) -> bool:
-        """Whether ``Sparsifier.step`` needs the loss of the batch again."""
-        return False
+    def gather_steps(self) -> int:
+        """Steps before each redraw whose gradients are summed up for that redraw."""
+        return 0
 
-    def keeps(self, planned: int, numel: int, target: Target) -> int:
-        """Ones of a layer's redrawn masks, where the target plans so many."""
-        return planned
-
-    def first_mask(self, weight: Tensor, keep: int, generator: _Generator) -> Tensor:
-        """The mask training begins with."""
-        return masks.draw(torch.ones_like(weight, dtype=torch.bool), keep, generator=generator)
-
-    def first_measure(self, weight: Tensor, generator: _Generator) -> Tensor | None:
-        """The measure values training begins with; None where there are none."""
-        return None
-
-    def learner(self, device: torch.device) -> Learner | None:
-        """What measure values are learned by; None where none are learned."""
-        return None
-
-    def learns(self, at: Position) -> bool:
-        """Whether the learner observes a step."""
-        return False
-
-    def gathers(self, at: Position) -> bool:
-        """Whether the gradient of a step is to be summed up for the next redraw."""
+    @property
+    def keeps_latent(self) -> bool:
+        """Whether weights that are off keep their value; otherwise they regrow at zero."""
         return False
 
     @property
@@ -101,17 +115,21 @@ class PruningMethod:
         """Multiple of the gathered SGD steps that a weight which comes back on starts from."""
         return 0.0
 
-    def schedule(self, at: Position) -> float | None:
-        """A share in [0, 1] for ``next_mask``, at a step after which masks are redrawn."""
+    def first_mask(self, weight: Tensor, keep: int, generator: _Generator) -> Tensor:
+        """Return the mask that training begins with."""
+        return masks.draw(torch.ones_like(weight, dtype=torch.bool), keep, generator=generator)
+
+    def first_measure(self, weight: Tensor, generator: _Generator) -> Tensor | None:
+        """Return the measure values that training begins with; None where there are none."""
         return None
 
-    def explores(self, share: float) -> float:
-        """Part of the budget that a redraw with this share chooses anew, in [0, 1]."""
-        return 0.0
+    def learner(self, device: torch.device) -> Learner | None:
+        """Return the learner of measure values; None where none are learned."""
+        return None
 
-    def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
-        """The redrawn mask of a layer, boolean, of the shape of its weight."""
-        return layer.mask
+    def keeps(self, planned: int, numel: int, target: Target) -> int:
+        """Return the number of ones of a layer's redrawn masks, where the target plans one."""
+        return planned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +145,10 @@ class StaticPruning(PruningMethod):
 class SetPruning(PruningMethod):
     """SET: drop the smallest weights, grow random ones (Mocanu et al. 2018, algorithm 1).
 
-    As in the comparisons of the RigL paper (Evci et al. 2020): by magnitude, where the original
-    drops the smallest positive and the largest negative weights apart; a share that falls to 0,
-    where it is constant; every so many steps, where it is every epoch; growing at zero.
+    This is the variant that the RigL paper compares with (Evci et al. 2020). It drops by magnitude;
+    the original drops the smallest positive and the largest negative weights. Its share of dropped
+    weights falls to 0; the original's is constant. It redraws at an interval of steps; the original
+    does after each epoch. Weights grow at zero, and those just dropped may grow again.
 
     Attributes:
         update_interval: training steps between redraws.
@@ -138,34 +157,22 @@ class SetPruning(PruningMethod):
             falls to 0 at the stop by half a cosine (Evci et al. 2020, RigL, section 3).
     """
 
-    update_interval: int = field(default=50, metadata=range_of(1, 10**9))
-    update_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
-    drop_fraction: float = field(default=0.3, metadata=range_of(0, 1))
+    update_interval: int = option("update_interval")
+    update_stop: float = option("update_stop")
+    drop_fraction: float = option("drop_fraction")
 
-    def schedule(self, at: Position) -> float | None:
-        """Share of the weights to replace."""
-        progress = progress_at(at, self.update_interval, self.update_stop)
-        if progress is None or progress == 1.0:
-            return None
+    @property
+    def clock(self) -> Clock:
+        return Every(self.update_interval, self.update_stop, final=False)
+
+    def explored(self, progress: float) -> float:
         return interpolate("cosine", self.drop_fraction, 0.0, progress)
 
-    def explores(self, share: float) -> float:
-        """What grows."""
-        return share
-
-    def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
-        """Exactly ``layer.keep`` ones: what is left of the mask, and what grows."""
+    def schedule(self, layer: Layer, progress: float) -> Redraw | None:
         if not layer.has_gradient:
-            return layer.mask  # not in use: what would grow could not train
-        grown = count_of(layer.keep, share)
-        left = masks.top(_magnitude(layer), layer.keep - grown, generator=generator)
-        return left | self.grow(layer, ~left, grown, generator=generator)
-
-    def grow(
-        self, layer: Layer, available: Tensor, count: int, *, generator: _Generator = None
-    ) -> Tensor:
-        """``count`` of the available positions; those just dropped are among them."""
-        return masks.draw(available, count, generator=generator)
+            return None  # not in use: what would grow could not train
+        grown = count_of(layer.keep, self.explored(progress))
+        return Redraw(keep=layer.keep - grown, explore=grown)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,26 +182,18 @@ class RigLPruning(SetPruning):
     "Rigging the Lottery", algorithm 1, which looks at the gradient of one batch.
 
     Attributes:
-        grow_steps: steps before each redraw whose gradients are summed up for that, at least 1
-            (published). What batches do not agree on cancels out.
+        grow_steps: steps before each redraw whose gradients are summed up for that redraw, at least
+            1 (published). Gradients on which batches disagree cancel out.
     """
 
-    grow_steps: int = field(default=1, metadata=range_of(1, 10**9))
+    grow_steps: int = option("grow_steps")
 
-    def gathers(self, at: Position) -> bool:
-        """Whether the gradient of a step is to be summed up for the next redraw."""
-        if self.grow_steps == 1:
-            return False  # the last gradient is there anyway
-        ahead = steps_ahead(at, self.update_interval, self.update_stop)
-        if ahead is None or at.done + ahead == at.steps_of(self.update_stop):
-            return False  # nothing grows at the stop
-        return ahead < self.grow_steps
+    def fill_score(self, layer: Layer) -> Tensor:
+        return layer.recent_gradient.abs()
 
-    def grow(
-        self, layer: Layer, available: Tensor, count: int, *, generator: _Generator = None
-    ) -> Tensor:
-        """The ``count`` available positions of the largest gradient magnitude."""
-        return largest_gradients(layer, available, count, generator)
+    @property
+    def gather_steps(self) -> int:
+        return 0 if self.grow_steps == 1 else self.grow_steps  # the last gradient is there anyway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,47 +208,16 @@ class GradualPruning(PruningMethod):
         update_stop: part of the training, in (0, 1], after which the final sparsity holds.
     """
 
-    update_interval: int = field(default=50, metadata=range_of(1, 10**9))
-    update_stop: float = field(default=0.75, metadata=range_of(0, 1, open_low=True))
+    update_interval: int = option("update_interval")
+    update_stop: float = option("update_stop")
+
+    @property
+    def clock(self) -> Clock:
+        return Every(self.update_interval, self.update_stop)
 
     def first_mask(self, weight: Tensor, keep: int, generator: _Generator) -> Tensor:
-        """All ones."""
         return torch.ones_like(weight, dtype=torch.bool)
 
-    def schedule(self, at: Position) -> float | None:
-        """Share of the final sparsity to reach."""
-        progress = progress_at(at, self.update_interval, self.update_stop)
-        return None if progress is None else cubic(progress)
-
-    def next_mask(self, layer: Layer, share: float, *, generator: _Generator = None) -> Tensor:
-        """The largest of the weights that are on."""
+    def schedule(self, layer: Layer, progress: float) -> Redraw:
         size = layer.mask.numel()
-        keep = size - round((size - layer.keep) * share)
-        return masks.top(_magnitude(layer), keep, generator=generator)
-
-
-def progress_at(at: Position, interval: int, stop: float) -> float | None:
-    """Progress in (0, 1] to the stop, after every ``interval`` steps and at the stop."""
-    last = at.steps_of(stop)
-    if at.done == last:
-        return 1.0
-    return at.done / last if at.done < last and at.done % interval == 0 else None
-
-
-def steps_ahead(at: Position, interval: int, stop: float) -> int | None:
-    """Steps from this one to the next that ``progress_at`` names; None after the last."""
-    last = at.steps_of(stop)
-    return None if at.done > last else min(-at.done % interval, last - at.done)
-
-
-def _magnitude(layer: Layer) -> Tensor:
-    """Magnitudes of the weights that are on, which may be zero; -1 for those that are off."""
-    return layer.weight.abs().sub_(masks.as_int8(~layer.mask))
-
-
-def largest_gradients(layer: Layer, available: Tensor, count: int, generator: _Generator) -> Tensor:
-    """The ``count`` available positions of the largest ``recent_gradient`` in magnitude."""
-    # Gradients may be zero, as behind units that are dead: those off limits have to be below.
-    scores = layer.recent_gradient.abs()
-    scores.sub_(masks.as_int8(~available), alpha=torch.finfo(scores.dtype).max)
-    return masks.top(scores, count, generator=generator)
+        return Redraw(keep=size - round((size - layer.keep) * cubic(progress)), explore=0)

@@ -13,12 +13,15 @@ from torch.nn.utils import prune
 from rsas.errors import InputError
 from rsas.sparse.layers import Layer, Target, prunable
 from rsas.sparse.masks import as_int8
-from rsas.sparse.measure import Learner
-from rsas.sparse.methods import Position, PruningMethod
+from rsas.sparse.methods import PruningMethod, StaticPruning
 from rsas.sparse.modules import follow
 from rsas.sparse.ranks import first_of_ranks
+from rsas.sparse.schedules import Position
 
 __all__ = ["Sparsifier"]
+
+_FIXED = ("mask", "latent", "measure")
+"""The tensors of a layer that it has throughout the training, or never."""
 
 
 class Sparsifier:
@@ -70,43 +73,46 @@ class Sparsifier:
         generator: torch.Generator,
     ) -> None:
         self._optimizer = optimizer
-        self._method = method
+        self._method = StaticPruning() if method is None else method  # dense: without layers
         self._generator = generator
         self._model = model
         self._prunable = prunable(model)
         self._layers: list[Layer] = []
-        self._learner: Learner | None = None
+        self._clock = self._method.clock
+        self._learner = self._method.learner(generator.device)
         self._explored: list[float] = []  # by the redraws of this epoch
         self._observed: Position | None = None  # by ``observe``, until ``step``
-        if method is None:
-            return
         moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        kept = target.kept(model)
+        kept = {} if method is None else target.kept(model)
         with torch.no_grad():
-            for found in self._prunable:
-                if found.name not in kept:
+            for candidate in self._prunable:
+                if candidate.name not in kept:
                     continue
-                if id(found.parameter) not in moved:
+                if id(candidate.parameter) not in moved:
                     raise InputError(
-                        f"layer {found.name!r}: its weight is not the optimizer's; name it in "
+                        f"layer {candidate.name!r}: its weight is not the optimizer's; name it in "
                         "exclude"
                     )
-                planned, weight = kept[found.name], found.weight
-                mask = first_of_ranks(method.first_mask(weight, planned, generator))
+                planned, weight = kept[candidate.name], candidate.weight
+                mask = first_of_ranks(self._method.first_mask(weight, planned, generator))
                 latent = None
-                if method.keeps_latent:
+                if self._method.keeps_latent:
                     # Before DistributedDataParallel, ranks may have different weights.
                     latent = first_of_ranks(weight * as_int8(~mask))
                 layer = Layer(
-                    found,
+                    candidate,
                     mask=mask,
-                    keep=method.keeps(planned, weight.numel(), target),
+                    keep=self._method.keeps(planned, weight.numel(), target),
                     latent=latent,
-                    measure=method.first_measure(weight, generator),
+                    measure=self._method.first_measure(weight, generator),
                 )
                 self._layers.append(layer)
             self._mask_weights()
-        self._learner = method.learner(generator.device)
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether ``step`` needs ``loss_again``."""
+        return self._learner is not None and self._learner.is_paired
 
     def observe(self, at: Position, loss: Tensor) -> None:
         """Take the loss and the gradients, between the backward pass and the optimizer's step.
@@ -119,7 +125,7 @@ class Sparsifier:
             InputError: the loss is not a tensor of one number, no weight has a gradient, or
                 ``step`` was not called after the step before.
         """
-        if self._method is None:
+        if not self._layers:
             return
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             what = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r}"
@@ -133,7 +139,7 @@ class Sparsifier:
                 "it after each optimizer.step()"
             )
         self._observed = at
-        gathers, learns = self._method.gathers(at), self._method.learns(at)
+        gathers, learns, _ = self._uses(at)
         if gathers or learns:
             self._require_gradients("observe", "after loss.backward()")
         with torch.no_grad():
@@ -150,7 +156,7 @@ class Sparsifier:
         Args:
             at: the step that is done.
             loss_again: computes the loss of the same batch with the weights as they are now;
-                only ``ReinforcedPruning(paired=True)`` calls it.
+                only a sparsifier that ``is_paired`` calls it.
 
         Raises:
             InputError: the method needs ``observe``, which was not called for this step, or the
@@ -159,23 +165,24 @@ class Sparsifier:
         self._mask_weights()
         if at.step == 0:
             self._explored = []
-        if self._method is None:
+        if not self._layers:
             return
         observed, self._observed = self._observed, None
-        learns = self._method.learns(at)
-        if observed != at and (learns or self._method.gathers(at)):
+        gathers, learns, redraws = self._uses(at)
+        if observed != at and (gathers or learns):
             raise InputError(
                 f"Sparsifier.step: observe(at, loss) was not called for {_label(at)}; call it "
                 "between loss.backward() and optimizer.step(), with the same position"
             )
         if self._learner is not None and learns:
             self._learner.after_step(self._layers, loss_again)
-        share = self._method.schedule(at)
-        if share is not None:
-            if self._method.explores(share):
+        if redraws and self._clock is not None:
+            progress = self._clock.progress(at)
+            explored = self._method.explored(progress)
+            if explored:
                 self._require_gradients("step", "before optimizer.zero_grad()")
-            self._explored.append(self._method.explores(share))
-            self._redraw(self._method, share)
+            self._explored.append(explored)
+            self._redraw(progress)
 
     def sparsity(self) -> tuple[float, dict[str, float]]:
         """Return the share of the weights that are off: of all of ``prunable``, and by layer.
@@ -183,21 +190,21 @@ class Sparsifier:
         Raises:
             InputError: weights that are off are not zero, so ``step`` was left out.
         """
-        by_layer = {found.name: 0.0 for found in self._prunable}
+        by_layer = {candidate.name: 0.0 for candidate in self._prunable}
         if not self._layers:
             return 0.0, by_layer
         self._require_masked()
         off = torch.stack([(~layer.mask).sum() for layer in self._layers]).tolist()
         for layer, count in zip(self._layers, off, strict=True):
             by_layer[layer.name] = count / layer.mask.numel()
-        return sum(off) / sum(found.weight.numel() for found in self._prunable), by_layer
+        return sum(off) / sum(candidate.weight.numel() for candidate in self._prunable), by_layer
 
     def masks(self) -> list[Tensor]:
-        """Copies of the masks, True where a weight is on; one a layer."""
+        """Return copies of the masks, one per layer, True where a weight is on."""
         return [layer.mask.clone() for layer in self._layers]
 
     def churn(self, before: Sequence[Tensor]) -> float:
-        """Share of the weights that are on which were off in ``before``, in [0, 1].
+        """Return the share of the weights that are on which were off in ``before``, in [0, 1].
 
         Args:
             before: as ``masks()`` gave them.
@@ -210,9 +217,9 @@ class Sparsifier:
         return float(new / on) if on else 0.0
 
     def exploration(self) -> float:
-        """Part of the budget that the redraws of the last epoch chose anew, in [0, 1].
+        """Return the share of the budget that redraws of the last epoch chose anew, in [0, 1].
 
-        Their mean; 0 where there was none.
+        This is the mean over these redraws; 0 where there was none.
         """
         return fmean(self._explored) if self._explored else 0.0
 
@@ -227,7 +234,7 @@ class Sparsifier:
         Raises:
             InputError: a layer is missing or has another shape; nothing is changed then.
         """
-        others = {found.name: found.weight for found in prunable(model)}
+        others = {candidate.name: candidate.weight for candidate in prunable(model)}
         for layer in self._layers:
             shape = others[layer.name].shape if layer.name in others else None
             if shape != layer.mask.shape:
@@ -243,7 +250,7 @@ class Sparsifier:
 
     @torch.no_grad()
     def attach(self) -> None:
-        """Hand the masks over to ``torch.nn.utils.prune``, which reparametrises the weights.
+        """Hand the masks to ``torch.nn.utils.prune``, which reparametrises the weights.
 
         Afterwards the model is an ordinary pruned one: ``prune.is_pruned`` is true, its state
         holds ``weight_orig`` and ``weight_mask``, and ``prune.remove`` makes zeros permanent. Of
@@ -255,10 +262,10 @@ class Sparsifier:
         self._require_masked()
         masks: dict[tuple[nn.Module, str], Tensor] = {}
         for layer in self._layers:
-            for place in layer.found.places:
+            for place in layer.prunable.places:
                 key = place.module, place.attribute
-                whole = masks.setdefault(key, torch.ones_like(layer.found.parameter))
-                layer.found.part(whole).copy_(layer.mask)
+                whole = masks.setdefault(key, torch.ones_like(layer.prunable.parameter))
+                layer.prunable.part(whole).copy_(layer.mask)
         # Without gradients, as a weight that is computed with them could not be copied.
         for (module, name), mask in masks.items():
             prune.custom_from_mask(module, name, mask)
@@ -267,24 +274,19 @@ class Sparsifier:
                 follow(module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, latent and measure values, and the open rewards."""
+        """Return masks, latent and measure values, gathered gradients and open rewards."""
         return {
             "layers": {
-                layer.name: {
-                    "mask": layer.mask,
-                    "latent": layer.latent,
-                    "measure": layer.measure,
-                    "window": layer.window,
-                }
+                layer.name: {name: getattr(layer, name) for name in (*_FIXED, "window")}
                 for layer in self._layers
             },
             "learner": None if self._learner is None else self._learner.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()``, on any device; the model's weights are loaded apart.
+        """Continue from ``state_dict()``, on any device; the model's weights are loaded apart.
 
-        The state has to be of a sparsifier with the same method and target, which are not in it.
+        The state must come from a sparsifier with the same method and target, which it lacks.
 
         Raises:
             ValueError: it has other layers, or holds other things for them.
@@ -293,18 +295,25 @@ class Sparsifier:
             raise ValueError(f"a state of the layers {', '.join(state['layers'])}, not of these")
         for layer in self._layers:
             saved = state["layers"][layer.name]
-            for name in ("mask", "latent", "measure"):
+            for name in (*_FIXED, "window"):
                 value, mine = saved[name], getattr(layer, name)
-                if getattr(value, "shape", None) != getattr(mine, "shape", None):
+                is_alike = getattr(value, "shape", None) == getattr(mine, "shape", None)
+                if name in _FIXED and not is_alike:
                     raise ValueError(f"layer {layer.name!r}: {name} is of another method or model")
-                if value is not None:
-                    setattr(layer, name, value.to(layer.weight.device, copy=True))
-            window = saved.get("window")  # sweeps of earlier versions have none
-            layer.window = None if window is None else window.to(layer.weight.device, copy=True)
+                copied = None if value is None else value.to(layer.weight.device, copy=True)
+                setattr(layer, name, copied)
             layer.use(layer.mask)
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])
         self._observed = None
+
+    def _uses(self, at: Position) -> tuple[bool, bool, bool]:
+        """Say whether a step's gradient and reward count for a redraw, and whether one is due."""
+        if self._clock is None:
+            return False, False, False
+        ahead = self._clock.ahead(at)
+        learns = self._learner is not None and ahead < self._learner.steps
+        return ahead < self._method.gather_steps, learns, ahead == 0
 
     def _require_gradients(self, call: str, when: str) -> None:
         if self._layers and not any(layer.has_gradient for layer in self._layers):
@@ -327,33 +336,35 @@ class Sparsifier:
         for layer in self._layers:
             layer.weight.mul_(layer.factor)
 
-    def _redraw(self, method: PruningMethod, share: float) -> None:
+    def _redraw(self, progress: float) -> None:
         if self._learner is not None:
             self._learner.settle(self._layers)
         for layer in self._layers:
-            mask = first_of_ranks(method.next_mask(layer, share, generator=self._generator))
+            mask = first_of_ranks(
+                self._method.next_mask(layer, progress, generator=self._generator)
+            )
             self._forget(layer, mask)
             if layer.latent is not None:
                 layer.weight.add_(layer.latent)  # exact: one of the two is zero
                 torch.mul(layer.weight, as_int8(~mask), out=layer.latent)
-            if method.regrow_steps and layer.window is not None:
+            if self._method.regrow_steps and layer.window is not None:
                 missed = layer.window * as_int8(mask & ~layer.mask)
-                layer.weight.sub_(missed, alpha=method.regrow_steps * self._lr(layer))
+                layer.weight.sub_(missed, alpha=self._method.regrow_steps * self._lr(layer))
             layer.window = None
             layer.use(mask)
         self._mask_weights()
 
     def _lr(self, layer: Layer) -> float:
-        weight = layer.found.parameter
+        weight = layer.prunable.parameter
         groups = self._optimizer.param_groups
         return next(float(g["lr"]) for g in groups if any(p is weight for p in g["params"]))
 
     def _forget(self, layer: Layer, mask: Tensor) -> None:
         """Zero what the optimizer remembers of weights that come back on with this mask."""
-        weight = layer.found.parameter
+        weight = layer.prunable.parameter
         for value in self._optimizer.state.get(weight, {}).values():
             if isinstance(value, Tensor) and value.shape == weight.shape:
-                layer.found.part(value).mul_(as_int8(~mask | layer.mask))
+                layer.prunable.part(value).mul_(as_int8(~mask | layer.mask))
 
 
 def _label(at: Position) -> str:

@@ -205,12 +205,12 @@ def as_published(experiment: Experiment, space: Space) -> Experiment:
         experiment: the preset.
         space: what is searched instead; the published measure-learning-rate does not act.
     """
-    import rsas  # the method brings torch, which reading an experiment does not need
+    import rsas  # the method imports torch, which is not needed to read an experiment
 
     return dataclasses.replace(
         experiment,
         name=f"{experiment.name}_published",
-        base=experiment.base.replace(**rsas.ReinforcedPruning.reference().options()),
+        base=experiment.base.replace(**dataclasses.asdict(rsas.PublishedPruning())),
         space=space,
     )
 

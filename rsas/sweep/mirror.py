@@ -37,7 +37,7 @@ def tracker_of(
         record=record,
         check=study.check_lease,
         progress=progress,
-        origin=folder.record.get("origin") or {},
+        origin=folder.record["origin"],
         models=lambda trial: _network(folder, study, trial),
     )
     return tracking.Tracker(source, say)

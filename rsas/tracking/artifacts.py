@@ -1,4 +1,4 @@
-"""The parts of a sweep that people see in MLflow: provenance, data set, front and report."""
+"""Make the pages of a sweep in MLflow: provenance, data set, front and report."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ __all__ = [
 ]
 
 _SHORT = {"sparsity": "s", "measure_lr": "a", "lr": "lr"}
-_PARTS = 4  # parameters in a name, so that a table shows the name in full
+_PARTS = 4  # parameters in a name: a table shows such a name in full
 
 
 def run_name(trial: TrialRecord) -> str:
-    """Return the name of a trial's run: its first parameters and its number.
+    """Return a name such as ``s0.93 a0.012 #7``, from the first parameters and the trial's number.
 
-    An example is ``s0.93 a0.012 #7``. ``s`` is the sparsity and ``a`` the measure learning rate.
-    Other numbers have the first letters of their words before them. Choices are written as they
-    are.
+    ``s`` is the sparsity and ``a`` the measure learning rate. Other numbers follow the initials of
+    their parameter's name. Choices appear without a name.
     """
     parts = []
     for name, value in list(trial.params.items())[:_PARTS]:
@@ -60,9 +59,13 @@ def author() -> dict[str, str]:
 
 
 def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> None:
-    """Log the provenance: the commit as MLflow shows commits, and the environment as a file."""
-    if not origin:
-        return  # a sweep of an earlier version has none
+    """Log the commit as MLflow shows it, and the environment as a file.
+
+    Args:
+        client: of the tracking server.
+        run: of the sweep.
+        origin: as ``rsas.sweep.provenance`` returned it.
+    """
     client.log_dict(run, redacted(origin), "environment.json")
     tags = {"mlflow.source.name": redact(origin["source"]), "mlflow.source.type": "LOCAL"}
     if origin["commit"]:
@@ -73,7 +76,7 @@ def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> Non
 
 
 def dataset_input(data: Mapping[str, Any]) -> DatasetInput:
-    """Return the data set as an input of a run."""
+    """Return an input of a run from ``rsas.data.describe``."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
@@ -95,17 +98,15 @@ def log_front(
     objectives: Sequence[Objective],
     runs: Mapping[str, str],
 ) -> None:
-    """Log the front as files, as a picture, and in the description of the sweep's run.
-
-    A run's page shows the description first.
+    """Log the front as files, as a picture, and in the description at the top of the run's page.
 
     Args:
-        client: the client of the tracking server.
-        run: the run of the sweep.
-        sweep: the name of the sweep.
-        trials: the complete trials, at least one.
-        objectives: the objectives of the sweep.
-        runs: the run of each trial, by the trial's name.
+        client: of the tracking server.
+        run: of the sweep.
+        sweep: name of the sweep.
+        trials: the complete ones, at least one.
+        objectives: of the sweep.
+        runs: MLflow's identifier of each trial's run, by ``trial_id``.
     """
     trials = _without_secrets(trials)
     members = front(trials, objectives)
@@ -157,7 +158,7 @@ def report_page(sweeps: Sequence[Sweep]) -> str:
 
 
 def redacted(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return JSON values without the secrets in them; names and numbers are never secrets."""
+    """Return JSON values with the secrets in their texts hidden; keys and numbers stay."""
     return {name: _hidden(item) for name, item in value.items()}
 
 
@@ -170,10 +171,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Return the trials without secrets.
-
-    ``redact`` would not find a secret in a finished picture or table, which may spell it otherwise.
-    """
+    """Hide secrets before figures and tables format the values."""
     return [
         dataclasses.replace(trial, params=redacted(trial.params), reason=redact(trial.reason))
         for trial in trials
@@ -181,7 +179,7 @@ def _without_secrets(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table of rows with the same keys."""
+    """Return a table of rows with the same keys."""
 
     def line(cells: Iterable[str]) -> str:
         return "| " + " | ".join(cells) + " |\n"

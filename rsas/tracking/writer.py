@@ -64,10 +64,10 @@ class Source:
     artifacts: str | None  # where a new MLflow experiment stores artifacts; None: server's choice
     objectives: Sequence[Objective]
     record: Mapping[str, Any]  # the resolved experiment
+    origin: Mapping[str, Any]  # the sweep's provenance, as ``rsas.sweep.provenance`` returned it
     # Raises LeaseLost after another process has taken the sweep over, and writes to MLflow.
     check: Callable[[], None] = lambda: None
     progress: Progress = lambda done, total: None
-    origin: Mapping[str, Any] = field(default_factory=dict)  # the sweep's provenance
     # Returns a trial's final network, in eval mode, and two inputs as an array, or None.
     models: Callable[[TrialRecord], tuple[Any, Any] | None] = lambda trial: None
 
@@ -267,8 +267,7 @@ class Writer:
         return run
 
     def _log_dataset(self, run: str) -> None:
-        if "data" in self._source.record:  # sweeps of earlier versions lack it
-            self._client.log_inputs(run, [dataset_input(self._source.record["data"])])
+        self._client.log_inputs(run, [dataset_input(self._source.record["data"])])
 
     def _log_rows(self, run: _Mirrored, rows: Sequence[dict[str, float]]) -> None:
         for batch in self._batches(run, rows):

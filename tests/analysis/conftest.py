@@ -37,6 +37,10 @@ EXPERIMENT = Experiment(
 )
 
 
+def experiment():
+    return EXPERIMENT
+
+
 def rows_of(config, epochs):
     """Accuracies that differ between trials and seeds, sparser ones less accurate."""
     for epoch in range(1, epochs + 1):

@@ -18,9 +18,8 @@ def global_credit(**options):
     defaults = {
         "rate": 0.3,
         "update": "ema",
-        "sign": -1.0,
+        "sign": 1.0,
         "paired": False,
-        "count_first_loss": False,
         "baseline": False,
         "device": torch.device("cpu"),
     }
@@ -54,9 +53,9 @@ def step_by_step(measure, mask, rewards, *, rate, update):
 )
 def test_folded_rewards_equal_updates_step_by_step(rate, update, sign, first, baseline, losses):
     generator = torch.Generator().manual_seed(0)
-    credit = global_credit(
-        rate=rate, update=update, sign=sign, count_first_loss=first, baseline=baseline
-    )
+    credit = global_credit(rate=rate, update=update, sign=sign, baseline=baseline)
+    if first:  # as in the published code, which starts with a previous loss of 0
+        credit.before_step([], torch.tensor(0.0))
     layer = plain_layer(30)
     expected, previous, earlier = layer.measure.clone(), 0.0 if first else None, []
     for steps in losses:
@@ -65,7 +64,7 @@ def test_folded_rewards_equal_updates_step_by_step(rate, update, sign, first, ba
         for loss in steps:
             credit.before_step([layer], torch.tensor(loss))
             if previous is not None:
-                reward = sign * (loss - previous)
+                reward = sign * (previous - loss)
                 mean = sum(earlier) / len(earlier) if earlier else reward
                 earlier.append(reward)
                 rewards.append(reward - mean if baseline else reward)
@@ -88,8 +87,8 @@ def test_ema_of_a_constant_reward_approaches_it_at_the_rate(rate, steps):
 
 
 def test_accumulated_rewards_telescope():
-    credit = global_credit(update="accumulate", sign=1.0, count_first_loss=True, rate=0.01)
-    for loss in (2.3, 2.9, 1.1, 1.7):
+    credit = global_credit(update="accumulate", sign=-1.0, rate=0.01)
+    for loss in (0.0, 2.3, 2.9, 1.1, 1.7):
         credit.before_step([], torch.tensor(loss, dtype=torch.float64))
     layer = plain_layer(1)
     credit.settle([layer])
@@ -148,7 +147,7 @@ def test_per_weight_credit_is_its_definition(
     mask[0] = True
     pruned = layer(normal(), mask, measure=normal(), gradient=normal(), dtype=torch.float64)
     credit = PerWeightCredit(
-        rate=rate, update=update, sign=sign, attribution=attribution, baseline=baseline
+        rate=rate, update=update, sign=sign, attribution=attribution, steps=1, baseline=baseline
     )
     expected = pruned.measure.clone()
     for _ in range(3):
@@ -179,7 +178,12 @@ def test_loss_change_credit_sums_to_the_loss_change_to_first_order(layer):
     def remainder(lr):
         pruned = layer(start, mask, dtype=torch.float64)
         credit = PerWeightCredit(
-            rate=1.0, update="accumulate", sign=1.0, attribution="loss_change", baseline=False
+            rate=1.0,
+            update="accumulate",
+            sign=1.0,
+            attribution="loss_change",
+            steps=1,
+            baseline=False,
         )
         with torch.no_grad():
             w = pruned.weight

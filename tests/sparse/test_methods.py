@@ -1,6 +1,5 @@
 """When masks are redrawn and what they become."""
 
-import dataclasses
 import math
 
 import pytest
@@ -9,11 +8,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from rsas import ReinforcedPruning, TrainConfig
+from rsas import InputError
 from rsas.sparse import (
     GradualPruning,
     NoisePruning,
     Position,
+    PublishedNoise,
+    PublishedPruning,
+    ReinforcedPruning,
     RigLPruning,
     SetPruning,
     StaticPruning,
@@ -22,29 +24,27 @@ from rsas.sparse import (
 from rsas.sparse.distributions import kept
 from rsas.sparse.schedules import count_of
 
-METHODS = (
-    StaticPruning,
-    SetPruning,
-    RigLPruning,
-    GradualPruning,
-    ReinforcedPruning,
-    NoisePruning,
-)
+
+def positions(epochs, steps):
+    return [
+        Position(epoch, step, epochs, steps) for epoch in range(epochs) for step in range(steps)
+    ]
 
 
 def plan(method, epochs, steps):
+    """Step of the training -> progress, for all steps at which masks are redrawn."""
+    clock = method.clock
+    due = [at for at in positions(epochs, steps) if clock.ahead(at) == 0]
+    return {at.done - 1: clock.progress(at) for at in due}
+
+
+def shares(share, method, epochs, steps):
     """Step of the training -> share, for all steps at which masks are redrawn."""
-    shares = {}
-    for epoch in range(epochs):
-        for step in range(steps):
-            share = method.schedule(Position(epoch, step, epochs, steps))
-            if share is not None:
-                shares[epoch * steps + step] = share
-    return shares
+    return {at: share(progress) for at, progress in plan(method, epochs, steps).items()}
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(8, 30), (3, 7), (1, 25)])
-def test_reference_redraws_as_published(epochs, steps):
+def test_published_clock_and_schedule(epochs, steps):
     expected = {}
     for epoch in range(epochs):
         for i in range(steps):
@@ -52,18 +52,20 @@ def test_reference_redraws_as_published(epochs, steps):
                 expected[epoch * steps + i] = epoch / epochs
             elif epoch == epochs - 1 and i == 0:
                 expected[epoch * steps + i] = 1.0
-    assert plan(ReinforcedPruning.reference(), epochs, steps) == expected
+    method = PublishedPruning()
+    assert shares(method.exploited, method, epochs, steps) == expected
 
 
 def test_default_explores_less_and_less_and_stops_at_three_quarters():
     method = ReinforcedPruning(update_interval=10)
-    shares = plan(method, epochs=4, steps=50)  # 200 steps, stop after 150
-    assert list(shares) == [*range(9, 150, 10)]
-    assert shares[149] == 1.0
+    explored = shares(method.explored, method, epochs=4, steps=50)  # 200 steps, stop after 150
+    assert list(explored) == [*range(9, 150, 10)]
+    assert explored[149] == 0.0
     done = 70
-    explored = 0.6 * (1 + math.cos(math.pi * done / 150)) / 2
-    assert shares[done - 1] == pytest.approx(1 - explored)
-    assert list(shares.values()) == sorted(shares.values())
+    assert explored[done - 1] == pytest.approx(0.6 * (1 + math.cos(math.pi * done / 150)) / 2)
+    assert list(explored.values()) == sorted(explored.values(), reverse=True)
+    for progress in explored.values():
+        assert method.explored(progress) == 1 - method.exploited(progress)
 
 
 def test_a_training_shorter_than_the_interval_ends_with_the_best():
@@ -71,29 +73,26 @@ def test_a_training_shorter_than_the_interval_ends_with_the_best():
 
 
 def test_the_last_epoch_before_the_stop_is_not_off_by_rounding():
-    method = dataclasses.replace(ReinforcedPruning.reference(), exploration_stop=0.07)
+    method = PublishedPruning(exploration_stop=0.07)
     assert 0.07 * 100 > 7
     assert max(plan(method, 100, 1)) == 6  # counted from 0: the seventh epoch
 
 
 def test_static_never_redraws():
-    assert plan(StaticPruning(), 3, 20) == {}
+    assert StaticPruning().clock is None
 
 
 def learned(method, epochs, steps):
     """Steps of the training whose rewards count."""
-    return [
-        epoch * steps + step
-        for epoch in range(epochs)
-        for step in range(steps)
-        if method.learns(Position(epoch, step, epochs, steps))
-    ]
+    counted = method.learner(torch.device("cpu")).steps
+    aheads = {at.done - 1: method.clock.ahead(at) for at in positions(epochs, steps)}
+    return [step for step, ahead in aheads.items() if ahead < counted]
 
 
 def test_global_credit_learns_at_every_step_until_the_stop():
     method = ReinforcedPruning(credit="global", update_interval=10)
     assert learned(method, 4, 50) == list(range(150))
-    assert learned(ReinforcedPruning.reference(), 4, 25) == list(range(76))
+    assert learned(PublishedPruning(), 4, 25) == list(range(76))
 
 
 def test_per_weight_credit_learns_at_the_last_steps_before_each_redraw():
@@ -104,7 +103,7 @@ def test_per_weight_credit_learns_at_the_last_steps_before_each_redraw():
     assert learned(method, 2, 25) == [7, 8, 9, 17, 18, 19, 22, 23, 24]
     for interval, steps, epochs in ((10, 25, 3), (7, 7, 2), (5, 3, 4)):
         for clock in ("training", "epoch"):
-            method = ReinforcedPruning(
+            method = PublishedPruning(
                 credit="per_weight",
                 credit_steps=2,
                 update_interval=interval,
@@ -118,18 +117,38 @@ def test_per_weight_credit_learns_at_the_last_steps_before_each_redraw():
 
 def test_set_and_rigl_replace_less_and_less_until_three_quarters():
     for method in (SetPruning(update_interval=10), RigLPruning(update_interval=10)):
-        shares = plan(method, epochs=4, steps=50)  # stop after 150 of 200 steps
-        assert list(shares) == [*range(9, 149, 10)]
-        assert shares[49] == pytest.approx(0.3 / 2 * (1 + math.cos(math.pi * 50 / 150)))
-        assert shares[139] == pytest.approx(0.3 / 2 * (1 + math.cos(math.pi * 140 / 150)))
+        drops = shares(method.explored, method, epochs=4, steps=50)  # stop after 150 of 200 steps
+        assert list(drops) == [*range(9, 149, 10)]
+        assert drops[49] == pytest.approx(0.3 / 2 * (1 + math.cos(math.pi * 50 / 150)))
+        assert drops[139] == pytest.approx(0.3 / 2 * (1 + math.cos(math.pi * 140 / 150)))
 
 
-def test_gmp_reaches_its_sparsity_by_the_cube_of_what_is_left():
+def test_gmp_reaches_its_sparsity_by_the_cube_of_what_is_left(layer):
     method = GradualPruning(update_interval=10, update_stop=0.5)
-    shares = plan(method, epochs=4, steps=50)
-    assert list(shares) == [*range(9, 100, 10)]
-    assert shares[49] == pytest.approx(1 - 0.5**3)
-    assert shares[99] == 1.0
+    progress = plan(method, epochs=4, steps=50)
+    assert list(progress) == [*range(9, 100, 10)]
+    pruned = layer(torch.ones(900), keep=100)
+    assert method.schedule(pruned, progress[49]).keep == 900 - 800 * (1 - 0.5**3)
+    assert method.schedule(pruned, progress[99]).keep == 100
+    assert all(method.explored(value) == 0 for value in progress.values())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        RigLPruning(update_interval=10, grow_steps=4),
+        ReinforcedPruning(update_interval=10, exploration_steps=4),
+        PublishedPruning(exploration_steps=4),
+    ],
+)
+def test_every_step_knows_how_far_ahead_the_next_redraw_is(method):
+    redrawn = list(plan(method, 4, 25))
+    for at in positions(4, 25):
+        later = [step - (at.done - 1) for step in redrawn if step >= at.done - 1]
+        if later and later[0] < 4:
+            assert method.clock.ahead(at) == later[0]
+        else:
+            assert method.clock.ahead(at) >= 4
 
 
 WEIGHT = [[0.9, -0.1, 0.5, 0.0], [0.0, 0.3, -0.7, 0.2]]
@@ -158,12 +177,13 @@ def test_rigl_and_set_by_hand(share, left, grown, layer):
     for position in grown:
         expected[position] = True
     generator = torch.Generator().manual_seed(0)
-    assert torch.equal(RigLPruning().next_mask(pruned, share, generator=generator), expected)
+    rigl, set_ = RigLPruning(drop_fraction=share), SetPruning(drop_fraction=share)
+    assert torch.equal(rigl.next_mask(pruned, 0.0, generator=generator), expected)
 
     times = 4000 if grown else 1
     counts = torch.zeros(2, 4)
     for _ in range(times):
-        mask = SetPruning().next_mask(pruned, share, generator=generator)
+        mask = set_.next_mask(pruned, 0.0, generator=generator)
         assert mask.sum() == 6
         assert mask[left].all()
         counts += mask
@@ -182,7 +202,7 @@ def test_rigl_never_takes_what_stays_for_what_grows(layer):
     """Where gradients are zero, as behind dead units, the count holds all the same."""
     pruned = layer(torch.arange(1.0, 21), torch.arange(20) < 10, gradient=torch.zeros(20))
     generator = torch.Generator().manual_seed(0)
-    mask = RigLPruning().next_mask(pruned, 0.3, generator=generator)
+    mask = RigLPruning(drop_fraction=0.3).next_mask(pruned, 0.0, generator=generator)
     assert mask.sum() == 10
     assert mask[3:10].all()
 
@@ -190,14 +210,30 @@ def test_rigl_never_takes_what_stays_for_what_grows(layer):
 def test_weights_that_are_on_and_zero_are_dropped_before_others_are_kept_off(layer):
     """A weight that has just grown is zero and on; those off are zero, too, and stay off."""
     pruned = layer([0.0, 0.0, 0.0, 2.0], [True, False, False, True], gradient=[0, 0, 0, 0])
-    assert SetPruning().next_mask(pruned, 0.0).tolist() == [True, False, False, True]
+    assert SetPruning().next_mask(pruned, 1.0).tolist() == [True, False, False, True]
+
+
+def test_an_own_method_overrides_the_scores(layer):
+    class Inverse(SetPruning):
+        """Keep the weights of the largest gradient, and explore those of the smallest."""
+
+        def keep_score(self, layer):
+            return layer.gradient.abs()
+
+        def fill_score(self, layer):
+            return -layer.gradient.abs()
+
+    pruned = layer(torch.ones(6), [True] * 4 + [False] * 2, gradient=[6, -5, 4, 3, -2, 1])
+    mask = Inverse(drop_fraction=0.5).next_mask(pruned, 0.0)
+    assert mask.tolist() == [True, True, False, False, True, True]
 
 
 def test_gmp_by_hand(layer):
     pruned = layer([0.1, -0.9, 0.5, 0.3, -0.2, 0.8], keep=2)
     method = GradualPruning()
     assert method.next_mask(pruned, 0.0).all()
-    assert method.next_mask(pruned, 0.5).tolist() == [False, True, True, True, False, True]
+    half = 1 - 0.5 ** (1 / 3)  # of the final sparsity
+    assert method.next_mask(pruned, half).tolist() == [False, True, True, True, False, True]
     pruned.use(torch.tensor([True, False, True, True, True, True]))  # -0.9 was dropped before
     assert method.next_mask(pruned, 1.0).tolist() == [False, False, True, False, False, True]
 
@@ -211,30 +247,35 @@ def test_noise_exploits_values_that_nothing_changes(layer):
     assert ((values >= 0) & (values < 1)).all()
     assert chisquare(torch.histc(values, 10, 0, 1).numpy()).pvalue > 1e-3
     assert method.learner(torch.device("cpu")) is None
-    assert learned(method, 2, 20) == []
-    assert plan(method, 2, 200) == plan(ReinforcedPruning(), 2, 200)
+    for noise, learned in (
+        (NoisePruning(), ReinforcedPruning()),
+        (PublishedNoise(), PublishedPruning()),
+    ):
+        redrawn = plan(noise, 2, 200)
+        assert redrawn == plan(learned, 2, 200)
+        assert all(noise.exploited(p) == learned.exploited(p) for p in redrawn.values())
 
 
 def test_exploration_by_gradient_takes_the_largest_of_the_rest(layer):
-    method = ReinforcedPruning(exploration_draw="gradient")
+    method = ReinforcedPruning(exploration_draw="gradient", exploration_start=0.5)
     measure = [9.0, 8.0, 1.0, 2.0, 3.0, 0.0]
     gradient = [0.0, 0.0, -5.0, 0.1, 0.2, 4.0]
     pruned = layer(torch.ones(6), keep=4, measure=measure, gradient=gradient)
-    assert method.next_mask(pruned, 0.5).tolist() == [True, True, True, False, False, True]
+    assert method.next_mask(pruned, 0.0).tolist() == [True, True, True, False, False, True]
 
 
 @given(
     size=st.integers(1, 300),
     sparsity=st.floats(0, 1),
-    exploited=st.floats(0, 1),
+    explored=st.floats(0, 1),
     draw=st.sampled_from(["uniform", "gradient"]),
     seed=st.integers(0, 2**32),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_exact_budget_has_exactly_k_ones_and_the_best_among_them(
-    size, sparsity, exploited, draw, seed, layer
+    size, sparsity, explored, draw, seed, layer
 ):
-    method = ReinforcedPruning(exploration_draw=draw)
+    method = ReinforcedPruning(exploration_draw=draw, exploration_start=explored)
     generator = torch.Generator().manual_seed(seed)
     measure = torch.randn(size, generator=generator)
     keep = kept(size, sparsity)
@@ -244,15 +285,15 @@ def test_exact_budget_has_exactly_k_ones_and_the_best_among_them(
         measure=measure,
         gradient=torch.randn(size, generator=generator),
     )
-    mask = method.next_mask(pruned, exploited, generator=generator)
+    mask = method.next_mask(pruned, 0.0, generator=generator)
     assert mask.sum() == keep
-    best = math.floor(keep * exploited)
+    best = math.floor(keep * (1 - explored))
     assert mask[measure.argsort(descending=True)[:best]].all()
 
 
 def test_overshoot_has_the_published_density(layer):
     # algorithm.md, fault 2: about (1-s)(1 + s*p) when the share p is exploited.
-    method = ReinforcedPruning.reference()
+    method = PublishedPruning()
     generator = torch.Generator().manual_seed(0)
     keep = method.keeps(10_000, 100_000, Target(sparsity=0.9))
     assert keep == math.floor(100_000 * (1 - 0.9))
@@ -264,20 +305,17 @@ def test_overshoot_has_the_published_density(layer):
 
 
 def test_explored_weights_are_drawn_uniformly_from_the_rest(layer):
-    method = ReinforcedPruning(exploration_draw="uniform")
+    method = ReinforcedPruning(exploration_draw="uniform", exploration_start=0.5)
     generator = torch.Generator().manual_seed(1)
     pruned = layer(torch.zeros(20), keep=10, measure=torch.arange(20.0))
-    counts = sum(method.next_mask(pruned, 0.5, generator=generator).float() for _ in range(3000))
+    counts = sum(method.next_mask(pruned, 0.0, generator=generator).float() for _ in range(3000))
     assert (counts[15:] == 3000).all()
     rest = counts[:15] / 3000
     # Five of fifteen; four standard deviations of a binomial share.
     assert rest.tolist() == pytest.approx([1 / 3] * 15, abs=4 * math.sqrt(2 / 9 / 3000))
 
 
-@pytest.mark.parametrize("method", [*METHODS, Target])
-def test_config_has_the_same_options_and_defaults(method):
-    config = TrainConfig()
-    for option in dataclasses.fields(method):
-        if option.default is not dataclasses.MISSING:
-            assert getattr(config, option.name) == option.default
-    TrainConfig(**ReinforcedPruning.reference().options())
+def test_defaults_of_the_published_algorithm_have_the_range_of_the_option():
+    assert PublishedPruning().measure_lr == 0.01
+    with pytest.raises(InputError, match=r"measure_lr=7: expected a number in \(0, 1\]"):
+        PublishedPruning(measure_lr=7)

@@ -34,6 +34,7 @@ from rsas.tracking import (
 )
 from rsas.tracking.artifacts import redacted, run_name
 from tests.leaks import LEAKS
+from tests.made import DATA
 
 OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 POINTS = [(0.9, 0.5), (0.8, 0.4), (0.7, 0.9), (0.95, 0.6)]  # the last one beats the first
@@ -52,15 +53,9 @@ RECORD = {
     "sampler": "tpe",
     "space": "tests:space",
     "base": TrainConfig().to_dict(),
-    "data": {
-        "name": "digits",
-        "digest": "0123456789abcdef",
-        "train": 1500,
-        "test": 297,
-        "input_shape": [1, 8, 8],
-        "num_classes": 10,
-    },
+    "data": DATA,
 }
+ORIGIN = {"source": "/x/study.py:experiment", "commit": "c0ffee", "dirty": True, "python": "3"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +112,7 @@ def sweep(store, request):
                 "artifacts": (store / "artifacts").as_uri(),
                 "objectives": OBJECTIVES,
                 "record": RECORD,
+                "origin": ORIGIN,
                 "progress": lambda *counts: sweep.progress.append(counts),
                 **options,
             }
@@ -531,7 +527,7 @@ def test_secrets_are_nowhere_in_mlflow(store, sweep, monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "key-4711-0815")
     hidden = ["key-4711-0815", "pass-word-4711"]
     told = " ".join(["s3://me:pass-word-4711@bucket", hidden[0]])
-    record = {"name": "tests", "place": told, "base": TrainConfig(exclude=(told,)).to_dict()}
+    record = RECORD | {"place": told, "base": TrainConfig(exclude=(told,)).to_dict()}
     sweep.track(record=record)
     sweep.run(0, params={"source": told})
     failed = trial(1, "failed", reason=f"cannot read {told}", params={"source": told})
@@ -711,8 +707,7 @@ def test_names_tell_what_people_compare():
 
 
 def test_a_stranger_finds_origin_data_and_report(store, sweep, request):
-    origin = {"source": "/x/study.py:experiment", "commit": "c0ffee", "dirty": True, "python": "3"}
-    sweep.track(origin=origin)
+    sweep.track()
     sweep.run(0)
     assert sweep.close()
     parent, children, _ = mirrored(store, request.node.name)
@@ -726,7 +721,7 @@ def test_a_stranger_finds_origin_data_and_report(store, sweep, request):
         assert (found.dataset.name, found.dataset.digest) == ("digits", "0123456789abcdef")
         assert json.loads(found.dataset.profile) == {"train": 1500, "test": 297}
     folder = store / "artifacts" / parent.info.run_id / "artifacts"
-    assert json.loads((folder / "environment.json").read_text()) == origin
+    assert json.loads((folder / "environment.json").read_text()) == ORIGIN
     assert json.loads((folder / "experiment.json").read_text()) == RECORD
     assert "The knee, t0000" in (folder / "report.html").read_text()
     assert sweep.said == []

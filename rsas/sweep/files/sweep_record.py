@@ -15,6 +15,8 @@ __all__ = ["SCHEMA", "OtherStudy", "OtherVersion", "experiment_in", "known_uri",
 SCHEMA = 1
 
 _TEXT, _TEXT_OR_NULL = "a text", "a text or null"
+_ORIGIN = "an object with source, commit and dirty"
+_DATA = "an object with name, digest, train, test, input_shape and num_classes"
 _FIELDS = {
     "id": _TEXT,
     "source": _TEXT,
@@ -27,9 +29,9 @@ _FIELDS = {
     "python_path": "a list of texts",
     "enqueued": "a list of objects",
     "experiment": "an object",
+    "origin": _ORIGIN,
 }
 _OPTIONAL = {
-    "origin": "an object",
     "defined": "an object with axes",
     "changes": "a list of objects with time and what",
 }
@@ -61,6 +63,9 @@ def experiment_in(record: Any) -> Experiment:
     for name, kind in _OPTIONAL.items():
         if name in record and not _is(record[name], kind):
             raise InputError(f"{name}={record[name]!r}: expected {kind}")
+    data = record["experiment"].get("data")
+    if not _is(data, _DATA):
+        raise InputError(f"experiment: data={data!r}: expected {_DATA}")
     try:
         return Experiment.from_dict(record["experiment"], _unknown)
     except KeyError as error:
@@ -97,6 +102,9 @@ def _is(value: Any, kind: str) -> bool:
         return value is None or isinstance(value, str)
     if kind == "an object":
         return isinstance(value, dict)
+    if kind in (_ORIGIN, _DATA):
+        keys = kind.removeprefix("an object with ").replace(" and ", ", ").split(", ")
+        return isinstance(value, dict) and value.keys() >= set(keys)
     if kind == "an object with axes":
         axes = value.get("axes") if isinstance(value, dict) else None
         return isinstance(axes, dict) and all(isinstance(axis, dict) for axis in axes.values())

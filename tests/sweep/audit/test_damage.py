@@ -163,12 +163,13 @@ EDITS = [  # (in the experiment, field, value, message)
     ),
     *((False, "defined", wrong, "expected an object with axes") for wrong in (5, {}, {"axes": 5})),
     (False, "changes", [{}], "changes=[{}]: expected a list of objects with time and what"),
-    (False, "origin", 5, "origin=5: expected an object"),
+    *((False, "origin", wrong, "expected an object with source,") for wrong in (GONE, {})),
     (False, "python_path", [5], "python_path=[5]: expected a list of texts"),
     *(
         (True, name, GONE, f"experiment: '{name}' is missing")
         for name in ("name", "base", "objectives", "budget", "resources")
     ),
+    *((True, "data", wrong, "expected an object with name,") for wrong in (GONE, 5, {})),
     (True, "objectives", [], "experiment: objectives=[]: expected at least one"),
     (True, "objectives", [{"name": "x"}], "experiment: "),
     (True, "base", {"epochs": "many"}, "experiment: "),

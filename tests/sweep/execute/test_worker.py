@@ -589,7 +589,7 @@ def test_no_secret_of_an_error_is_told_or_kept(leak, tmp_path, monkeypatch):
     assert not any(secret in text for text in (failed(result), kept) for secret in leak.hidden)
 
 
-# What rsas.search lacks.
+# What a driver lacks.
 
 
 @pytest.mark.parametrize("action", ["get_file_info", "open_input_stream"])

@@ -55,11 +55,15 @@ def folder(workspace):
 
 
 def make(workspace, experiment, **record):
-    record |= {"experiment": experiment.to_dict(), "tracking_uri": "sqlite:///x", "source": "f.py"}
+    record |= {"tracking_uri": "sqlite:///x", "source": "f.py"}
+    record["experiment"] = experiment.to_dict() | {"data": made.DATA}
     return workspace.create("first", OTHERS | record)
 
 
-OTHERS = {"id": "x", "data_dir": "data", "python_path": [], "enqueued": []}
+OTHERS = {
+    **{"id": "x", "data_dir": "data", "python_path": [], "enqueued": []},
+    "origin": {"source": "f.py", "commit": "", "dirty": False},
+}
 
 
 def test_a_sweep_is_found_by_its_name(workspace, folder):
