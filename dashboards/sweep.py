@@ -3,9 +3,9 @@
 # theme = "system"
 # [tool.marimo.opengraph]
 # title = "Sweep"
-# description = "A sweep while it runs, and after: its state, its front, its trials."
+# description = "A running or ended sweep: its state, its front, its trials."
 # ///
-"""A sweep while it runs, and after: its state, its front, its trials."""
+"""A running or ended sweep: its state, its front, its trials."""
 
 import marimo
 

@@ -353,7 +353,7 @@ def _load_torchvision(name: str, folder: Path) -> Arrays:
         if "not found" not in str(error):
             reason = reason_of(error)
             raise InputError(
-                f"dataset={name!r}: damaged files ({reason}); expected {expected}"
+                f"dataset={name!r}: corrupt files ({reason}); expected {expected}"
             ) from error
         try:
             with _staging(folder) as stage:

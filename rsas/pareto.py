@@ -38,7 +38,7 @@ def front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> lis
     trials are all members.
 
     Raises:
-        InputError: an objective is not finite. The other functions here raise it, too.
+        InputError: an objective is not finite. All functions that compute fronts raise this error.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     if not complete:

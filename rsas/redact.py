@@ -72,7 +72,7 @@ _SHAPES = [
             "@",
             r"""((?:\bhttps?|\bgit)://)([^/\s:@?#'"]+)(?=(?::(?:x-oauth-basic)?)?@)""",
         ),
-        # The password is everything before an URI's last @: it may contain another @, / and quotes.
+        # A password ends at the last @ of a URI, since passwords may contain @, / and quotes.
         ("@", r"(://(?!\[)[^/\s:]*:)(\S*)(?=@)"),
         (  # a password with spaces ends at the first @; digits alone are a port
             "@",

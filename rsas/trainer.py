@@ -49,7 +49,7 @@ class Trainer:
     """One training run, epoch by epoch; a pure function of its configuration and data.
 
     Args:
-        config: what to train.
+        config: the configuration to train.
         arrays: the data set; by default ``rsas.data.load(config.dataset)``.
 
     Raises:
@@ -329,7 +329,7 @@ def train(
     """Train one network from beginning to end.
 
     Args:
-        config: what to train.
+        config: the configuration to train.
         data_dir: folder of the data sets; by default ``RSAS_DATA_DIR``.
         on_epoch: called with each row of the history.
 

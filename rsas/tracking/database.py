@@ -21,8 +21,8 @@ def damage(path: Path) -> str:
     SQLite reads all pages, which takes 0.4 s for 100 MB.
 
     Returns:
-        One line; empty if the file is intact or does not exist. It is also empty if the file is
-        locked or not readable, since its state is then unknown.
+        One line; empty if the file is intact or does not exist. The line is also empty if the file
+        is locked or not readable, since its state is then unknown.
     """
     if not path.exists():
         return ""
@@ -37,7 +37,7 @@ def damage(path: Path) -> str:
         return str(error) if is_damage else ""
     if result != "ok":
         return str(result).splitlines()[-1]
-    return "" if ("runs",) in tables else "it has no table of runs"
+    return "" if ("runs",) in tables else "the file has no table of runs"
 
 
 def set_aside(path: Path) -> Path | None:
@@ -63,9 +63,9 @@ def set_aside(path: Path) -> Path | None:
 def analyze(path: Path) -> None:
     """Let SQLite count the rows of each index.
 
-    From the counts SQLite chooses the index of a query. Without them, it reads the points of all
-    runs to find those of one run: 20 s instead of 0.2 s for 5,000 runs of 10 epochs. The counts are
-    estimates from 1,000 rows of each index.
+    From the counts SQLite chooses the index of a query. Without counts, SQLite reads the points of
+    all runs to find those of one run: 20 s instead of 0.2 s for 5,000 runs of 10 epochs. The counts
+    are estimates from 1,000 rows of each index.
     """
     with (
         contextlib.suppress(sqlite3.OperationalError),  # another sweep holds the lock, and analyzes

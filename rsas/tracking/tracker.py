@@ -20,10 +20,10 @@ from rsas.tracking.writer import Say, Source, Writer
 __all__ = ["Tracker"]
 
 _RETRY_SECONDS = 10.0  # between attempts to reach a server that does not answer
-_PATIENCE_SECONDS = 10.0  # at the end of a sweep, before the user is shown why it takes so long
+_PATIENCE_SECONDS = 10.0  # at the end of a sweep, before the user is shown the reason for the delay
 _SLOW = (
-    "MLflow takes its time; all results are kept, and Ctrl-C leaves to 'rsas resume' what is not "
-    "logged yet"
+    "MLflow is slow; all results are stored, and after Ctrl-C 'rsas resume' logs those that MLflow "
+    "lacks"
 )
 
 _Action = Callable[[Writer], None]
@@ -34,7 +34,7 @@ class Tracker:
 
     Args:
         source: the sweep; its functions are called on the thread.
-        say: shows the user a line when the server is lost, and a line when the server is back.
+        say: shows the user one line when the server is lost, and one when the server answers again.
     """
 
     def __init__(self, source: Source, say: Say) -> None:
@@ -59,7 +59,7 @@ class Tracker:
         self._queue.put(lambda writer: writer.log_front(trials))
 
     def close(self, state: str) -> bool:
-        """Log what is left and end the parent run.
+        """Log the remaining results and end the parent run.
 
         Args:
             state: of the sweep: ``finished``, ``failed`` or ``interrupted``. The running trials of
@@ -126,7 +126,7 @@ class Tracker:
         self._writer = writer
         if self._is_lost:
             self._is_lost = False
-            self._say("the tracking server is back; what it lacked is logged")
+            self._say("the tracking server answers again; the missing results are logged")
 
     def _lost(self, error: Exception) -> None:
         self._writer = None
@@ -139,6 +139,6 @@ class Tracker:
             error = getattr(error.__cause__, "orig", error)
             reason = first_line(error)
             self._say(
-                f"the tracking server stopped answering ({reason[:200]}); the sweep goes on, and "
-                "logs what is missing when it is back or when the sweep is resumed"
+                f"the tracking server stopped answering ({reason[:200]}); the sweep continues, "
+                "and logs the missing results when the server answers or when the sweep is resumed"
             )

@@ -111,7 +111,7 @@ class Writer:
         source = self._source
         self._client = connect(source.uri)
         self._experiment = experiment_id(self._client, source.experiment, source.artifacts)
-        # Once more after a run was created: if the first answer was lost, there are two of the run.
+        # Again after a run was created: if the first answer was lost, the server has two such runs.
         has_new_runs = True
         while has_new_runs:
             logged = tidy(self._client, source.sweep_id)
