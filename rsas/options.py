@@ -1,6 +1,6 @@
-"""Options of pruning, with defaults and ranges: declared once, for TrainConfig and ``rsas.sparse``.
+"""The options of pruning with their defaults and ranges, for TrainConfig and ``rsas.sparse``.
 
-This module does without torch, so that a configuration can be read at once.
+This module does not import torch, so that a configuration is read without delay.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Baseline = Literal["none", "mean"]
 Shape = Literal["linear", "cosine", "constant"]
 Draw = Literal["uniform", "gradient"]
 Regrow = Literal["zero", "latent", "gradient"]
-Budget = Literal["exact", "overshoot"]
-Clock = Literal["training", "epoch"]
+BudgetRule = Literal["exact", "overshoot"]
+ClockName = Literal["training", "epoch"]
 
 _COUNT = range_of(1, 10**9)
 _SHARE = range_of(0, 1)
@@ -31,7 +31,7 @@ _ABOVE_0 = range_of(0, 1, open_low=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of all methods side by side; the methods in ``rsas.sparse`` describe them."""
+    """The options of all methods; the classes in ``rsas.sparse`` describe them."""
 
     distribution: Distribution = "uniform"
     """How the weights that stay are divided among layers (rsas.sparse.layers.Target)."""
@@ -63,9 +63,9 @@ class Options:
     exploration_steps: int = field(default=50, metadata=_COUNT)
     regrow: Regrow = "gradient"
     regrow_scale: float = field(default=2.0, metadata=range_of(0, 100))
-    # the published algorithm, where it is neither of these (rsas.sparse.published)
-    update_clock: Clock = "training"
-    budget: Budget = "exact"
+    # the published algorithm (rsas.sparse.published)
+    update_clock: ClockName = "training"
+    budget: BudgetRule = "exact"
     count_first_loss: bool = False
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rsas.options import Budget, Credit, Draw, Regrow, Reward, Shape, Update, option
-from rsas.options import Clock as ClockName
+from rsas.options import BudgetRule, ClockName, Credit, Draw, Regrow, Reward, Shape, Update, option
 from rsas.sparse import masks
 from rsas.sparse.distributions import kept_published
 from rsas.sparse.layers import Layer, Target
@@ -73,7 +72,7 @@ class _PublishedRedraws(ExploringPruning):
     regrow: Regrow = option("regrow", "latent")
     regrow_scale: float = option("regrow_scale", 1.0)
     update_clock: ClockName = option("update_clock", "epoch")
-    budget: Budget = option("budget", "overshoot")
+    budget: BudgetRule = option("budget", "overshoot")
 
     @property
     def clock(self) -> Clock:

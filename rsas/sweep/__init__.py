@@ -1,4 +1,4 @@
-"""The sweep: suggestion -> trial -> result -> study -> mirror, a room for each.
+"""The sweep: suggestion -> trial -> result -> study -> mirror, a package for each step.
 
-``commands`` launches, resumes and extends; ``session`` wires one run of a sweep.
+``commands`` launches, resumes and extends; ``session`` connects the parts of one run of a sweep.
 """

@@ -1,4 +1,4 @@
-"""Run what a sweep's study lacks: a fresh start and a resumed one are the same operation."""
+"""Launch, resume and extend sweeps; each of them runs the trials that the study lacks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from rsas.sweep.suggest.space import check_points, check_space, idle_axes
 
 __all__ = ["diagnose", "extend", "launch", "resume"]
 
-_END_SECONDS = 20.0  # after SIGTERM; what is lost is trained again from the last checkpoint
+_END_SECONDS = 20.0  # after SIGTERM; a resume trains cut-off epochs again, from a checkpoint
 
 
 def launch(
@@ -65,32 +65,31 @@ def launch(
 ) -> Status:
     """Begin a sweep and run it to its end.
 
-    Everything that can be checked is, before anything is written.
+    All checks of the input come before the first write.
 
     Args:
-        experiment: what to search.
-        source: where its code is found again, as ``load_experiment`` returns it.
-        name: of the sweep; new in the workspace.
-        workspace: where its folder is made.
-        console: where progress is shown.
-        defined: the experiment as its file defines it, before anything was set by hand.
+        experiment: the experiment to search.
+        source: the name by which its code is loaded again, as ``load_experiment`` returns it.
+        name: of the sweep; the workspace must not have this name yet.
+        workspace: gets the folder of the sweep.
+        console: shows progress.
+        defined: the experiment as its file defines it, before any field was set by hand.
         assigned: fields of ``base`` that were set by hand; the space must not set them again.
         data_dir: folder of the data sets; by default ``RSAS_DATA_DIR``.
         tracking_uri: of an MLflow server; by default a SQLite file in the workspace.
         address: of a Ray cluster (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``); by default one
             is started on this machine, for this sweep alone.
-        storage: where trials keep their files, a path or URI that all nodes reach; by default
-            the workspace.
+        storage: path or URI that all nodes reach, for trials' files; by default the workspace.
         study_storage: URL of a database for the study; by default a file in the workspace.
-        enqueued: values of parameters to begin with, ``spaces.check_points`` of them.
-        known: name of a sweep in the workspace whose results the sampler is told.
-        metrics_port: of this machine, where Prometheus reads how it goes; 0 for a free one.
+        enqueued: parameter values for the first trials; ``space.check_points`` checks them.
+        known: name of a sweep in the workspace whose results the sampler gets.
+        metrics_port: port of this machine that serves metrics to Prometheus; 0 for a free port.
 
     Returns:
-        What the sweep has come to; ``interrupted`` after Ctrl-C.
+        The status of the sweep; its state is ``interrupted`` after Ctrl-C.
 
     Raises:
-        InputError: something given cannot be used; nothing is left half-made.
+        InputError: an argument cannot be used; no incomplete sweep is left.
         Halted: the sweep had to stop; it can be resumed.
     """
     workspace.check_writable()
@@ -106,7 +105,7 @@ def launch(
         console.print(
             f"note: the space of {experiment.name!r}: {line}", style="yellow", markup=False
         )
-    folder_of_data = (data_dir or data.default_data_dir()).expanduser().absolute()
+    data_path = (data_dir or data.default_data_dir()).expanduser().absolute()
     identity = uuid.uuid4().hex
     record: dict[str, Any] = {
         "id": identity,
@@ -114,8 +113,8 @@ def launch(
         "experiment": definition(experiment),
         "defined": definition(defined),
         "origin": origin(source),
-        "data_dir": str(folder_of_data),
-        # None: the workspace's own, wherever it is moved. Passwords are not kept.
+        "data_dir": str(data_path),
+        # None stands for the workspace's own file, even after a move. Passwords are not stored.
         "tracking_uri": tracking_uri and without_passwords(tracking_uri),
         "storage": storage and (FileStore(_absolute(storage)) / f"{name}-{identity[:8]}").place,
         "study_storage": study_storage and without_passwords(study_storage),
@@ -125,7 +124,7 @@ def launch(
         "python_path": cluster.python_path(source),
     }
     with console.status("reading the data"):
-        arrays = data.load(experiment.base.dataset, folder_of_data)
+        arrays = data.load(experiment.base.dataset, data_path)
         build.check(experiment.base, arrays)
         record["experiment"]["data"] = data.describe(experiment.base.dataset, arrays)
         if tracking_uri is not None:
@@ -141,8 +140,8 @@ def launch(
         _cluster(address, experiment, source, console) as slots,
     ):
         folder = workspace.create(name, record)
-        told = f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}"
-        console.print(told, markup=False)
+        message = f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}"
+        console.print(message, markup=False)
         with folder.locked():
             return run(folder, experiment, arrays, slots, console, registry)
 
@@ -156,19 +155,19 @@ def resume(
     metrics_port: int | None = None,
     take_over: bool = False,
 ) -> Status:
-    """Run what a sweep still lacks; nothing when it is finished.
+    """Run the trials that a sweep still lacks; none if the sweep is finished.
 
     Args:
         name: of the sweep.
-        workspace: where its folder is.
-        console: where progress is shown.
-        address: of the Ray cluster; by default the one it was begun on.
-        metrics_port: as of ``launch``.
-        take_over: also where another process runs it, which then may write no more.
+        workspace: has the folder of the sweep.
+        console: shows progress.
+        address: of the Ray cluster; by default the cluster on which the sweep was launched.
+        metrics_port: as in ``launch``.
+        take_over: resume even if another process runs the sweep; that process may write no more.
 
     Raises:
-        InputError: there is no such sweep, another process runs it, or its code, its data or
-            its tracking server is not there.
+        InputError: the sweep does not exist, another process runs the sweep, or its code, its data
+            or its tracking server is missing.
         Halted: the sweep had to stop again.
     """
     folder = workspace.open(name)
@@ -189,20 +188,20 @@ def extend(
     metrics_port: int | None = None,
     take_over: bool = False,
 ) -> Status:
-    """Give a sweep more of something, and run what it then lacks.
+    """Increase the budget of a sweep, and run the trials that the sweep then lacks.
 
     Args:
         name: of the sweep.
-        budget: fields of ``Budget`` to be changed, such as ``{"trials": 20}``: the number that
-            the sweep is to have in all.
-        workspace: where its folder is.
-        console: where progress is shown.
-        address: of the Ray cluster; by default the one it was begun on.
-        metrics_port: as of ``launch``.
-        take_over: as of ``resume``.
+        budget: new values of fields of ``Budget``, such as ``{"trials": 20}``; each is the total
+            for the sweep.
+        workspace: has the folder of the sweep.
+        console: shows progress.
+        address: of the Ray cluster; by default the cluster on which the sweep was launched.
+        metrics_port: as in ``launch``.
+        take_over: as in ``resume``.
 
     Raises:
-        InputError: as ``resume`` does, or it is not more than the sweep has.
+        InputError: as in ``resume``, or a value does not exceed the present budget.
         Halted: the sweep had to stop again.
     """
     folder = workspace.open(name)
@@ -212,15 +211,15 @@ def extend(
     ):
         before = folder.budget
         for field, value in budget.items():
-            had = getattr(before, field)
-            if had is None or value <= had:
+            present = getattr(before, field)
+            if present is None or value <= present:
                 raise InputError(
                     f"--{field.replace('_', '-')} {value:g}: sweep {name!r} "
-                    + (f"has {had:g} already; give more" if had else "has no such limit")
+                    + (f"has {present:g} already; give more" if present else "has no such limit")
                 )
         folder.set_budget(dataclasses.replace(before, **budget))
-        refused = partial(folder.set_budget, before)
-        return _resume(folder, console, address, registry, refused)
+        undo = partial(folder.set_budget, before)
+        return _resume(folder, console, address, registry, undo)
 
 
 def diagnose(
@@ -232,10 +231,12 @@ def diagnose(
     address: str | None,
     storage: str | None,
 ) -> list[doctor.Finding]:
-    """Ask every node of a cluster whether it can run an experiment; arguments as of ``launch``.
+    """Ask every node of a cluster whether the node can run an experiment.
+
+    The arguments are those of ``launch``.
 
     Raises:
-        InputError: there is no such cluster or data set.
+        InputError: the cluster or the data set does not exist.
     """
     arrays = data.load(experiment.base.dataset, data_dir)
     with cluster.connected(address, experiment.resources, source, any_size=True):
@@ -252,32 +253,32 @@ def _resume(
     console: Console,
     address: str | None,
     registry: CollectorRegistry,
-    refused: Callable[[], None] = lambda: None,
+    undo: Callable[[], None] = lambda: None,
 ) -> Status:
-    """Go on; ``refused`` is called where it cannot, before anything is run."""
+    """Resume a sweep; call ``undo`` if an error prevents this before anything is run."""
     with contextlib.ExitStack() as stack:
         try:
-            found = stack.enter_context(_ready(folder, console, address))
+            ready = stack.enter_context(_ready(folder, console, address))
         except (InputError, StorageError):
-            refused()
+            undo()
             raise
-        return found if isinstance(found, Status) else run(folder, *found, console, registry)
+        return ready if isinstance(ready, Status) else run(folder, *ready, console, registry)
 
 
 @contextlib.contextmanager
 def _ready(
     folder: SweepDir, console: Console, address: str | None
 ) -> Iterator[Status | tuple[Experiment, data.Arrays, cluster.Slots]]:
-    """What a sweep needs to go on, with Ray up; its status where nothing is left to run."""
+    """Yield the inputs of ``run`` with Ray started, or the status if nothing is left to run."""
     record = folder.record
-    sys.path += [place for place in record["python_path"] if place not in sys.path]
+    sys.path += [path for path in record["python_path"] if path not in sys.path]
     current, _ = load_experiment(record["source"])
     experiment = Experiment.from_dict(record["experiment"], current.space)
     for line in mend_study(folder, experiment):
         console.print(f"note: {line}", style="yellow", markup=False)
     status = folder.status(mine=True)
     if status.state == "finished":
-        # Nothing to run; a kill or an outage may have left files and MLflow behind.
+        # A kill or an outage may have left files and MLflow behind the study.
         study = folder.study(experiment)
         Retention(folder.storage, study, folder.objectives, console.print).close(status.trials)
         with MirrorProgress(console, console.print) as progress:
@@ -302,10 +303,10 @@ def _ready(
 
 
 def _compare(folder: SweepDir, current: Experiment, console: Console) -> None:
-    """Print and note how the file of a sweep differs from what it was when the sweep began.
+    """Print and note how a sweep's experiment file has changed since the sweep began.
 
     Raises:
-        InputError: its study cannot hold trials of the space as it is now.
+        InputError: the study of the sweep cannot hold trials of the changed space.
     """
     now = definition(current)
     then = folder.record.get("defined", now)
@@ -315,8 +316,8 @@ def _compare(folder: SweepDir, current: Experiment, console: Console) -> None:
         raise InputError(f"{folder.record['source']}: {error}") from None
     lines = differences(then, now)
     for line in lines:
-        told = f"note: {folder.record['source']}: {line}"
-        console.print(told, style="yellow", markup=False)
+        message = f"note: {folder.record['source']}: {line}"
+        console.print(message, style="yellow", markup=False)
     folder.note_changes(lines)
 
 
@@ -327,17 +328,18 @@ def _cluster(
     with contextlib.ExitStack() as stack:
         with console.status("starting Ray" if address is None else "connecting to Ray"):
             slots = stack.enter_context(cluster.connected(address, experiment.resources, source))
-        # Ray's handler would end the process at once; Tune ends in order on SIGINT.
+        # Ray's handler would end the process at once; on SIGINT, Tune shuts down normally.
         signal.signal(signal.SIGTERM, _end_soon)
         yield slots
 
 
 def _end_soon(*_: Any) -> None:
-    """On SIGTERM: end in order, or without when Ray does not answer, as where it got one, too."""
+    """Handle SIGTERM: shut down normally, or exit after ``_END_SECONDS``."""
+    # Ray does not answer if it also received a SIGTERM; the normal shutdown then may never end.
     timer = threading.Timer(_END_SECONDS, os._exit, [128 + signal.SIGTERM])
     timer.daemon = True
     timer.start()
-    # As on SIGINT, which itself may be ignored: a shell does so for what it runs beside a script.
+    # The process does not send SIGINT to itself: background commands of a script ignore SIGINT.
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler):
         raise KeyboardInterrupt
@@ -345,29 +347,29 @@ def _end_soon(*_: Any) -> None:
 
 
 def _check_known(other: SweepDir, experiment: Experiment) -> None:
-    """See that results of another sweep mean the same in this one.
+    """Check that the results of another sweep are valid in this one.
 
     Raises:
-        InputError: it had other objectives, base or axes, or its study cannot be read.
+        InputError: its objectives, base, space or axes differ, or its study cannot be read.
     """
     theirs = other.record["experiment"]
     mine = definition(experiment)
     for part in ("objectives", "base", "space", "axes"):
         if theirs.get(part) != mine[part]:
             raise InputError(
-                f"--known {other.name}: its {part} differ from those of this sweep, so its "
-                "results cannot be told the sampler; --enqueue runs its front anew"
+                f"--known {other.name}: its {part} differ from those of this sweep, so the "
+                "sampler cannot use its results; --enqueue runs its front again"
             )
-    other.study()  # it can be read
+    other.study()  # raises if the study cannot be read
 
 
-def _try_storage(place: str) -> None:
-    """See that a storage can be written, and leave nothing there.
+def _try_storage(uri: str) -> None:
+    """Check that a storage can be written, and leave no file there.
 
     Raises:
-        InputError: it cannot.
+        InputError: the storage cannot be written.
     """
-    storage = FileStore(_absolute(place))
+    storage = FileStore(_absolute(uri))
     name = f".rsas-{uuid.uuid4().hex}"
     try:
         storage.write(name, b"")
@@ -376,22 +378,22 @@ def _try_storage(place: str) -> None:
         raise InputError(f"--storage: {first_line(error)}") from None
 
 
-def _absolute(place: str) -> str:
-    return place.rstrip("/") if "://" in place else str(Path(place).expanduser().absolute())
+def _absolute(uri: str) -> str:
+    return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
 def _anchored(config: TrainConfig) -> TrainConfig:
-    """The configuration with absolute paths, for a resume that is given elsewhere."""
+    """Return the configuration with absolute paths, so that a resume may start in any folder."""
     kind, _, path = config.dataset.partition(":")
     if kind == "npz":
         config = config.replace(dataset=f"npz:{Path(path).expanduser().absolute()}")
-    place, _, function = config.model.rpartition(":")
-    if place.endswith(".py"):
-        config = config.replace(model=f"{Path(place).absolute()}:{function}")
+    file, _, function = config.model.rpartition(":")
+    if file.endswith(".py"):
+        config = config.replace(model=f"{Path(file).absolute()}:{function}")
     return config
 
 
 def _anchored_uri(uri: str | None) -> str | None:
-    """The URI with an absolute path where it is a SQLite file's, for a resume given elsewhere."""
-    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(.*)", uri or "")
-    return f"{found[1]}{Path(found[2]).absolute()}{found[3]}" if found else uri
+    """Return the URI, with an absolute path if the URI names a SQLite file by a relative one."""
+    match = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)([^?]+)(.*)", uri or "")
+    return f"{match[1]}{Path(match[2]).absolute()}{match[3]}" if match else uri

@@ -1,4 +1,7 @@
-"""What a sweep is. Imports neither ray nor optuna, so that ``rsas train`` can read experiments."""
+"""The definition of a sweep.
+
+Imports neither ray nor optuna, so that ``rsas train`` can read experiments without them.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +29,25 @@ __all__ = [
     "load_experiment",
 ]
 
-_FINEST = 0.0001  # of a CPU or GPU; Ray takes less for nothing
+_FINEST = 0.0001  # of a CPU or GPU; Ray treats smaller shares as zero
 
 Space = Callable[[Any], dict[str, Any]]
-"""A search space: asks an ``optuna.Trial`` for values, returns TrainConfig fields."""
+"""A search space: asks an ``optuna.Trial`` for values, and returns fields of TrainConfig."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """When a sweep is done: at whichever comes first.
+    """The limits of a sweep; the sweep ends at the limit that is reached first.
 
     Attributes:
-        trials: trials that are to be complete, or stopped early by a scheduler.
-        device_hours: hours of training of all trials together, times the GPUs of a trial, or
-            its CPUs where it has no GPU; None for no limit.
-        hours: hours that the sweep has run, its interruptions not counted; None for no limit.
-        failures: failed trials after which the sweep gives up.
-        overtime: seconds in which trials may end their epoch after a limit of time; twice the
-            slowest epoch so far where that is longer. Processes that do not are ended.
+        trials: number of trials that end as complete, or stopped early by a scheduler.
+        device_hours: hours of training of all trials together, times the GPUs of a trial, or its
+            CPUs if a trial has no GPU; None for no limit.
+        hours: hours that the sweep has run, without its interruptions; None for no limit.
+        failures: number of failed trials after which the sweep gives up.
+        overtime: seconds in which trials may finish their epoch after a limit of time is reached.
+            Twice the time of the slowest epoch so far counts instead if that is longer. Processes
+            of trials that take longer are ended.
     """
 
     trials: int = field(default=64, metadata=range_of(1, 10**6))
@@ -56,11 +60,11 @@ class Budget:
         validate(self)
 
     def exhausted(self, hours: float, device_seconds: float) -> str:
-        """Return the limit of time that is reached, such as ``2 hours``; empty where none is.
+        """Return the limit of time that is reached, such as ``2 hours``; empty if none is reached.
 
         Args:
-            hours: that the sweep has run.
-            device_seconds: of training, of all trials together.
+            hours: for which the sweep has run, without its interruptions.
+            device_seconds: of training, sum over all trials.
         """
         if self.hours is not None and hours >= self.hours:
             return f"{self.hours:g} hours"
@@ -71,12 +75,12 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial gets.
+    """The resources of one trial.
 
     Attributes:
-        cpus: CPU cores; a trial computes with as many threads, at least one.
-        gpus: GPUs, up to 1 any share of one: 0.25 lets four trials share it.
-        max_concurrent: trials at once; by default as many as fit the cluster as it is.
+        cpus: CPU cores; a trial computes with the same number of threads, at least one.
+        gpus: GPUs. Any share up to 1 is allowed; with 0.25, four trials share one GPU.
+        max_concurrent: trials at once; by default as many as fit the cluster at the time.
     """
 
     cpus: float = field(default=1.0, metadata=range_of(0, 1024, open_low=True))
@@ -93,7 +97,7 @@ class Resources:
 
     @property
     def devices(self) -> float:
-        """GPUs, or CPUs where there is no GPU: what device-seconds count."""
+        """GPUs, or CPUs if a trial has no GPU; device-seconds count these."""
         return self.gpus or self.cpus
 
 
@@ -102,23 +106,24 @@ class Experiment:
     """A search over training runs.
 
     Attributes:
-        name: letters, digits, ``_``, ``-`` and ``.``; the MLflow experiment's name, too.
+        name: letters, digits, ``_``, ``-`` and ``.``; also the name of the MLflow experiment.
         base: the configuration whose fields the space changes.
         space: the search space.
-        objectives: what is optimised, at least one.
-        budget: when the sweep is done.
-        resources: what one trial gets.
-        sampler: of Optuna: tpe, nsga2, gp (Gaussian process) or random.
+        objectives: the metrics to optimise, at least one.
+        budget: the limits of the sweep.
+        resources: the resources of one trial.
+        sampler: Optuna's sampler: tpe, nsga2, gp (Gaussian process) or random.
         scheduler: none; asha, asynchronous successive halving on the first objective; or
-            pareto_asha, on all of them (``rsas.sweep.suggest.halving``).
+            pareto_asha, on all objectives (``rsas.sweep.suggest.halving``).
         grace_period: epochs of the first rung, before which the scheduler stops no trial.
-        reduction_factor: each rung has so many times the epochs of the one before, and keeps
-            one trial in so many.
-        seed: of the sampler; with one trial at a time the suggestions depend on it alone.
-        seeds: with which each trial is trained, in place of ``base.seed``; objectives are means
-            over them, and the model that is kept is that of the first. Empty: ``base.seed`` alone.
-        checkpoint_every: epochs between checkpoints of a trial; the last epoch has one always.
-        retries: how often a trial goes on from its checkpoint after an error before it failed.
+        reduction_factor: factor between the epochs of successive rungs; one trial in
+            ``reduction_factor`` continues at each rung.
+        seed: of the sampler; with one trial at a time, the suggestions depend only on this seed.
+        seeds: seeds with which each trial is trained, in place of ``base.seed``. Objectives are
+            means over the seeds, and the model of the first seed is kept. Empty: ``base.seed``.
+        checkpoint_every: epochs between checkpoints of a trial; the last epoch always has one.
+        retries: number of times that a trial resumes from its checkpoint after an error, before
+            the trial counts as failed.
 
     Raises:
         InputError: a value is not valid.
@@ -159,7 +164,7 @@ class Experiment:
             raise InputError("val_fraction=0.0: objectives are measured on a validation split")
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the space's code, which is named, as JSON types."""
+        """Return the experiment as JSON types, with the name of the space in place of its code."""
         return {
             "name": self.name,
             "base": self.base.to_dict(),
@@ -173,7 +178,7 @@ class Experiment:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], space: Space) -> Experiment:
-        """The experiment of a ``to_dict()``, with the code of its space."""
+        """Return the experiment of a ``to_dict()``, with the code of its space."""
         return cls(
             name=values["name"],
             base=TrainConfig.from_dict(values["base"]),
@@ -181,7 +186,7 @@ class Experiment:
             objectives=tuple(Objective(**objective) for objective in values["objectives"]),
             budget=Budget(**values["budget"]),
             resources=Resources(**values["resources"]),
-            # Sweeps of earlier versions lack what has come since.
+            # Records of earlier versions lack fields that were added since.
             **{name: values[name] for name in _PLAIN_FIELDS if name in values},
         )
 
@@ -199,13 +204,13 @@ _PLAIN_FIELDS = (
 
 
 def as_published(experiment: Experiment, space: Space) -> Experiment:
-    """The same preset trained by the published algorithm, faults included.
+    """Return the same preset trained by the published algorithm, including its faults.
 
     Args:
         experiment: the preset.
-        space: what is searched instead; the published measure-learning-rate does not act.
+        space: replaces the preset's space; the published measure-learning-rate has no effect.
     """
-    import rsas  # the method imports torch, which is not needed to read an experiment
+    import rsas  # the method imports torch, which reading an experiment does not need
 
     return dataclasses.replace(
         experiment,
@@ -216,37 +221,38 @@ def as_published(experiment: Experiment, space: Space) -> Experiment:
 
 
 def name_of(space: Space) -> str:
-    """``module:function`` of a space, to be read by people."""
-    named: Any = space if hasattr(space, "__qualname__") else type(space)  # such as a partial
+    """Return ``module:function`` of a space, for display."""
+    named: Any = space if hasattr(space, "__qualname__") else type(space)  # e.g. of a partial
     return f"{named.__module__}:{named.__qualname__}"
 
 
 def check_name(name: str) -> None:
-    """Names are used for folders: letters, digits, ``_ - .``, not beginning with a dot.
+    """Check a name that becomes a folder: letters, digits, ``_ - .``, no leading ``-`` or dot.
 
     Raises:
-        InputError: it is not such a name.
+        InputError: the name does not have this form, or has more than 100 characters.
     """
     if not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII):
         raise InputError(f"name {name!r}: expected up to 100 letters, digits, '_', '-' or '.'")
 
 
 def load_experiment(spec: str) -> tuple[Experiment, str]:
-    """The experiment a file defines, and the absolute name by which it is found again.
+    """Return the experiment that a file defines, and the absolute name that loads it again.
 
     Args:
         spec: ``file.py``, whose function ``experiment`` is called, or ``file.py:function``.
 
     Raises:
-        InputError: there is no such file or function, or it does not return an Experiment.
+        InputError: the file or the function does not exist, or the function does not return an
+            Experiment.
     """
-    place, colon, function = spec.rpartition(":")
+    file, colon, function = spec.rpartition(":")
     if not colon or function.endswith(".py") or os.sep in function:
-        place, function = spec, "experiment"
-    if not place.endswith(".py"):
+        file, function = spec, "experiment"
+    if not file.endswith(".py"):
         raise InputError(f"experiment {spec!r}: expected file.py or file.py:function")
-    source = f"{Path(place).resolve()}:{function}"
-    make = load_function(f"{place}:{function}", "experiment")
+    source = f"{Path(file).resolve()}:{function}"
+    make = load_function(f"{file}:{function}", "experiment")
     try:
         with users_code():
             experiment = make()

@@ -1,4 +1,4 @@
-"""What the study holds of the process that runs a sweep: when it began and how far it has come."""
+"""Note in the study when the process that runs a sweep began, and its progress."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rsas.sweep.study.study import Study
 
 __all__ = ["LaunchLog"]
 
-_NOTE_SECONDS = 60.0  # of a launch's time that a kill may lose
+_NOTE_SECONDS = 60.0  # between notes; a kill may lose this much of the recorded time
 
 
 class LaunchLog:
-    """Notes a launch in the study, from its beginning on.
+    """The notes of one launch in the study, from its beginning on.
 
-    The wall clock is read once. All later moments follow from a clock that nobody can set, so the
-    hours of a sweep do not depend on changes of the machine's time.
+    The wall clock is read once. All later times come from a clock that cannot be set. So changes of
+    the machine's time do not change the hours of a sweep.
 
     Args:
-        study: of the sweep; keeps the notes.
-        slots: trials that may run at once.
-        clock: seconds since any moment, never set back.
-        wall: seconds since 1970.
+        study: of the sweep; stores the notes.
+        slots: returns the number of trials that may run at once.
+        clock: returns seconds since an arbitrary moment, and never goes back.
+        wall: returns seconds since 1970.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class LaunchLog:
     def add_training(self, seconds: float) -> None:
         """Count seconds of training that a trial has just reported."""
         now, launch = self._now(), self._launch
-        first = launch.first or now - seconds  # the reported epochs began then
+        first = launch.first or now - seconds  # start of the reported epochs
         since = self._reported if launch.first else first
         self._launch = dataclasses.replace(
             launch,
@@ -59,18 +59,18 @@ class LaunchLog:
         self.note_sometimes()
 
     def add_cut_off(self, device_seconds: float) -> None:
-        """Count device-seconds of an epoch that was cut off, and so never reported."""
+        """Count device-seconds of an epoch that was cut off and thus never reported."""
         total = self._launch.cut_off + device_seconds
         self._launch = dataclasses.replace(self._launch, cut_off=total)
         self.note()
 
     def note_sometimes(self) -> None:
-        """Note how far the launch has come, once a minute."""
+        """Note the progress of the launch, once a minute."""
         if self._now() > self._noted + _NOTE_SECONDS:
             self.note()
 
     def note(self) -> None:
-        """Note how far the launch has come."""
+        """Note the progress of the launch."""
         self._noted = self._now()
         self._launch = dataclasses.replace(self._launch, last=self._noted)
         with contextlib.suppress(Halted):  # the next call that needs the study reports it

@@ -1,4 +1,4 @@
-"""The mirror of a sweep in MLflow: what the tracker reads of the study and of the files."""
+"""The mirror of a sweep in MLflow: the study and the files as the tracker reads them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tracker_of(
     say: tracking.Say,
     progress: tracking.Progress = lambda done, total: None,
 ) -> tracking.Tracker:
-    """Return the mirror of a sweep in MLflow, on a thread of its own from now on."""
+    """Return the tracker that mirrors a sweep in MLflow, and start the tracker's thread."""
     record = folder.record["experiment"]
     is_local = folder.record["tracking_uri"] is None
     source = tracking.Source(
@@ -44,7 +44,7 @@ def tracker_of(
 
 
 def _network(folder: SweepDir, study: Study, trial: TrialRecord) -> tuple[Any, Any]:
-    """The final network of a trial, and two inputs of zeros."""
+    """Return the final network of a trial, and a batch of two inputs of zeros."""
     from rsas.export import Network
 
     config, state = final_model(folder, study, trial)

@@ -1,4 +1,4 @@
-"""Where a sweep comes from: the commit of its code, and what it ran on."""
+"""The provenance of a sweep: the commit of its code, and its platform and packages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _GIT_SECONDS = 10.0
 
 
 def origin(source: str) -> dict[str, Any]:
-    """What is needed to run a sweep again, as JSON types.
+    """Return the facts that are needed to run a sweep again, as JSON types.
 
     Args:
         source: of the experiment, ``file.py:function``.
 
     Returns:
-        source; commit, of the repository its file lies in, empty where there is none; dirty,
-        whether files differ from the commit; python; platform; and packages, name -> version of
-        all that are installed.
+        The keys are ``source``; ``commit``, of the repository that has the file, empty without a
+        repository; ``dirty``, whether files differ from the commit; ``python``; ``platform``; and
+        ``packages``, name -> version of all installed packages.
     """
     folder = Path(source.rpartition(":")[0]).parent
     commit = _git(folder, "rev-parse", "HEAD")
@@ -38,20 +38,21 @@ def origin(source: str) -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str]:
-    """Name -> version, of all but what a broken installation has left."""
-    found = {}
-    for each in metadata.distributions():
-        # None, or an error where importlib_metadata has put itself in the standard one's place.
+    """Return name -> version of all packages, without the remains of broken installations."""
+    versions = {}
+    for package in metadata.distributions():
+        # The name of such remains is None. importlib_metadata, if loaded, replaces the standard
+        # module's finder and raises an error instead.
         with contextlib.suppress(FileNotFoundError):
-            if each.name:
-                found[each.name.lower()] = each.version
-    return dict(sorted(found.items()))
+            if package.name:
+                versions[package.name.lower()] = package.version
+    return dict(sorted(versions.items()))
 
 
 def _git(folder: Path, *command: str) -> str:
-    """What git prints; empty where there is no git or no repository."""
+    """Return the output of a git command; empty without git or without a repository."""
     try:
-        done = subprocess.run(  # noqa: S603
+        result = subprocess.run(  # noqa: S603
             ["git", "-C", str(folder), *command],  # noqa: S607
             capture_output=True,
             text=True,
@@ -60,4 +61,4 @@ def _git(folder: Path, *command: str) -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
+    return result.stdout.strip()

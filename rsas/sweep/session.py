@@ -1,4 +1,4 @@
-"""Run a sweep: Tune executes what the study hands out, and all who follow it are told."""
+"""Run a sweep: Tune executes the trials of the study, and all followers receive the results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rsas.sweep.suggest.halving import halving_of
 __all__ = ["run"]
 
 _SWITCH_SECONDS = 0.0005
-_CHECK_SECONDS = 1.0  # for which a driver that was replaced may go on
+_CHECK_SECONDS = 1.0  # for which a driver that lost its lease may continue
 
 
 def run(
@@ -44,22 +44,23 @@ def run(
     console: Console,
     registry: CollectorRegistry,
 ) -> Status:
-    """Run what the study of a sweep lacks, in the Ray that is up.
+    """Run the trials that the study of a sweep lacks, in the Ray that is connected.
 
     Args:
         folder: of the sweep, locked by this process.
-        experiment: what is searched.
-        arrays: its data.
-        slots: tells how many trials can run at once now.
-        console: where progress is shown.
-        registry: where Prometheus finds how it goes.
+        experiment: the experiment of the sweep.
+        arrays: the data of the experiment.
+        slots: returns how many trials can run at once now.
+        console: shows progress.
+        registry: gets the gauges of the sweep, for Prometheus.
 
     Raises:
         Halted: the sweep had to stop; it can be resumed.
+        LeaseLost: another process has taken the sweep over.
     """
     study = folder.study(experiment)
     _prepare(study, folder, console)
-    display = SweepProgress(
+    progress = SweepProgress(
         console,
         name=folder.name,
         asked=experiment.budget.trials,
@@ -68,19 +69,19 @@ def run(
         trials=study.trials(experiment.objectives),
     )
     for line in mend_mirror(folder):
-        display.note(line)
-    tracker = tracker_of(folder, study, say=display.note, progress=display.mirror)
-    retention = Retention(folder.storage, study, experiment.objectives, display.note)
-    metrics = SweepGauges(
+        progress.note(line)
+    tracker = tracker_of(folder, study, say=progress.note, progress=progress.mirror)
+    retention = Retention(folder.storage, study, experiment.objectives, progress.note)
+    gauges = SweepGauges(
         folder.name,
         asked=experiment.budget.trials,
         objectives=experiment.objectives,
         trials=study.trials(experiment.objectives),
         slots=slots,
     )
-    registry.register(metrics)
+    registry.register(gauges)
     launch = LaunchLog(study, slots)
-    listener = _Run(folder, study, experiment, display, tracker, retention, metrics, launch)
+    listener = _Run(folder, study, experiment, progress, tracker, retention, gauges, launch)
     halving = halving_of(experiment)
     dispatcher = Dispatcher(
         study,
@@ -91,12 +92,12 @@ def run(
         listener=listener,
         history=lambda number: folder.history(study.trial(number, experiment.objectives)),
     )
-    # MLflow's thread computes a lot: each time the driver waits for a file or for Ray, Python would
-    # give it back the lock after 5 ms only.
+    # MLflow's thread computes a lot. With the default interval, the driver would wait 5 ms for the
+    # interpreter's lock each time after it waited for a file or for Ray.
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        with display, tempfile.TemporaryDirectory(prefix="rsas-") as scratch:
+        with progress, tempfile.TemporaryDirectory(prefix="rsas-") as scratch:
             run_trials(
                 dispatcher,
                 experiment,
@@ -113,7 +114,7 @@ def run(
         mirrored, lost = False, _is_lost(folder)
         if not lost:
             retention.close(status.trials if status else ())
-            with display.mirror:
+            with progress.mirror:
                 mirrored = tracker.close(status.state if status else "interrupted")
             if not mirrored:
                 console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
@@ -124,20 +125,20 @@ def run(
     if dispatcher.halted:
         raise Halted(f"sweep {folder.name!r} had to stop: {dispatcher.halted}")
     if status is None:
-        raise Halted(f"sweep {folder.name!r}: its study or storage cannot be read any more")
+        raise Halted(f"sweep {folder.name!r}: its study or storage can no longer be read")
     return dataclasses.replace(status, mirrored=mirrored)
 
 
 def _is_lost(folder: SweepDir) -> bool:
-    """Tell whether another process has taken the sweep over, and logs what happens."""
+    """Return whether another process has taken the sweep over, and now logs to MLflow."""
     try:
         return folder.is_lost()
-    except (InputError, OSError):  # the study is away, and with it all who could take it over
+    except (InputError, OSError):  # without the study, no process can take the sweep over
         return False
 
 
 def _last_status(folder: SweepDir) -> Status | None:
-    """What the sweep has come to; None where its study or its storage is away."""
+    """Return the status of the sweep, or None if its study or storage cannot be read."""
     try:
         return folder.status(mine=True)
     except (InputError, StorageError):
@@ -145,51 +146,51 @@ def _last_status(folder: SweepDir) -> Status | None:
 
 
 class _Run:
-    """Passes on what happens in a running sweep; the dispatcher's listener."""
+    """The dispatcher's listener, which forwards each event of the run to all followers."""
 
     def __init__(
         self,
         folder: SweepDir,
         study: Study,
         experiment: Experiment,
-        display: SweepProgress,
+        progress: SweepProgress,
         tracker: tracking.Tracker,
         retention: Retention,
-        metrics: SweepGauges,
+        gauges: SweepGauges,
         launch: LaunchLog,
     ) -> None:
         self.folder, self.experiment = folder, experiment
         self._study, self._launch = study, launch
-        self._display, self._tracker, self._keeper = display, tracker, retention
-        self._metrics = metrics
-        self._checked = time.monotonic()  # whether this process still has the lease
+        self._progress, self._tracker, self._retention = progress, tracker, retention
+        self._gauges = gauges
+        self._checked = time.monotonic()  # time of the last check of the lease
 
     def begin(self, number: int) -> None:
-        self._display.begin(number)
-        self._metrics.begin(number)
+        self._progress.begin(number)
+        self._gauges.begin(number)
         self._tracker.begin(self._study.trial(number, self.experiment.objectives))
-        self._keeper.record(number)
+        self._retention.record(number)
 
     def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
         self._launch.add_training(sum(row["seconds"] for row in rows))
-        self._display.rows(number, rows)
-        self._metrics.rows(rows)
+        self._progress.rows(number, rows)
+        self._gauges.rows(rows)
         self._tracker.rows(trial_id(number), rows)
 
     def change(self, number: int) -> None:
-        self._keeper.record(number)
+        self._retention.record(number)
 
     def end(self, number: int) -> None:
         self._launch.note()
         now = self._study.trials(self.experiment.objectives)
         trial = self._study.trial(number, self.experiment.objectives)
-        self._display.end(number, now)
-        self._metrics.end(number, now)
+        self._progress.end(number, now)
+        self._gauges.end(number, now)
         self._tracker.end(trial, now)
-        self._keeper.end(number, now)
+        self._retention.end(number, now)
 
     def note(self, number: int, line: str) -> None:
-        self._display.note(f"{trial_id(number)}: {line}")
+        self._progress.note(f"{trial_id(number)}: {line}")
 
     def cut_off(self, number: int, device_seconds: float, line: str) -> None:
         self._launch.add_cut_off(device_seconds)
@@ -203,10 +204,13 @@ class _Run:
 
 
 def _prepare(study: Study, folder: SweepDir, console: Console) -> None:
-    """What a sweep knows before its first trial; done once, also where a kill came between."""
+    """Store the sweep's record, queue and known trials in the study, before the first trial.
+
+    ``note_copies`` comes last and marks the end, so a resume after a kill repeats the rest.
+    """
     record = folder.record
     if study.record() is not None:
-        folder.note_copies(study)  # it may have been extended
+        folder.note_copies(study)  # the record changes when the sweep is extended
         return
     if record.get("known") is not None:
         other = Workspace(folder.workspace).open(record["known"])

@@ -1,4 +1,4 @@
-"""What a sweep has come to, and whether it is done."""
+"""The status of a sweep: its trials, its front, and whether the sweep is done."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ SweepState = Literal["running", "finished", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class Status:
-    """What a sweep has come to."""
+    """The state, trials and launches of a sweep."""
 
     name: str
-    state: SweepState  # failed: as many trials failed as its budget allows
-    asked: int  # trials that are to be complete or stopped early
+    state: SweepState  # failed: the number of failed trials has reached the budget's limit
+    asked: int  # number of trials that end as complete or stopped early
     objectives: tuple[Objective, ...]
     trials: list[TrialRecord]
     launches: list[Launch] = field(default_factory=list)
-    spent: str = ""  # the limit that ended it before all trials were run
-    mirrored: bool = True  # MLflow has all of it, as far as this process logged
+    spent: str = ""  # the limit that ended the sweep before all trials were run
+    mirrored: bool = True  # false if MLflow lacks results that this process had to log
 
     @property
     def counts(self) -> dict[str, int]:
-        """Trials asked for, and trials by state."""
+        """Number of trials asked for, and of trials in each state."""
         counts = {"asked": self.asked, "complete": 0, "running": 0, "pruned": 0, "failed": 0}
         for trial in self.trials:
             counts[trial.state] += 1
@@ -44,7 +44,7 @@ class Status:
 
     @property
     def hypervolume(self) -> float:
-        """See ``rsas.analysis.hypervolume``."""
+        """Hypervolume of the front; see ``rsas.pareto.hypervolume``."""
         return hypervolume(self.trials, self.objectives)
 
     @property
@@ -54,12 +54,13 @@ class Status:
 
     @property
     def slot_share(self) -> float | None:
-        """Share of the time of all slots that was spent in training, after start-up, in [0, 1].
+        """Share of the time of all slots that was spent in training, in [0, 1].
 
-        From the first epoch of each launch to its last one; None before there is one.
+        Counts the time from the first epoch of each launch to its last one; None before the first
+        epoch.
         """
-        time = sum(each.slot_seconds for each in self.launches)
-        trained = sum(each.trained for each in self.launches)
+        time = sum(launch.slot_seconds for launch in self.launches)
+        trained = sum(launch.trained for launch in self.launches)
         return min(trained / time, 1.0) if time > 0 else None
 
 
@@ -79,9 +80,9 @@ def status_of(
         name: of the sweep.
         objectives: of the sweep.
         budget: of the sweep.
-        trials: all that the study has.
-        launches: all that the study has.
-        device_seconds: that the trials have used; read only where the budget limits them.
+        trials: all trials of the study.
+        launches: all launches of the study.
+        device_seconds: used by the trials; matters only if the budget limits device-hours.
         is_running: a process runs the sweep.
     """
     states = [trial.state for trial in trials]
@@ -107,5 +108,5 @@ def status_of(
 
 
 def hours_of(launches: Sequence[Launch]) -> float:
-    """For which the sweep has run, its interruptions not counted."""
-    return sum(max(each.last - each.began, 0.0) for each in launches) / 3600
+    """Return the hours for which the sweep has run, without its interruptions."""
+    return sum(max(launch.last - launch.began, 0.0) for launch in launches) / 3600

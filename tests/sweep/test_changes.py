@@ -71,8 +71,7 @@ def named(function):
         (
             {"space": with_lr},
             [
-                f"the space asks for lr as {float_axis(0.1, 1.0, True)}, for which it did not ask"
-                + NEW,
+                f"the space asks for lr as {float_axis(0.1, 1.0, True)}, a new parameter" + NEW,
                 f"space: the file has {named('with_lr')!r}, and had {named('space')!r}{NEW}",
             ],
         ),

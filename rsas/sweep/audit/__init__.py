@@ -1,1 +1,1 @@
-"""Whether study, files and MLflow agree, and how they are mended."""
+"""Compare the study, the files and MLflow of a sweep, and repair the differences."""

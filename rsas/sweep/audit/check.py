@@ -40,14 +40,14 @@ Kind = Literal["ghost", "twin", "gap", "mismatch", "damaged"]
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing in which study, MLflow and files differ, or that cannot be read."""
+    """One difference between the study, MLflow and the files, or one thing that is unreadable."""
 
     kind: Kind
     where: Literal["study", "mlflow", "storage"]
-    trial_id: str  # empty where it concerns the sweep
-    what: str
+    trial_id: str  # empty if the fault concerns the whole sweep
+    what: str  # the message
     run_id: str = ""  # of the MLflow run
-    content: bool = False  # of what is logged, not of a state: the run has to be made again
+    content: bool = False  # the logged data are wrong, not only a state: the run is logged again
 
 
 def check(folder: SweepDir) -> list[Fault]:
@@ -57,7 +57,7 @@ def check(folder: SweepDir) -> list[Fault]:
         InputError: the tracking server does not answer.
     """
     faults = list(_check_study(folder))
-    if faults:  # all else is compared with the study
+    if faults:  # everything else is compared with the study, so without it the check ends
         return faults
     status = folder.status()
     faults += check_storage(folder, status)
@@ -69,7 +69,7 @@ def check(folder: SweepDir) -> list[Fault]:
 
 
 def is_behind(study: Study, records: Mapping[int, Mapping[str, Any]]) -> bool:
-    """Whether trials' own records know more than the study, which so must have been cut."""
+    """Return whether the trials' own records hold more than the study, which then was cut."""
     frozen = study.optuna_study.get_trials(deepcopy=False)
 
     def lacks(number: int, record: Mapping[str, Any]) -> bool:
@@ -86,24 +86,24 @@ def is_behind(study: Study, records: Mapping[int, Mapping[str, Any]]) -> bool:
 
 
 def own_mirror(folder: SweepDir) -> Path | None:
-    """The workspace's own file of MLflow, where the sweep is mirrored there."""
+    """Return the workspace's own MLflow file, or None if the sweep is mirrored elsewhere."""
     return folder.workspace / "mlflow.db" if folder.record["tracking_uri"] is None else None
 
 
 def aside(name: str, taken: Collection[str]) -> str:
-    """A name that is not taken for a folder that the study does not know."""
+    """Return an unused name for a folder that the study does not know."""
     number = 0
-    while (found := f"{name}.ghost{number or ''}") in taken:
+    while (unused := f"{name}.ghost{number or ''}") in taken:
         number += 1
-    return found
+    return unused
 
 
 def check_storage(folder: SweepDir, status: Status) -> Iterator[Fault]:
-    """What the trials' files lack, or have beyond what the study knows."""
+    """Yield the faults of the trials' files: data that are missing, or unknown to the study."""
     known = {trial.trial_id: trial for trial in status.trials}
     members = {trial.trial_id for trial in status.front}
-    there = set(folder.trials.names())
-    for name in sorted(there - known.keys()):
+    names = set(folder.trials.names())
+    for name in sorted(names - known.keys()):
         if not _GHOST.fullmatch(name):
             yield Fault("ghost", "storage", name, "the study does not know this trial's folder")
     records = folder.kept_records()
@@ -112,8 +112,8 @@ def check_storage(folder: SweepDir, status: Status) -> Iterator[Fault]:
         if record is None:
             yield Fault("gap", "storage", name, "trial.json is missing or damaged")
         elif record["state"] != _STUDY_STATES[trial.state]:
-            told = f"trial.json says {record['state']}, the study {trial.state}"
-            yield Fault("mismatch", "storage", name, told)
+            message = f"trial.json has the state {record['state']}, the study has {trial.state}"
+            yield Fault("mismatch", "storage", name, message)
         if trial.state in ("complete", "pruned"):
             yield from _check_history(folder, status.objectives, trial)
         elif trial.state == "running":
@@ -125,16 +125,16 @@ def check_storage(folder: SweepDir, status: Status) -> Iterator[Fault]:
 
 
 def check_mirror(mirror: Mirror, folder: SweepDir, status: Status) -> Iterator[Fault]:
-    """What MLflow lacks, or has beyond or other than the study."""
+    """Yield the faults of the mirror: what MLflow lacks, or what differs from the study there."""
     if not mirror.parent:
         yield Fault("gap", "mlflow", "", "there is no parent run of this sweep")
         return
     for run_id, name in mirror.surplus.items():
-        told = f"{'its' if name else 'parent'} run {run_id} is a second one"
-        yield Fault("twin", "mlflow", name, told, run_id)
+        message = f"{'run' if name else 'parent run'} {run_id} is a duplicate"
+        yield Fault("twin", "mlflow", name, message, run_id)
     if mirror.status != SWEEP_STATUS[status.state]:
-        told = f"the parent run is {mirror.status}, and the sweep {status.state}"
-        yield Fault("mismatch", "mlflow", "", told)
+        message = f"the parent run is {mirror.status}, the sweep is {status.state}"
+        yield Fault("mismatch", "mlflow", "", message)
     members = {trial.trial_id for trial in status.front}
     if members and mirror.front != front_mark(members):
         yield Fault("mismatch", "mlflow", "", "pareto/front.json is not the front of the study")
@@ -142,9 +142,9 @@ def check_mirror(mirror: Mirror, folder: SweepDir, status: Status) -> Iterator[F
         yield Fault("gap", "mlflow", "", f"the artifact {name} is missing")
     complete = status.counts["complete"]
     if mirror.points != list(range(1, complete + 1)):
-        told = f"the hypervolume has {len(mirror.points)} points for {complete} complete trials"
+        message = f"the hypervolume has {len(mirror.points)} points for {complete} complete trials"
         surplus = len(mirror.points) > len(set(mirror.points) & set(range(1, complete + 1)))
-        yield Fault("gap", "mlflow", "", told, mirror.parent, content=surplus)
+        yield Fault("gap", "mlflow", "", message, mirror.parent, content=surplus)
     known = {trial.trial_id for trial in status.trials}
     for run in mirror.runs:
         if run.trial_id not in known:
@@ -155,10 +155,10 @@ def check_mirror(mirror: Mirror, folder: SweepDir, status: Status) -> Iterator[F
     for trial in status.trials:
         name = trial.trial_id
         if name not in by_trial:
-            yield Fault("gap", "mlflow", name, "it has no run")
+            yield Fault("gap", "mlflow", name, "the trial has no run")
             continue
         if by_trial[name].run_id in mirror.strays:
-            yield Fault("mismatch", "mlflow", name, "its run is not under the sweep's parent run")
+            yield Fault("mismatch", "mlflow", name, "the run is not under the sweep's parent run")
         yield from _check_run(by_trial[name], trial, folder, status, name in members)
 
 
@@ -168,8 +168,8 @@ def _check_study(folder: SweepDir) -> list[Fault]:
         if study is None and not records:
             return []
         if study is None or is_behind(study, records):
-            told = "the study lacks what the trials' own records have"
-            return [Fault("damaged", "study", "", told)]
+            message = "the study lacks data that the trials' own records have"
+            return [Fault("damaged", "study", "", message)]
     except InputError as error:
         return [Fault("damaged", "study", "", str(error))]
     return []
@@ -178,30 +178,30 @@ def _check_study(folder: SweepDir) -> list[Fault]:
 def _check_run(
     run: MirroredRun, trial: TrialRecord, folder: SweepDir, status: Status, member: bool
 ) -> Iterator[Fault]:
-    def fault(kind: Kind, what: str, *, content: bool = False) -> Fault:
-        return Fault(kind, "mlflow", trial.trial_id, what, run.run_id, content)
+    def fault(kind: Kind, message: str, *, content: bool = False) -> Fault:
+        return Fault(kind, "mlflow", trial.trial_id, message, run.run_id, content)
 
     expected = status_of(trial.state, running=status.state == "running")
     if run.status != expected:
-        told = f"its run is {run.status}; the study has it as {trial.state}"
-        yield fault("mismatch", told)
+        message = f"the run is {run.status}; in the study the trial is {trial.state}"
+        yield fault("mismatch", message)
     if trial.state not in ("running", run.state):
         yield fault("mismatch", f"rsas.state is {run.state!r}, the study has {trial.state}")
     tag = str(member).lower() if trial.state == "complete" else ""
     if run.pareto != tag:
-        yield fault("mismatch", f"rsas.pareto is {run.pareto!r} where {tag!r} is right")
+        yield fault("mismatch", f"rsas.pareto is {run.pareto!r}; {tag!r} is correct")
     if run.params != {k: redact(str(v)) for k, v in trial.params.items()}:
-        yield fault("mismatch", "its params are not those of the study", content=True)
+        yield fault("mismatch", "the params of the run are not those of the study", content=True)
     for name, value in trial.objectives.items():
         if run.metrics.get(name) != value:
-            told = f"{name} is {run.metrics.get(name)}, in the study {value}"
-            yield fault("mismatch", told, content=True)
+            message = f"{name} is {run.metrics.get(name)}, in the study {value}"
+            yield fault("mismatch", message, content=True)
     if trial.state in ("complete", "pruned"):
         steps = [round(row["epoch"]) for row in folder.history(trial).rows]
         if run.epochs != steps:
-            told = f"it has {len(run.epochs)} epochs logged of {len(steps)}"
+            message = f"the run has {len(run.epochs)} of {len(steps)} epochs"
             surplus = len(run.epochs) > max(len(steps), round(trial.epochs))
-            yield fault("gap", told, content=surplus)
+            yield fault("gap", message, content=surplus)
 
 
 def _check_history(
@@ -209,37 +209,37 @@ def _check_history(
 ) -> Iterator[Fault]:
     rows = folder.history(trial).rows
     epochs = round(trial.epochs)
-    # One that was stopped for an earlier rung may have more.
-    there = rows if trial.state == "complete" else rows[:epochs]
-    if [row["epoch"] for row in there] != list(range(1, epochs + 1)):
-        told = f"its history has {len(rows)} of {trial.epochs:.0f} epochs"
-        yield Fault("gap", "storage", trial.trial_id, told)
+    # A trial that was stopped at an earlier rung may have more rows than its epochs.
+    counted = rows if trial.state == "complete" else rows[:epochs]
+    if [row["epoch"] for row in counted] != list(range(1, epochs + 1)):
+        message = f"the history has {len(rows)} of {trial.epochs:.0f} epochs"
+        yield Fault("gap", "storage", trial.trial_id, message)
     elif trial.state == "complete" and any(
         rows[-1].get(o.name) != trial.objectives[o.name] for o in objectives
     ):
-        told = "the last row of its history is not the result in the study"
-        yield Fault("mismatch", "storage", trial.trial_id, told)
+        message = "the last row of the history is not the result in the study"
+        yield Fault("mismatch", "storage", trial.trial_id, message)
 
 
 def _check_models(
     folder: SweepDir, known: Mapping[str, TrialRecord], members: Collection[str]
 ) -> Iterator[Fault]:
-    """Yield the models that are kept and are not of the front's members."""
+    """Yield the final models that are kept although their trials are not on the front."""
     for name in sorted(set(folder.models.names()).difference(members)):
         if name not in known:
             if not _GHOST.fullmatch(name):
                 yield Fault("ghost", "storage", name, "the study does not know this trial's model")
         elif known[name].state != "running":
-            yield Fault("ghost", "storage", name, "a model is kept that is not on the front")
+            yield Fault("ghost", "storage", name, "a model is kept of a trial not on the front")
 
 
 def _check_model(folder: SweepDir, trial: str) -> Iterator[Fault]:
     try:
-        found = read_model(folder.models, trial)
-    except Exception:  # torch raises many kinds for damaged files
+        model = read_model(folder.models, trial)
+    except Exception:  # torch raises many kinds of errors for damaged files
         yield Fault("damaged", "storage", trial, "the final model of a front member is damaged")
     else:
-        if found is None:
+        if model is None:
             yield Fault("gap", "storage", trial, "the final model of a front member is missing")
 
 
@@ -249,4 +249,4 @@ _STUDY_STATES = {
     "pruned": "PRUNED",
     "failed": "FAIL",
 }
-_GHOST = re.compile(r".*\.ghost\d*")  # as ``aside`` names them
+_GHOST = re.compile(r".*\.ghost\d*")  # the names that ``aside`` returns

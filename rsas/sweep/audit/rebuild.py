@@ -1,4 +1,4 @@
-"""Make a damaged journal anew, of its whole part and of the trials' own records."""
+"""Rebuild a damaged journal from its undamaged lines and the trials' own records."""
 
 from __future__ import annotations
 
@@ -33,94 +33,97 @@ def rebuild(
     record: dict[str, Any] | None = None,
     lease: Lease | None = None,
 ) -> list[str]:
-    """Make a damaged journal anew, of its whole part and of the trials' own records.
+    """Rebuild a damaged journal from its undamaged lines and the trials' own records.
 
     The damaged file is kept aside as ``.damaged``.
 
     Args:
         journal: the file.
-        records: ``Study.to_dict`` of the trials, by number, as kept in their folders.
-        experiment: what is searched.
-        record: of the sweep, where the journal has lost it.
-        lease: of this process, which the new file is to have from the beginning.
+        records: ``Study.to_dict`` of each trial, by number, as kept in the trials' folders.
+        experiment: the experiment of the sweep.
+        record: the sweep's record, used if the journal has lost its own copy.
+        lease: of this process; the new file has this lease from its first line on.
 
     Returns:
-        Lines that say what was done and what is lost.
+        Messages that name the repairs and the losses.
     """
     whole, launches, queue, noted = _whole_part(journal)
     record = noted or record
     damaged = aside(journal)
-    each = [*whole.values(), *records.values()]
-    known = {number for trial in each for number in trial.get("known", [])}
+    all_records = [*whole.values(), *records.values()]
+    known = {number for trial in all_records for number in trial.get("known", [])}
     partial = journal.with_name(f".{journal.name}.partial")
     partial.unlink(missing_ok=True)
     if lease is not None:
         Journal(partial).put(lease, over=None)
-    made = Study(partial, experiment)
+    study = Study(partial, experiment)
     lines, lost = [f"{journal} is damaged, kept aside as {damaged.name}"], []
     for number in range(max([*whole, *records], default=-1) + 1):
-        kept, found = whole.get(number), records.get(number)
-        # A record is written after the study: where both are there, it may be the older one.
+        journaled, trial = whole.get(number), records.get(number)
+        # The study is written before the trial's record, so the record may be the older one.
         under_way = ("WAITING", "RUNNING")
-        if found is None or (kept is not None and kept["state"] not in under_way):
-            found = kept
-        elif kept is not None:
+        if trial is None or (journaled is not None and journaled["state"] not in under_way):
+            trial = journaled
+        elif journaled is not None:
             parts = ("params", "distributions", "user_attrs", "system_attrs")
-            found = {**found, **{part: {**kept[part], **found[part]} for part in parts}}
-        if found is not None and found is not kept:
-            found = _confirmed(found, kept, experiment)
-        if found is None and number in known:
-            found = {"state": "FAIL", "user_attrs": {KNOWN: "lost"}}
-        elif found is None:
+            trial = {**trial, **{part: {**journaled[part], **trial[part]} for part in parts}}
+        if trial is not None and trial is not journaled:
+            trial = _confirmed(trial, journaled, experiment)
+        if trial is None and number in known:
+            trial = {"state": "FAIL", "user_attrs": {KNOWN: "lost"}}
+        elif trial is None:
             lost.append(trial_id(number))
-            found = {"state": "FAIL", "user_attrs": {REASON: "lost with the damaged study"}}
-        made.optuna_study.add_trial(from_dict(found, len(experiment.objectives)))
+            trial = {"state": "FAIL", "user_attrs": {REASON: "lost with the damaged study"}}
+        study.optuna_study.add_trial(from_dict(trial, len(experiment.objectives)))
     for index, launch in enumerate(launches):
-        made.note_launch(index, launch)
+        study.note_launch(index, launch)
     if record is not None:
-        made.note_record(record)
+        study.note_record(record)
         queue = queue or record.get("enqueued", [])
-    made.enqueue(queue)
-    count = len(made.optuna_study.trials)
-    if journal.exists():  # and stays until there is a whole one
+    study.enqueue(queue)
+    count = len(study.optuna_study.trials)
+    if journal.exists():  # copied, not moved: the sweep must have a journal at all times
         shutil.copy2(journal, damaged)
     partial.replace(journal)
-    lines.append(f"the study is made anew of {count} trials' records")
+    lines.append(f"the study is rebuilt from {count} trials' records")
     if lost:
-        lines.append(f"nothing is known any more of {', '.join(lost)}: told as failed")
+        lines.append(f"all data of {', '.join(lost)} are lost: counted as failed")
     return lines
 
 
 def _confirmed(
-    record: Mapping[str, Any], kept: Mapping[str, Any] | None, experiment: Experiment
+    record: Mapping[str, Any], journaled: Mapping[str, Any] | None, experiment: Experiment
 ) -> dict[str, Any]:
-    """Return a trial's record with such fields only as the study or the space confirms.
+    """Return a trial's record with its fields only if the study or the space confirms them.
 
-    Records may lie on a storage that others can write, and fields may name code to be run. The
-    space is asked again for the fields of a trial that is left without.
+    Other users may be able to write the storage of the records, and fields may name code that is
+    run. Unconfirmed fields are dropped; the resume asks the space for them again.
     """
     attributes = dict(record["user_attrs"])
-    told, noted = attributes.pop(FIELDS, None), kept and kept["user_attrs"].get(FIELDS)
-    if noted is None and told is not None:
-        # The space may have changed: it raises then, or Optuna warns.
+    claimed = attributes.pop(FIELDS, None)
+    fields = journaled and journaled["user_attrs"].get(FIELDS)
+    if fields is None and claimed is not None:
+        # If the space has changed since, it raises an error, or Optuna warns.
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = FixedTrial(record["params"], number=record["number"])
-            noted = told if fields_of(experiment, trial) == told else None
-    return {**record, "user_attrs": attributes if noted is None else {**attributes, FIELDS: noted}}
+            fields = claimed if fields_of(experiment, trial) == claimed else None
+    if fields is not None:
+        attributes[FIELDS] = fields
+    return {**record, "user_attrs": attributes}
 
 
 def _whole_part(
     journal: Path,
 ) -> tuple[dict[int, dict[str, Any]], list[Launch], list[dict[str, Any]], dict[str, Any] | None]:
-    """What the lines before the first damaged one tell."""
+    """Return trials, launches, queue and record from the lines before the first damaged one."""
     partial = journal.with_name(f".{journal.name}.whole")
     try:
         partial.write_bytes(b"".join(whole_lines(journal)))
         study = Study(partial)
         trials = {trial.number: study.to_dict(trial.number) for trial in study.optuna_study.trials}
         return trials, study.launches(), study.queue(), study.record()
-    except InputError:  # not even its beginning is there
+    except InputError:  # the lines do not even create the study
         return {}, [], [], None
     finally:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""``rsas check --repair``: mend what ``check`` finds."""
+"""``rsas check --repair``: repair the faults that ``check`` finds."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = ["experiment_of", "mend_mirror", "mend_study", "repair"]
 
 
 def repair(folder: SweepDir) -> list[str]:
-    """Mend what ``check`` finds, as far as it can be; returns lines that say what was done.
+    """Repair the faults that ``check`` finds, as far as possible; return messages on the repairs.
 
-    Call it with the sweep locked. MLflow's runs that say something else than the study are marked
-    as deleted there and made anew; folders that the study does not know are renamed.
+    The caller must hold the sweep's lock. MLflow runs whose data differ from the study are marked
+    as deleted in MLflow and logged again. Folders that the study does not know are renamed.
     """
     experiment = experiment_of(folder)
     lines = mend_study(folder, experiment) + mend_mirror(folder)
@@ -48,43 +48,44 @@ def repair(folder: SweepDir) -> list[str]:
     for fault in faults:
         try:
             line = _mend(fault, folder, uri, runs.get(fault.trial_id))
-        except StorageError as error:  # all else is mended
+        except StorageError as error:  # one unwritable file must not stop the other repairs
             line = str(error)
         lines += [line] if line else []
     for run_id in wrong:
         tracking.delete_run(uri, run_id)
         lines.append(f"MLflow's run {run_id} is marked as deleted")
-    said: list[str] = []
-    retention = Retention(folder.storage, study, folder.objectives, said.append)
+    messages: list[str] = []
+    retention = Retention(folder.storage, study, folder.objectives, messages.append)
     for trial in status.trials:
         retention.record(trial.number)
     retention.close(status.trials)
-    tracker = tracker_of(folder, study, say=said.append)
+    tracker = tracker_of(folder, study, say=messages.append)
     tracker.close(status.state)
-    return lines + said
+    return lines + messages
 
 
 def mend_study(folder: SweepDir, experiment: Experiment) -> list[str]:
-    """Make the study anew where its file is damaged; returns lines that say so.
+    """Rebuild the study if its file is damaged; return messages on the repair.
 
     Raises:
-        InputError: it is in a database, and not there; a new one would run all trials again. Or
-            it is that of another sweep, or the new file cannot be written.
+        InputError: the study is missing from its database; a new one would run all trials again.
+            Or the study belongs to another sweep, or the new file cannot be written.
     """
     if folder.record.get("study_storage"):
         _check_database(folder)
-        return []  # a database keeps itself
+        return []  # the database server guards its own files
     records = folder.kept_records()
     lock = JournalFileOpenLock(f"{folder.journal}.rebuild")
     try:
-        lock.acquire()  # a damaged study shows no lease, so two processes may have come here
+        # A damaged study may show no lease, so two processes may reach this line at once.
+        lock.acquire()
         try:
             return _rebuild(folder, experiment, records)
         finally:
             lock.release()
     except OSError as error:
         raise InputError(
-            f"sweep {folder.name!r}: its study cannot be made again ({error.strerror or error})"
+            f"sweep {folder.name!r}: its study cannot be rebuilt ({error.strerror or error})"
         ) from None
 
 
@@ -95,7 +96,7 @@ def _rebuild(
         if not is_behind(folder.study(experiment), records):
             return []
     except OtherStudy:
-        raise  # a new file would not be this sweep's, either
+        raise  # a rebuilt file would still hold the trials of another sweep
     except InputError:
         pass
     _check_objectives(folder, records)
@@ -103,9 +104,9 @@ def _rebuild(
 
 
 def mend_mirror(folder: SweepDir) -> list[str]:
-    """Keep the workspace's own file of MLflow aside where it is damaged; returns a line on it.
+    """Keep the workspace's own MLflow file aside if it is damaged; return messages on that.
 
-    The runs of this sweep are logged again by its next tracker.
+    The next tracker of this sweep logs the sweep's runs again.
     """
     file = own_mirror(folder)
     if file is None or not (reason := tracking.damage(file)):
@@ -113,8 +114,8 @@ def mend_mirror(folder: SweepDir) -> list[str]:
     aside = tracking.set_aside(file)
     if aside is None:
         return []
-    place = Workspace(folder.workspace)
-    others = [name for name in place.names() if name != folder.name and _is_there(place, name)]
+    workspace = Workspace(folder.workspace)
+    others = [n for n in workspace.names() if n != folder.name and _is_there(workspace, n)]
     hint = f"; 'rsas check NAME --repair' logs those of {', '.join(others)}" if others else ""
     return [
         f"{file} was damaged ({reason}) and is kept aside as {aside.name}; the runs of "
@@ -122,25 +123,29 @@ def mend_mirror(folder: SweepDir) -> list[str]:
     ]
 
 
-def _is_there(place: Workspace, name: str) -> bool:
-    """Whether a sweep of the workspace is mirrored in its own file."""
+def _is_there(workspace: Workspace, name: str) -> bool:
+    """Return whether a sweep of the workspace is mirrored in the workspace's own file."""
     with contextlib.suppress(InputError):
-        return own_mirror(place.open(name)) is not None
+        return own_mirror(workspace.open(name)) is not None
     return False
 
 
 def experiment_of(folder: SweepDir) -> Experiment:
-    """The experiment of a sweep, its space from the file that defined it.
+    """Return the experiment of a sweep, with the space from the file that defined the sweep.
 
     Raises:
-        InputError: the file is not there any more, or does not define one.
+        InputError: the file no longer exists, or does not define an experiment.
     """
     current, _ = load_experiment(folder.record["source"])
     return Experiment.from_dict(folder.record["experiment"], current.space)
 
 
 def _check_database(folder: SweepDir) -> None:
-    """See that a database which is to have the study of trials is not another one, or a new one."""
+    """Check that the database holds this sweep's study if trials have been run.
+
+    Raises:
+        InputError: the database is a new one or the wrong one.
+    """
     study = folder.study_begun()
     if study is not None and study.trials(folder.objectives):
         return
@@ -148,49 +153,49 @@ def _check_database(folder: SweepDir) -> None:
         raise InputError(
             f"sweep {folder.name!r}: the database {folder.record['study_storage']} has no study of "
             f"this sweep, yet {len(records)} of its trials are kept in {folder.trials.place}; "
-            "bring that database back (a relative path begins where the sweep was begun)"
+            "restore that database (a relative path starts where the sweep was launched)"
         )
 
 
 def _check_objectives(folder: SweepDir, records: Mapping[int, Mapping[str, Any]]) -> None:
-    """See that the record of the sweep has as many objectives as the records of its trials.
+    """Check that the record of the sweep has as many objectives as the records of its trials.
 
     Raises:
-        OtherStudy: it has not, so somebody has edited it.
+        OtherStudy: the numbers differ, so somebody has edited the sweep's record.
     """
     count = len(folder.objectives)
     for record in records.values():
         values = record["values"]
         if values is not None and len(values) != count:
             raise OtherStudy(
-                f"sweep {folder.name!r}: sweep.json has {count} objectives, and its trials "
-                f"{len(values)}; correct the file, or delete it, and a copy is used"
+                f"sweep {folder.name!r}: sweep.json has {count} objectives, its trials have "
+                f"{len(values)}; correct the file, or delete it to restore a copy"
             )
 
 
 def _mend(fault: Fault, folder: SweepDir, uri: str, run_id: str | None) -> str:
-    """Mend something on the storage; returns what was done, or that it cannot be.
+    """Repair a fault of the storage; return a message on the repair, or on why it is impossible.
 
     Raises:
         StorageError: the storage cannot be written.
     """
     name = fault.trial_id
     if fault.kind == "ghost" and fault.what.startswith("the study"):
-        place = folder.models if fault.what.endswith("model") else folder.trials
-        to = aside(name, place.names())
-        place.move(name, to)
-        return f"{name}: its folder is kept aside as {to}"
+        store = folder.models if fault.what.endswith("model") else folder.trials
+        new_name = aside(name, store.names())
+        store.move(name, new_name)
+        return f"{name}: its folder is kept aside as {new_name}"
     if fault.kind == "damaged" and "checkpoint" in fault.what:
         damaged = TrialDir(folder.trials / name).set_aside()
         return f"{name}: {', '.join(damaged)} kept aside as .damaged" if damaged else ""
     if "history" in fault.what:
         rows = tracking.read_history(uri, run_id) if run_id else []
         if not rows:
-            return f"{name}: {fault.what}, and MLflow does not have it either; it is lost"
+            return f"{name}: {fault.what}; MLflow has no copy, so the history cannot be restored"
         trial = TrialDir(folder.trials / name)
         trial.begin()
         trial.append(rows)
-        return f"{name}: its history is made again from MLflow"
+        return f"{name}: the history is restored from MLflow"
     if "final model" in fault.what:
-        return f"{name}: {fault.what}; it can be had again by training its configuration"
+        return f"{name}: {fault.what}; training its configuration again makes a new model"
     return ""

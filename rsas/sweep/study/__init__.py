@@ -1,1 +1,1 @@
-"""The study: all trials of a sweep, kept by Optuna in a journal or in a database."""
+"""The study: all trials of a sweep, stored by Optuna in a journal or in a database."""

@@ -1,4 +1,4 @@
-"""Open the storage of a study, which may not answer for a while."""
+"""Open the storage of a study, and retry while a database does not answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rsas.sweep.study.lease import Lease
 __all__ = ["PATIENCE", "open_storage", "patiently"]
 
 PATIENCE = 60.0
-"""Seconds for which a database that does not answer is asked again."""
+"""Seconds for which a database that does not answer is retried."""
 
 T = TypeVar("T")
 
@@ -27,9 +27,9 @@ def open_storage(place: Path | str, study: str, lease: Lease | None) -> BaseStor
     """Open a journal file, or a database by its URL.
 
     Args:
-        place: of the study.
-        study: its name.
-        lease: of this process, which each write compares; None to read, and in tests.
+        place: the journal file or the URL of the database.
+        study: name of the study.
+        lease: of this process; each write compares the lease. None to read, and in tests.
     """
     if isinstance(place, Path):
         return JournalStorage(Journal(place, lease))
@@ -37,7 +37,11 @@ def open_storage(place: Path | str, study: str, lease: Lease | None) -> BaseStor
 
 
 def patiently(action: Callable[[], T]) -> T:
-    """Do it; again, for a while, where a database is away."""
+    """Run an action; retry for up to ``PATIENCE`` seconds while a database does not answer.
+
+    Raises:
+        Halted: the database still does not answer, or the study is damaged or not writable.
+    """
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -49,7 +53,7 @@ def patiently(action: Callable[[], T]) -> T:
             time.sleep(1.0)
         except Damaged as error:
             raise Halted(
-                f"the study is damaged ({error}); 'rsas check NAME --repair' mends it"
+                f"the study is damaged ({error}); 'rsas check NAME --repair' repairs it"
             ) from None
         except OSError as error:
             raise Halted(f"the study cannot be written ({error.strerror or error})") from None

@@ -1,4 +1,4 @@
-"""A study in a database: where it is, and the lease beside it, which fences its writes."""
+"""The storage of a study in a database, and the table of leases that fences the writes there."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def open_database(url: str, study: str, lease: Lease | None) -> optuna.storages.
 
     Args:
         url: of the database.
-        study: whose lease counts.
-        lease: of this process: each transaction is refused with ``LeaseLost`` where another one
-            holds at its end. With None, writes compare no lease.
+        study: name of the study whose lease is compared.
+        lease: of this process. A transaction fails with ``LeaseLost`` if another lease is valid
+            at its end. With None, no lease is compared.
     """
-    # A connection that a restarted server has dropped is noticed and replaced.
+    # A restarted server has dropped its connections; the ping replaces them.
     options = {"pool_pre_ping": True, **_options(url)}
     _make_schema(url)
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options)
@@ -45,18 +45,18 @@ def open_database(url: str, study: str, lease: Lease | None) -> optuna.storages.
 
 
 class DatabaseLeases:
-    """The lease of one study, in a table beside those of Optuna.
+    """The lease of one study, in a table beside Optuna's tables.
 
     Args:
         url: of the database.
-        study: name of the study; it need not exist.
+        study: name of the study, which need not exist.
     """
 
     def __init__(self, url: str, study: str) -> None:
         self._url, self._study = url, study
 
     def lease(self) -> Lease | None:
-        """Return the lease as it is now; None where there never was one.
+        """Return the current lease, or None if the study never had one.
 
         Raises:
             StorageError: the database does not answer.
@@ -70,20 +70,22 @@ class DatabaseLeases:
         """Replace the lease ``over``.
 
         Raises:
-            LeaseLost: another process was sooner.
+            LeaseLost: another process has replaced the lease first.
             StorageError: the database does not answer.
         """
-        with self._transaction():  # the database answers
+        # An unreachable database becomes a StorageError here.
+        with self._transaction():
             _make_schema(self._url)
         values = {"epoch": lease.epoch, "lease": json.dumps(lease.to_dict())}
         with self._transaction() as connection:
             if over is None:
-                with contextlib.suppress(sql.exc.IntegrityError):  # there is one by now
+                with contextlib.suppress(sql.exc.IntegrityError):  # another process was first
                     connection.execute(_TABLE.insert().values(study=self._study, **values))
                     return
             else:
-                mine = (_TABLE.c.study == self._study) & (_TABLE.c.epoch == over.epoch)
-                if connection.execute(_TABLE.update().where(mine).values(**values)).rowcount == 1:
+                is_old = (_TABLE.c.study == self._study) & (_TABLE.c.epoch == over.epoch)
+                update = _TABLE.update().where(is_old).values(**values)
+                if connection.execute(update).rowcount == 1:
                     return
         raise lease.lost_to(self.lease())
 
@@ -98,10 +100,10 @@ class DatabaseLeases:
 
 
 def _fence(engine: sql.Engine, study: str, mine: Lease) -> None:
-    """Compare the lease at the end of each transaction, before it takes effect.
+    """Compare the lease at the end of each transaction, before the transaction takes effect.
 
-    The row is locked for the rest of the transaction, and SQLite has one writer at a time. So no
-    other process can take the lease between the comparison and the write.
+    The row of the lease is locked for the rest of the transaction, and SQLite allows one writer at
+    a time. So no other process can take the lease between the comparison and the write.
     """
 
     @sql.event.listens_for(engine, "commit")
@@ -121,21 +123,21 @@ def _read(connection: sql.Connection, query: sql.Select[Any]) -> Lease | None:
 
 
 def _make_schema(url: str) -> None:
-    """Make the table of leases where it is missing, and in PostgreSQL the schema of studies."""
+    """Create the table of leases if it is missing, and in PostgreSQL the schema of studies."""
     engine = sql.create_engine(url, poolclass=sql.NullPool, **_options(url))
-    made: list[sql.Executable] = [CreateTable(_TABLE, if_not_exists=True)]
+    statements: list[sql.Executable] = [CreateTable(_TABLE, if_not_exists=True)]
     if url.startswith("postgresql"):
-        made.insert(0, sql.text(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}"))
-    for statement in made:
-        # Two processes may do so at once, and "if not exists" does not keep them apart.
+        statements.insert(0, sql.text(f"CREATE SCHEMA IF NOT EXISTS {_SCHEMA}"))
+    for statement in statements:
+        # Two processes may create both at once; "if not exists" does not prevent this error.
         with contextlib.suppress(sql.exc.IntegrityError), engine.begin() as connection:
             connection.execute(statement)
 
 
 def _options(url: str) -> dict[str, Any]:
-    """Return the options of an engine."""
+    """Return the options of SQLAlchemy's engine for a URL."""
     if not url.startswith("postgresql"):
         return {}
-    # Optuna and MLflow both have a table alembic_version: in one database they need a schema
-    # each (mlflow #3374).
+    # Optuna and MLflow both create a table alembic_version. In one database, each of them needs
+    # its own schema (mlflow #3374).
     return {"connect_args": {"options": f"-csearch_path={_SCHEMA}"}}

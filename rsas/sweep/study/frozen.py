@@ -1,4 +1,4 @@
-"""Optuna's trials as rsas has them: as records, and as JSON, of which a study can be made anew."""
+"""Convert Optuna's trials to records, and to JSON from which a study can be rebuilt."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STATES: dict[TrialState, State] = {
     TrialState.FAIL: "failed",
 }
 
-# Attributes of trials.
+# Names of the user attributes of trials.
 REASON = "rsas:reason"
 KEY = "rsas:key"
 SAME_AS = "rsas:same_as"
@@ -49,7 +49,7 @@ KNOWN = "rsas:known"
 
 
 def to_record(trial: FrozenTrial, objectives: Sequence[Objective]) -> TrialRecord:
-    """One trial of a sweep; objectives only of a complete one."""
+    """Return the record of a trial; only a complete trial has objectives."""
     names = [objective.name for objective in objectives]
     attributes = trial.user_attrs
     return TrialRecord(
@@ -72,7 +72,7 @@ def to_record(trial: FrozenTrial, objectives: Sequence[Objective]) -> TrialRecor
 
 
 def to_dict(trial: FrozenTrial) -> dict[str, Any]:
-    """All there is of a trial, as JSON types."""
+    """Return all data of a trial, as JSON types."""
     return {
         "number": trial.number,
         "state": trial.state.name,
@@ -87,7 +87,7 @@ def to_dict(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any], objectives: int) -> FrozenTrial:
-    """The trial of ``to_dict``, or of the part of it that is known; only ``state`` must be."""
+    """Return the trial of a ``to_dict``; all keys but ``state`` may be missing."""
     state = TrialState[values["state"]]
     distributions = values.get("distributions", {})
     trial = optuna.trial.create_trial(

@@ -1,15 +1,15 @@
-"""The file of a study: a line an operation, in the format of Optuna's journals.
+"""The file of a study: one line per operation, in the format of Optuna's journals.
 
-Each line has its number as ``n``, from 0, and a checksum. So a reader sees what Optuna's own file
-does not show:
+Each line has its number as ``n``, from 0, and a checksum. So a reader detects faults that Optuna's
+own file hides:
 
-- A line with a number that was there before is skipped. It comes from a process that lost the lease
-  in the middle of a write, or from a copy of the file at its end.
-- A line without a number is skipped. Another program wrote it.
+- A line whose number occurred before is skipped. A process wrote that line after losing the lease
+  in the middle of a write, or the line was copied to the end of the file.
+- A line without a number is skipped: another program wrote that line.
 - A number that is too large, or a wrong checksum, is damage: lines are missing or changed.
 
-The lease (``rsas.sweep.study.lease``) is an attribute of the study, so its place among the lines is
-the moment from which its former owner may write no more.
+The lease (``rsas.sweep.study.lease``) is an attribute of the study, so one line sets each lease.
+After that line, the former owner can write no more.
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ __all__ = ["Damaged", "Journal", "whole_lines"]
 
 _CHECK = b',"crc":'
 _LEASE = "rsas:lease"
-_UNREADABLE = (ValueError, AttributeError, RecursionError)  # by json, or no object
+_UNREADABLE = (ValueError, AttributeError, RecursionError)  # not JSON, or not a JSON object
 _SET_STUDY_ATTRIBUTE = 2  # op_code in the format of the file
 
 Line = dict[str, Any]
 
 
 class Damaged(ValueError):
-    """A journal has lines that cannot be read, or lacks some; the message names the place."""
+    """A journal has unreadable lines or lacks lines; the message names the position."""
 
 
 class Journal(BaseJournalBackend):
-    """Reads and appends lines; each write compares the lease first.
+    """Optuna's backend that reads and appends lines; each write compares the lease first.
 
-    The file need not exist. Writes are exclusive by a lock file, which needs no lock of the file
-    system (open with O_EXCL, NFS from version 3 on).
+    The file need not exist. A lock file makes writes exclusive without a lock of the file system
+    (open with O_EXCL, NFS from version 3 on).
 
     Args:
         path: of the file.
-        lease: of this process: reads and writes fail with ``LeaseLost`` where another process has
-            it. With None, none is compared.
+        lease: of this process; reads and writes fail with ``LeaseLost`` if another process has
+            taken the lease over. With None, no lease is compared.
     """
 
     def __init__(self, path: Path, lease: Lease | None = None) -> None:
         self._path, self._mine = path, lease
         self._lock = JournalFileOpenLock(str(path))
-        self._thread_lock = threading.RLock()  # a write reads, too
+        self._thread_lock = threading.RLock()  # reentrant, because a write also reads
         self._inode = 0
-        self._size = 0  # of the file when it was read
-        self._end = 0  # of the lines that were read
+        self._size = 0  # bytes of the file at the last read
+        self._end = 0  # byte at which the lines that were read end
         self._number = 0  # of the next line
-        self._unread: list[Line] = []  # by Optuna
-        self._given = 0  # how many lines Optuna has read
+        self._unread: list[Line] = []  # lines that Optuna has not read yet
+        self._given = 0  # number of lines that Optuna has read
         self._lease: Lease | None = None
 
     def read_logs(self, log_number_from: int) -> list[Line]:
@@ -74,50 +74,54 @@ class Journal(BaseJournalBackend):
             Damaged: a line cannot be read, or lines are missing.
         """
         with self._thread_lock:
-            if log_number_from != self._given:  # another reader: from the beginning
+            if log_number_from != self._given:  # a new reader needs the file from its beginning
                 self._end = self._number = self._given = 0
                 self._unread = []
             self._read_on()
-            found = self._unread[log_number_from - self._given :]
+            logs = self._unread[log_number_from - self._given :]
             self._given += len(self._unread)
             self._unread = []
-            return found
+            return logs
 
     def append_logs(self, logs: list[Line]) -> None:
         """Write lines; called by Optuna.
 
         Raises:
             LeaseLost: another process has taken the study over.
-            Halted: the file is gone, or another process wrote meanwhile.
-            OSError: the file cannot be written; nothing of the lines is left there.
+            Halted: the file was deleted or replaced, or another process wrote at the same time.
+            OSError: the file cannot be written; the file then has no part of the lines.
         """
         with self._exclusive():
-            if self._mine is not None and self._lease != self._mine:  # released, or never noted
+            # A newer lease raises in the read; here the lease was released or is not in the file.
+            if self._mine is not None and self._lease != self._mine:
                 raise self._mine.lost_to(self._lease)
             self._append(logs)
 
     def lease(self) -> Lease | None:
-        """Return the lease that was noted last, also in a damaged file."""
+        """Return the newest lease, also in a damaged file; None if the file has no lease."""
         with contextlib.suppress(Damaged), self._thread_lock:
             self._read_on()
             return self._lease
-        found: Lease | None = None
+        newest: Lease | None = None
         for line in _content(self._path).splitlines():
             if _LEASE.encode() in line:
                 with contextlib.suppress(*_UNREADABLE, LookupError, TypeError):
-                    noted = _lease_of(json.loads(line))
-                    if noted is not None and (found is None or noted.epoch >= found.epoch):
-                        found = noted
-        return found
+                    lease = _lease_of(json.loads(line))
+                    if lease is not None and (newest is None or lease.epoch >= newest.epoch):
+                        newest = lease
+        return newest
 
     def put(self, lease: Lease, over: Lease | None) -> None:
-        """Replace the lease ``over``; in a damaged file, ``rsas.sweep.audit.rebuild`` does.
+        """Replace the lease ``over``.
+
+        A damaged file is left as it is; ``rsas.sweep.audit.rebuild`` sets the lease there.
 
         Raises:
-            LeaseLost: another process was sooner.
+            LeaseLost: another process has replaced the lease first.
         """
         if over is not None and is_alive(over.owner) is False:
-            Path(f"{self._path}.lock").unlink(missing_ok=True)  # or Optuna waits for 30 seconds
+            # The lock file of a dead owner would make Optuna wait for 30 seconds.
+            Path(f"{self._path}.lock").unlink(missing_ok=True)
         attribute = {_LEASE: lease.to_dict()}
         line = {
             "op_code": _SET_STUDY_ATTRIBUTE,
@@ -132,38 +136,40 @@ class Journal(BaseJournalBackend):
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Be the only one that writes, and know all lines."""
+        """Exclude all other writers, and read all lines that they have written."""
         with self._thread_lock:
-            _check_writable(self._path.parent)  # or the wait for a lock that was left never ends
+            _check_writable(self._path.parent)  # an abandoned lock there would block forever
             self._lock.acquire()
             try:
                 self._read_on()
                 yield
             finally:
-                with contextlib.suppress(RuntimeError):  # taken away after 30 seconds without life
+                # Another process removes the lock file after 30 seconds without progress.
+                with contextlib.suppress(RuntimeError):
                     self._lock.release()
 
     def _append(self, logs: list[Line]) -> None:
         lines = [_to_line({**log, "n": self._number + i}) for i, log in enumerate(logs)]
         rest = memoryview(b"".join(lines))
-        # Not buffered, or the rest would be written when the file is closed after an error.
+        # Unbuffered: a buffer would still write its rest when the file is closed after an error.
         with self._path.open("ab", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size != self._size:  # this process was stopped for long
+            # If this process was stopped for long, another one may have taken the lock.
+            if os.fstat(file.fileno()).st_size != self._size:
                 raise Halted(f"another process writes {self._path}, too; this process ends")
-            # Behind the last whole line is what a process left that was killed in a write.
+            # A process that was killed in a write leaves part of a line at the end of the file.
             if self._size > self._end:
                 os.truncate(file.fileno(), self._end)
             try:
                 while rest:
                     rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
-            except OSError:  # half a line would be glued to the next one
+            except OSError:  # half a line would merge with the next one
                 with contextlib.suppress(OSError):
                     os.truncate(file.fileno(), self._end)
                 raise
 
     def _read_on(self) -> None:
-        """Read the lines that were written since the last time."""
+        """Read the lines that were written since the last read."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
@@ -190,52 +196,52 @@ class Journal(BaseJournalBackend):
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """Return the lines of a journal before the first damage; empty where there is no file."""
-    found: list[bytes] = []
+    """Return the lines of a journal before the first damage; empty if the file does not exist."""
+    lines: list[bytes] = []
     with contextlib.suppress(FileNotFoundError, Damaged), path.open("rb") as file:
-        found += (line for line, log in _lines(file, 0, 0, path) if log is not None)
-    return found
+        lines += (line for line, log in _lines(file, 0, 0, path) if log is not None)
+    return lines
 
 
 def _lines(
-    file: IO[bytes], number: int, place: int, path: Path
+    file: IO[bytes], number: int, position: int, path: Path
 ) -> Iterator[tuple[bytes, Line | None]]:
-    """Yield whole lines and their contents, None for those to be skipped.
+    """Yield whole lines and their contents; the content of a skipped line is None.
 
     Args:
         file: at the beginning of a line.
         number: of the next line.
-        place: in bytes, of the next line, for messages.
+        position: of the next line in bytes, for messages.
         path: of the file, for messages.
 
     Raises:
         Damaged: a line cannot be read, or lines are missing.
     """
     for line in file:
-        if not line.endswith(b"\n"):  # it is being written, or its process was killed
+        if not line.endswith(b"\n"):  # the line is being written, or its writer was killed
             return
-        text, mark, check = line.rpartition(_CHECK)
+        text, has_check, check = line.rpartition(_CHECK)
         try:
             log = json.loads(line)
-            found = log.get("n")
+            own_number = log.get("n")
             # Other programs write neither a number nor a checksum.
-            is_whole = int(check[:-2]) == zlib.crc32(text) if mark else found is None
+            is_whole = int(check[:-2]) == zlib.crc32(text) if has_check else own_number is None
         except _UNREADABLE:
             is_whole = False
         if not is_whole:
-            raise Damaged(f"{path.name}: the line at byte {place} is damaged")
-        if mark and found > number:
-            raise Damaged(f"{path.name}: lines {number} to {found - 1} are missing")
-        if mark and found == number:
+            raise Damaged(f"{path.name}: the line at byte {position} is damaged")
+        if has_check and own_number > number:
+            raise Damaged(f"{path.name}: lines {number} to {own_number - 1} are missing")
+        if has_check and own_number == number:
             yield line, log
             number += 1
         else:
             yield line, None
-        place += len(line)
+        position += len(line)
 
 
 def _to_line(log: Line) -> bytes:
-    """Return a line with its checksum (CRC-32 of all before it), which makes damage visible."""
+    """Return a line with its checksum, the CRC-32 of all bytes before the checksum."""
     text = json.dumps(log, separators=(",", ":"))[:-1].encode()
     return text + _CHECK + b"%d}\n" % zlib.crc32(text)
 
@@ -253,10 +259,10 @@ def _content(path: Path) -> bytes:
 
 
 def _check_writable(folder: Path) -> None:
-    """See that a lock file can be made and removed.
+    """Check that a lock file can be created and removed.
 
     Raises:
-        OSError: it cannot.
+        OSError: the folder is not writable.
     """
     if not os.access(folder, os.W_OK):
         is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
@@ -266,6 +272,6 @@ def _check_writable(folder: Path) -> None:
 
 def _gone(path: Path) -> Halted:
     return Halted(
-        f"{path} was deleted or replaced while it was in use; 'rsas resume' makes it again from "
+        f"{path} was deleted or replaced while it was in use; 'rsas resume' rebuilds it from "
         "the records of the trials"
     )

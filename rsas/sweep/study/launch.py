@@ -1,4 +1,4 @@
-"""What the study notes of each process that ran the sweep. No optuna."""
+"""The note that the study keeps of each process that ran the sweep. Does not import optuna."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["Launch"]
 
 @dataclass(frozen=True)
 class Launch:
-    """One process that ran the sweep, as it last noted."""
+    """One process that ran the sweep, with the progress that it noted last."""
 
     began: float  # seconds since 1970
-    first: float | None = None  # when the first epoch began
-    last: float = 0.0  # when it last noted how far it was
+    first: float | None = None  # start of the first epoch, seconds since 1970
+    last: float = 0.0  # time of the last note, seconds since 1970
     slot_seconds: float = 0.0  # up to the last epoch, times the trials that could run at once
-    trained: float = 0.0  # seconds of training, of all slots together
+    trained: float = 0.0  # seconds of training, sum over all slots
     cut_off: float = 0.0  # device-seconds of epochs that did not end after a limit was reached
-    failures: int = 0  # trials that had failed before it
+    failures: int = 0  # trials that had failed before this process began

@@ -1,10 +1,10 @@
-"""The right to run a sweep, which one process has at a time. It is kept in the study itself.
+"""The lease: the right to run a sweep, which one process has at a time. The study keeps the lease.
 
-Each process that takes the right increases the number of the lease, its epoch. The storage of the
-study compares the epoch at each write, so a process that has lost the right cannot write any more:
-it may have been stopped for hours, or may run on another machine (a fencing token; Kleppmann 2016,
-"How to do distributed locking"). A lease is taken over where its owner is provably dead, or by an
-explicit request.
+Each process that takes the lease increases its number, the epoch. The storage of the study compares
+the epoch at each write. So a process that has lost the lease cannot write, even if that process was
+stopped for hours or runs on another machine. The epoch is a fencing token (Kleppmann 2016, "How to
+do distributed locking"). A process may take over the lease of an owner that is provably dead, or of
+any owner if the user asks for this.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Lease", "LeaseStore", "Owner", "acquire", "is_alive"]
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, described so that another process can find out whether it is dead."""
+    """A process, with the facts from which another process can tell whether this one is dead."""
 
     pid: int
     started: int  # clock ticks from the start of the machine to that of the process; 0 if unknown
@@ -37,11 +37,11 @@ class Owner:
 
 @dataclass(frozen=True)
 class Lease:
-    """Who may write the study."""
+    """The right of one process to write the study."""
 
     epoch: int  # from 1, one more each time the owner changes
     owner: Owner
-    is_released: bool = False  # the owner ended in order
+    is_released: bool = False  # the owner has ended normally
 
     def to_dict(self) -> dict[str, Any]:
         """Return the lease as JSON types."""
@@ -49,39 +49,39 @@ class Lease:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Lease:
-        """Make the lease of a ``to_dict()``."""
+        """Return the lease of a ``to_dict()``."""
         return cls(values["epoch"], Owner(**values["owner"]), values["is_released"])
 
     def lost_to(self, other: Lease | None) -> LeaseLost:
-        """Return the error for the owner of this lease, which another process has taken over."""
+        """Return the error for the owner of this lease after another process took it over."""
         by = f"process {other.owner.pid} on {other.owner.host}" if other else "another process"
         return LeaseLost(f"{by} has taken the sweep over; this process ends")
 
 
 class LeaseStore(Protocol):
-    """Where the lease of a study is kept."""
+    """The place that keeps the lease of a study."""
 
     def lease(self) -> Lease | None:
-        """Return the lease as it is now; None where there never was one."""
+        """Return the current lease, or None if the study never had one."""
 
     def put(self, lease: Lease, over: Lease | None) -> None:
         """Replace the lease ``over``.
 
         Raises:
-            LeaseLost: another process was sooner.
+            LeaseLost: another process has replaced the lease first.
         """
 
 
 def acquire(store: LeaseStore, sweep: str, *, take_over: bool) -> Lease:
-    """Take the right to run a sweep.
+    """Take the lease of a sweep.
 
     Args:
-        store: of its study.
+        store: keeps the lease of the sweep's study.
         sweep: name of the sweep, for messages.
-        take_over: also from an owner that is alive, or of which nothing can be known here.
+        take_over: take the lease also from an owner that is alive, or whose state is unknown here.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process has the lease.
     """
     held = store.lease()
     if held is not None and not held.is_released and not take_over:
@@ -97,10 +97,10 @@ def acquire(store: LeaseStore, sweep: str, *, take_over: bool) -> Lease:
 
 
 def is_alive(owner: Owner) -> bool | None:
-    """Tell whether a process exists; None where that cannot be known from here.
+    """Return whether a process exists; None if this machine cannot see that process.
 
-    A number of a process may be given to another one, hence the time of its start. A machine that
-    has been started since has none of the processes from before.
+    The system may give the pid of a dead process to a new one, so the start time is compared, too.
+    No process survives a restart of its machine.
     """
     me = _me()
     if owner.machine != me.machine:
@@ -113,16 +113,16 @@ def is_alive(owner: Owner) -> bool | None:
 
 
 def _reason(owner: Owner, alive: bool | None, sweep: str) -> str:
-    """Say why the lease of an owner is not taken over."""
+    """Return the reason why the lease of an owner is not taken over, for a message."""
     if alive is None:
         return (
             f"held by process {owner.pid} on {owner.host}, and this machine cannot see whether "
-            "that process is alive; if it is dead, --take-over goes on with the sweep"
+            "that process is alive; if it is dead, --take-over resumes the sweep here"
         )
     if _state(owner.pid) == "T":
         return (
             f"held by process {owner.pid}, which is stopped; 'kill -CONT {owner.pid}' lets that "
-            "process go on, and --take-over goes on here instead"
+            "process continue, and --take-over resumes the sweep here instead"
         )
     return (
         f"being run by process {owner.pid}; 'rsas status {sweep}' follows it, and --take-over "
@@ -132,27 +132,28 @@ def _reason(owner: Owner, alive: bool | None, sweep: str) -> str:
 
 def _me() -> Owner:
     pid, host, boot = os.getpid(), socket.gethostname(), _text("/proc/sys/kernel/random/boot_id")
-    # Containers of one image share the first part, and pods of one name the second one.
+    # Neither name is unique: containers of one image share the machine-id, and two pods may share a
+    # host name. The network address separates these cases.
     address = uuid.getnode()
-    is_drawn = bool(address >> 40 & 1)  # at random, as the machine has none (RFC 9562, 6.10)
+    is_random = bool(address >> 40 & 1)  # the machine has no network address (RFC 9562, 6.10)
     return Owner(
         pid=pid,
         started=_started(pid) or 0,
         host=host,
-        machine=f"{_text('/etc/machine-id')} {host} {boot if is_drawn else f'{address:x}'}",
+        machine=f"{_text('/etc/machine-id')} {host} {boot if is_random else f'{address:x}'}",
         boot=boot,
         namespace=_namespace(),
     )
 
 
 def _started(pid: int) -> int | None:
-    """Return when a process started, 0 where the system does not say; None if it is dead."""
+    """Return the start time of a process: 0 if the system hides it, None if the process is dead."""
     if not Path("/proc/self/stat").exists():  # not Linux
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
             return None
-        except PermissionError:  # of another user
+        except PermissionError:  # the process exists and belongs to another user
             pass
         return 0
     fields = _fields(pid)
@@ -165,7 +166,7 @@ def _state(pid: int) -> str:
 
 
 def _fields(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the state on (proc(5)); empty without a process."""
+    """Return the fields of /proc/PID/stat from the state on (proc(5)); empty if PID is dead."""
     return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 

@@ -1,6 +1,7 @@
-"""The study of a sweep: one durable Optuna study, which alone decides what is done.
+"""The study of a sweep: one durable Optuna study, the only source for which trials are done.
 
-Tune executes and MLflow mirrors; after an interruption the study says what is still to be run.
+Tune executes the trials and MLflow mirrors them. A resume reads from the study which trials are
+left to run.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from rsas.sweep.suggest.space import fields_of
 
 __all__ = ["NotBegun", "Rung", "Study"]
 
-# Attributes of the study.
+# Names of the user attributes of the study.
 _RECORD = "rsas:record"
 _LAUNCH = "rsas:launch:"
 _QUEUE = "rsas:queue"
@@ -53,30 +54,30 @@ _QUEUE = "rsas:queue"
 
 @dataclass(frozen=True)
 class Rung:
-    """What a trial had come to at a rung, and what was decided there."""
+    """The objectives of a trial at a rung, and the decision made there."""
 
     number: int
     rung: int  # epochs
     values: list[float]  # of the objectives
-    stops: bool
+    stops: bool  # the trial was stopped there
 
 
 class NotBegun(InputError):
-    """There is no study: the sweep was killed before it made one."""
+    """The study does not exist: the sweep was killed before it created one."""
 
 
 class Study:
-    """The trials of a sweep and what became of them.
+    """The trials of a sweep and their results.
 
     Args:
         place: the journal file, or the URL of a database (``postgresql+psycopg://...``).
-        experiment: what is searched; with None the study can only be read.
-        name: of the study, where a database has several.
-        lease: of this process (``SweepDir.locked``): reads and writes fail with ``LeaseLost``
-            where another process has it. With None, none is compared.
+        experiment: the experiment of the sweep; with None the study can only be read.
+        name: of the study; a database may hold several.
+        lease: of this process (``SweepDir.locked``); reads and writes fail with ``LeaseLost`` if
+            another process has taken the lease over. With None, no lease is compared.
 
     Raises:
-        NotBegun: it is to be read, and not there.
+        NotBegun: the study does not exist, and without ``experiment`` none is created.
         InputError: the study is damaged or cannot be reached.
     """
 
@@ -107,38 +108,38 @@ class Study:
             self._frozen()
         except (InputError, Halted):
             raise
-        except Exception as error:  # Optuna, SQLAlchemy and drivers have kinds of their own
-            hint = "; 'rsas check NAME --repair' mends it" if isinstance(place, Path) else ""
+        except Exception as error:  # Optuna, SQLAlchemy and drivers each raise their own classes
+            hint = "; 'rsas check NAME --repair' repairs it" if isinstance(place, Path) else ""
             raise InputError(
                 f"{place}: the study of the sweep cannot be read ({reason_of(error)}){hint}"
             ) from error
 
     @property
     def optuna_study(self) -> optuna.Study:
-        """Optuna's own object, for its tools that read."""
+        """Optuna's own object, for those of Optuna's tools that only read."""
         return self._optuna
 
-    # What the study holds.
+    # Read the study.
 
     def trials(self, objectives: Sequence[Objective]) -> list[TrialRecord]:
-        """All trials in the order they were begun."""
+        """Return all trials in the order they were begun."""
         return [to_record(trial, objectives) for trial in self._begun()]
 
     def trial(self, number: int, objectives: Sequence[Objective]) -> TrialRecord:
-        """One trial."""
+        """Return the trial of a number."""
         return to_record(self._frozen()[number], objectives)
 
     def fields(self, number: int) -> dict[str, Any] | None:
-        """Return what the space set for a trial, as JSON types; None where nothing is noted."""
-        found: dict[str, Any] | None = self._frozen()[number].user_attrs.get(FIELDS)
-        return found
+        """Return the fields that the space set for a trial, as JSON types; None if not noted."""
+        fields: dict[str, Any] | None = self._frozen()[number].user_attrs.get(FIELDS)
+        return fields
 
     def unfinished(self) -> list[int]:
-        """Numbers of the trials that are begun and not ended."""
+        """Return the numbers of the trials that have begun and not ended."""
         return [t.number for t in self._begun() if not t.state.is_finished()]
 
     def ended(self) -> dict[State, int]:
-        """How many trials ended in each state."""
+        """Return the number of trials that ended in each state."""
         counts: dict[State, int] = {"complete": 0, "pruned": 0, "failed": 0}
         for trial in self._begun():
             if trial.state.is_finished():
@@ -146,7 +147,7 @@ class Study:
         return counts
 
     def rungs(self) -> list[Rung]:
-        """All that was noted at rungs, in the order of the trials."""
+        """Return all notes of rungs, in the order of the trials."""
         return [
             Rung(trial.number, int(name.removeprefix(RUNG)), note["values"], note["stops"])
             for trial in self._begun()
@@ -155,22 +156,24 @@ class Study:
         ]
 
     def device_seconds(self) -> float:
-        """Of all trials that ended."""
+        """Return the device-seconds of all trials that ended."""
         ended = [trial for trial in self._begun() if trial.state.is_finished()]
         return float(sum(trial.user_attrs.get(DEVICE_SECONDS, 0.0) for trial in ended))
 
     def launches(self) -> list[Launch]:
-        """The processes that ran the sweep, oldest first."""
-        found = self._optuna.user_attrs.items()
-        return [Launch(**value) for name, value in sorted(found) if name.startswith(_LAUNCH)]
+        """Return the processes that ran the sweep, oldest first."""
+        attributes = self._optuna.user_attrs.items()
+        return [Launch(**value) for name, value in sorted(attributes) if name.startswith(_LAUNCH)]
 
     def queue(self) -> list[dict[str, Any]]:
-        """Values of parameters with which the first trials are run; see ``enqueue``."""
-        found: list[dict[str, Any]] = self._optuna.user_attrs.get(_QUEUE, [])
-        return found
+        """Return the parameter values for the first trials; see ``enqueue``."""
+        queue: list[dict[str, Any]] = self._optuna.user_attrs.get(_QUEUE, [])
+        return queue
 
     def check_lease(self) -> None:
-        """See that this process may still write, by a read of what is small.
+        """Check that this process may still write.
+
+        A read compares the lease; the study's own attributes are quick to read.
 
         Raises:
             LeaseLost: another process has taken the sweep over.
@@ -179,25 +182,26 @@ class Study:
         patiently(lambda: self._optuna.user_attrs)
 
     def record(self) -> dict[str, Any] | None:
-        """The sweep's own record, which ``note_record`` kept."""
-        found: dict[str, Any] | None = self._optuna.user_attrs.get(_RECORD)
-        return found
+        """Return the sweep's record as stored by ``note_record``, or None if there is none."""
+        record: dict[str, Any] | None = self._optuna.user_attrs.get(_RECORD)
+        return record
 
-    # What becomes of trials.
+    # Begin and end trials.
 
     def begin(self) -> int:
-        """Ask the sampler for a new trial; returns its number.
+        """Ask the sampler for a new trial, and return its number.
 
-        The sampler is made anew, with a seed of the sweep's seed and the trial's number, so a
-        suggestion depends on the study alone: a resumed sweep neither repeats the start-up
-        points of the sampler nor, with one trial at a time, differs from an undisturbed one.
+        Each trial gets a new sampler, seeded with the sweep's seed and the trial's number. So a
+        suggestion depends only on the study. A resumed sweep does not repeat the start-up points of
+        the sampler. With one trial at a time, its suggestions equal those of an undisturbed sweep.
         """
         experiment = self._writable()
 
         def ask() -> int:
             frozen = self._frozen()
             queue = self.queue()
-            waiting = [t.number for t in frozen if t.state is TrialState.WAITING]  # by a kill
+            # A kill between enqueue_trial and ask leaves a trial waiting.
+            waiting = [t.number for t in frozen if t.state is TrialState.WAITING]
             begun = len(self._begun())
             if begun < len(queue) and not waiting:
                 self._optuna.enqueue_trial(queue[begun])
@@ -209,18 +213,18 @@ class Study:
             self.config(number)
         except Halted:
             raise
-        except Exception:  # the space's; the next call of config raises it again
+        except Exception:  # an error of the space, which the next call of config raises again
             return number
         return number
 
     def config(self, number: int) -> TrainConfig:
-        """Return the configuration with which a trial began, whatever the space returns now.
+        """Return the configuration with which a trial began, even if the space has changed since.
 
-        Where the process ended before its fields were noted, the space is asked again: it gets the
-        values it got before, and new ones for the rest.
+        If the process ended before the fields were noted, the space runs again. The space then gets
+        the parameter values of the first run, and new values for parameters not yet drawn.
 
         Raises:
-            Exception: whatever the space raises; InputError if its fields are not valid.
+            Exception: any error of the space; InputError if its fields are not valid.
         """
         base = self._writable().base
         fields = self.fields(number)
@@ -230,12 +234,13 @@ class Study:
         while True:
             try:
                 return self._ask(number)
-            except optuna.exceptions.StorageInternalError:  # the database is away
+            except optuna.exceptions.StorageInternalError:  # the database does not answer
                 if time.monotonic() > deadline:
                     raise Halted("the study's database does not answer") from None
                 time.sleep(1.0)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):  # not the space's
+                # The study's storage raises these errors, not the user's space.
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                     raise Halted(f"the study cannot be written ({error.strerror})") from None
                 raise
 
@@ -249,10 +254,10 @@ class Study:
         return experiment.base.replace(**fields)
 
     def note_key(self, number: int, key: str) -> int | None:
-        """Note what identifies a trial's configuration.
+        """Note the key that identifies a trial's configuration.
 
         Returns:
-            The number of a complete trial that has the same, if there is one.
+            The number of a complete trial with the same key, or None.
         """
         self._set(number, KEY, key)
         for trial in self._begun():
@@ -261,14 +266,14 @@ class Study:
         return None
 
     def note_rung(self, rung: Rung) -> None:
-        """Keep what was decided at a rung, before it is acted upon."""
+        """Note the decision at a rung, before the dispatcher acts on that decision."""
         note = {"values": list(rung.values), "stops": rung.stops}
         self._set(rung.number, f"{RUNG}{rung.rung}", note)
 
     def complete(
         self, number: int, metrics: Mapping[str, float], device_seconds: float = 0.0
     ) -> None:
-        """A trial came to its end; without finite objectives it failed."""
+        """Mark a trial as complete, or as failed if an objective is not finite."""
         names = [objective.name for objective in self._writable().objectives]
         values = [metrics.get(name, math.nan) for name in names]
         if not all(math.isfinite(value) for value in values):
@@ -283,7 +288,7 @@ class Study:
         self._tell(number, TrialState.COMPLETE, values)
 
     def repeat(self, number: int, same_as: int) -> None:
-        """A trial has the configuration of a complete one: it counts with the same result."""
+        """Mark a trial as complete with the result of another one of the same configuration."""
         other = self._frozen()[same_as]
         self._set(number, SAME_AS, trial_id(same_as))
         self._set(number, EPOCHS, other.user_attrs.get(EPOCHS, 0.0))
@@ -292,41 +297,42 @@ class Study:
         self._tell(number, TrialState.COMPLETE, other.values)
 
     def prune(self, number: int, epochs: float, device_seconds: float = 0.0) -> None:
-        """A trial was stopped early."""
+        """Mark a trial as stopped early."""
         self._set(number, EPOCHS, epochs)
         self._set(number, DEVICE_SECONDS, device_seconds)
         self._tell(number, TrialState.PRUNED)
 
     def fail(self, number: int, reason: str, device_seconds: float = 0.0) -> None:
-        """A trial failed for good, for a reason whose secrets are hidden."""
+        """Mark a trial as failed, and note the reason without its secrets."""
         self._set(number, REASON, redact(reason))
         self._set(number, DEVICE_SECONDS, device_seconds)
         self._tell(number, TrialState.FAIL)
 
-    # What is known of the sweep itself.
+    # Note facts on the sweep itself.
 
     def note_record(self, record: dict[str, Any]) -> None:
-        """Keep the sweep's record here, too; its file may be damaged."""
+        """Store a copy of the sweep's record, in case the record's file is damaged."""
         self._note(_RECORD, record)
 
     def note_launch(self, index: int, launch: Launch) -> None:
-        """Note how far a launch has come."""
+        """Note the progress of a launch."""
         self._note(f"{_LAUNCH}{index:04d}", vars(launch))
 
     def enqueue(self, points: Sequence[Mapping[str, Any]]) -> None:
-        """Values of parameters with which the first trials are run."""
+        """Store parameter values for the first trials."""
         self._note(_QUEUE, [dict(point) for point in points])
 
     def add_known(self, other: Study, sweep: str) -> int:
-        """Tell the sampler the complete trials of another sweep; they are no trials of this one.
+        """Give the sampler the complete trials of another sweep, not counted in this one.
 
         Returns:
-            How many there were.
+            The number of these trials.
         """
         known = [trial for trial in other._begun() if trial.state is TrialState.COMPLETE]
-        there = {trial.user_attrs.get(KNOWN) for trial in self._frozen()}  # before a kill
+        # A process that was killed may have added some of them before.
+        present = {trial.user_attrs.get(KNOWN) for trial in self._frozen()}
         for trial in known:
-            if f"{sweep}/{trial_id(trial.number)}" in there:
+            if f"{sweep}/{trial_id(trial.number)}" in present:
                 continue
             self._optuna.add_trial(
                 optuna.trial.create_trial(
@@ -343,14 +349,14 @@ class Study:
         optuna.delete_study(study_name=self._optuna.study_name, storage=self._optuna._storage)
 
     def to_dict(self, number: int) -> dict[str, Any]:
-        """Return all the study has of a trial, as JSON types; ``rebuild`` takes it back."""
+        """Return all data of a trial, as JSON types, from which ``rebuild`` can restore it."""
         frozen = self._frozen()
         known = [trial.number for trial in frozen if KNOWN in trial.user_attrs]
         sweep = (self.record() or {}).get("id", "")
         return {**to_dict(frozen[number]), "known": known, "sweep": sweep}
 
     def _name_objectives(self, objectives: Sequence[Objective]) -> None:
-        """For Optuna's own tools; rsas does not read the names."""
+        """Name the objectives for Optuna's own tools; rsas does not read the names."""
         if self._optuna.metric_names is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -358,7 +364,8 @@ class Study:
 
     def _tell(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         def tell() -> None:
-            if not self._frozen()[number].state.is_finished():  # it was, before a connection broke
+            # If the connection broke after the write, the retry finds the trial finished.
+            if not self._frozen()[number].state.is_finished():
                 self._optuna.tell(number, values, state=state)
 
         patiently(tell)

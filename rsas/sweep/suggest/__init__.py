@@ -1,1 +1,1 @@
-"""What to try next: the search space, Optuna's samplers, and halving."""
+"""Suggest the next configuration: the search space, Optuna's samplers, and halving."""

@@ -22,11 +22,11 @@ _SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 
 
 def sampler(experiment: Experiment, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler that an experiment asks for, with a seed for one trial."""
+    """Return the sampler that an experiment asks for, with a seed for one trial."""
     state = np.random.SeedSequence([experiment.seed, number]).generate_state(1)
     return _SAMPLERS[experiment.sampler](int(state[0]))
 
 
 def direction(objective: Objective) -> StudyDirection:
-    """Optuna's word for it."""
+    """Return the direction of an objective as Optuna's enum."""
     return StudyDirection.MAXIMIZE if objective.direction == "max" else StudyDirection.MINIMIZE

@@ -1,4 +1,4 @@
-"""Search spaces tried on throw-away studies, before a sweep begins."""
+"""Run a search space: for a trial of a sweep, and for checks on temporary studies before that."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fields_of(experiment: Experiment, trial: BaseTrial) -> dict[str, Any]:
     """Return the fields that the space sets for a trial, as JSON types.
 
     Raises:
-        Exception: whatever the space raises; InputError if its fields are not valid.
+        Exception: any error of the space; InputError if its fields are not valid.
     """
     with users_code():
         fields = experiment.space(trial)
@@ -38,19 +38,19 @@ def fields_of(experiment: Experiment, trial: BaseTrial) -> dict[str, Any]:
 
 
 def check_space(experiment: Experiment) -> dict[str, Any]:
-    """See that the space sets fields that a sweep can search.
+    """Check that the space sets fields that a sweep can search.
 
     Returns:
-        The fields it set, those of all tries together.
+        The fields that the space set in all tries together.
 
     Raises:
-        InputError: it raises, or sets an unknown field or a value that is not valid, or one
-            that every trial of a sweep must share; or it sets another value when it is asked again
-            for the same trial.
+        InputError: the space raises an error, sets an unknown field or an invalid value, or sets a
+            field that all trials of a sweep must share. Or the space sets another value when it
+            runs a second time for the same trial.
     """
     name = f"space {name_of(experiment.space)!r}"
     study = _study(experiment)
-    found: dict[str, Any] = {}
+    all_fields: dict[str, Any] = {}
     for _ in range(_TRIES):
         trial = study.ask()
         try:
@@ -65,17 +65,19 @@ def check_space(experiment: Experiment) -> dict[str, Any]:
         if shared:
             raise InputError(f"{name}: {shared.pop()!r} is the same for all trials of a sweep")
         for parameter in trial.params:
-            if not re.fullmatch(r"[\w .:/-]{1,250}", parameter):  # MLflow takes no others
+            if not re.fullmatch(r"[\w .:/-]{1,250}", parameter):  # MLflow refuses other names
                 raise InputError(f"{name}: parameter {parameter!r}: expected letters and digits")
-        found |= fields
-    return found
+        all_fields |= fields
+    return all_fields
 
 
 def check_points(experiment: Experiment, points: Sequence[Mapping[str, Any]]) -> None:
-    """See that the space can have these values of its parameters; others it draws itself.
+    """Check that the space can take these values of its parameters.
+
+    A point may leave parameters out; the sampler draws those.
 
     Raises:
-        InputError: it does not ask for a parameter, or not for such a value.
+        InputError: the space does not ask for a parameter, or a value is not in the range.
     """
     study = _study(experiment)
     for index, point in enumerate(points):
@@ -83,9 +85,10 @@ def check_points(experiment: Experiment, points: Sequence[Mapping[str, Any]]) ->
         study.enqueue_trial(dict(point))
         trial = study.ask()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna's, of values that are refused below
+            warnings.simplefilter("ignore")  # Optuna warns of values that are refused below
             _config(experiment, trial)
-        # Of a value that Optuna cannot even compare, suggest_float raises, and nothing is asked.
+        # If Optuna cannot even compare a value, suggest_float raises an error, and the trial lacks
+        # that parameter. A trial without the point then gives its range.
         free = study.ask()
         _config(experiment, free)
         for name, value in point.items():
@@ -102,29 +105,33 @@ def check_points(experiment: Experiment, points: Sequence[Mapping[str, Any]]) ->
 
 
 def axes(experiment: Experiment) -> dict[str, Any]:
-    """The parameters that the space asks for, in the configurations tried.
+    """Return the parameters that the space asks for, in the configurations tried.
 
     Returns:
         Name -> distribution, as JSON types in Optuna's form (``optuna.distributions``).
     """
-    # One seed for all, or rare branches would be found for some seeds of the sampler only.
+    # The seed is fixed: with the experiment's seed, the same space could show a rare branch under
+    # one seed and not under another.
     study = _study(dataclasses.replace(experiment, seed=0))
-    found: dict[str, Any] = {}
+    distributions: dict[str, Any] = {}
     for _ in range(_TRIES):
         trial = study.ask()
         _config(experiment, trial)
-        found |= {n: json.loads(distribution_to_json(d)) for n, d in trial.distributions.items()}
-    return found
+        distributions |= {
+            name: json.loads(distribution_to_json(distribution))
+            for name, distribution in trial.distributions.items()
+        }
+    return distributions
 
 
 def idle_axes(experiment: Experiment) -> list[str]:
-    """Axes of the space that cannot act, always or in some of its configurations.
+    """Return the axes of the space without effect, always or in some of its configurations.
 
-    Each axis of some random configurations is moved while the others stay; where that changes no
-    field that acts (``rsas.pruning.acting``), the axis does nothing there.
+    In random configurations, each axis is moved while the other axes stay. If no field that acts
+    (``rsas.pruning.acting``) changes, the axis has no effect in that configuration.
 
     Returns:
-        A line for each such axis: its name, where it does nothing, and why.
+        A message for each such axis: its name, in how many configurations, and the reason.
     """
     study = _study(experiment)
     tried: dict[str, int] = defaultdict(int)
@@ -140,16 +147,16 @@ def idle_axes(experiment: Experiment) -> list[str]:
             if moved and all(acting(other) == acting(config) for other in moved):
                 reasons[axis].append(idle(config).get(axis, "no field that acts depends on it"))
     return [
-        f"{axis} does nothing{_where(len(found), tried[axis])}: {'; '.join(dict.fromkeys(found))}"
-        for axis, found in reasons.items()
+        f"{axis} does nothing{_where(len(causes), tried[axis])}: {'; '.join(dict.fromkeys(causes))}"
+        for axis, causes in reasons.items()
     ]
 
 
 def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
-    """Return the fields that the space sets, after it has set the same a second time.
+    """Return the fields that the space sets, after a second run has set the same fields.
 
     Raises:
-        InputError: it sets other fields, or asks for other ranges.
+        InputError: the second run sets other fields, or asks for other ranges.
     """
     fields = fields_of(experiment, trial)
     asked = dict(trial.distributions)
@@ -161,8 +168,8 @@ def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
         for name in fields | again
         if name not in fields or name not in again or fields[name] != again[name]
     ]
-    # Optuna keeps the first range of a parameter, and warns of another one.
-    if any("Inconsistent parameter values" in str(each.message) for each in caught):
+    # Optuna keeps the first range of a parameter, and warns if a later range differs.
+    if any("Inconsistent parameter values" in str(warning.message) for warning in caught):
         differing.append("another range of a parameter")
     if trial.distributions != asked:
         differing.append("another parameter")
@@ -174,14 +181,14 @@ def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
     return fields
 
 
-def _where(found: int, tried: int) -> str:
-    return "" if found == tried else f" in {found} of {tried} configurations tried"
+def _where(idle_count: int, tried: int) -> str:
+    return "" if idle_count == tried else f" in {idle_count} of {tried} configurations tried"
 
 
 def _moved(
     experiment: Experiment, study: optuna.Study, trial: optuna.Trial, axis: str
 ) -> list[TrainConfig]:
-    """The configurations with the axis at the ends of its range, or at its other choices."""
+    """Return the configurations with the axis at the ends of its range, or at its other choices."""
     distribution = trial.distributions[axis]
     if isinstance(distribution, CategoricalDistribution):
         values = list(distribution.choices)
@@ -198,7 +205,7 @@ def _moved(
 def _config(experiment: Experiment, trial: optuna.Trial) -> TrainConfig | None:
     try:
         return experiment.base.replace(**fields_of(experiment, trial))
-    except Exception:  # of the user's; such a trial fails in the sweep, with its reason
+    except Exception:  # an error of the user's space; in the sweep, such a trial fails
         return None
 
 

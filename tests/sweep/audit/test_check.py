@@ -391,7 +391,7 @@ def test_damaged_checkpoints_of_a_trial_that_is_to_go_on(sweep, damaged):
 
 
 def test_what_a_running_sweep_is_about_to_write_is_no_fault(sweep, command_line, monkeypatch):
-    late, lasting = (Fault("gap", "mlflow", f"t000{n}", "it has no run") for n in (1, 2))
+    late, lasting = (Fault("gap", "mlflow", f"t000{n}", "the trial has no run") for n in (1, 2))
     looks = [[late, lasting], [lasting], [late]]
     monkeypatch.setattr("rsas.cli.look._A_WHILE", 0.01)
     monkeypatch.setattr(repair, "check", lambda _: looks.pop(0))

@@ -81,7 +81,7 @@ def test_a_trial_of_another_sweep_rewrites_no_study(sweep):
         assert mend(sweep) == []
         assert sweep.journal.read_bytes().startswith(before)
     folder.set_record(record | {"sweep": "id-first"})
-    assert any("made anew of 6 trials" in line for line in mend(sweep))  # of this one it does
+    assert any("rebuilt from 6 trials" in line for line in mend(sweep))  # of this one it does
 
 
 WRONG = [None, 5, -1, 2.5, "x", "", [], [[1]], {}, {"a": 1}, True, "9" * 400, 10**400]
@@ -281,11 +281,11 @@ def test_a_damaged_study_is_not_made_again_for_another_number_of_objectives(swee
     content = b"garbage\n" + sweep.journal.read_bytes()
     sweep.journal.write_bytes(content)
     again = Workspace(sweep.workspace).open("first")
-    with pytest.raises(InputError, match="sweep.json has 1 objectives, and its trials 2; correct"):
+    with pytest.raises(InputError, match="sweep.json has 1 objectives, its trials have 2; correct"):
         mend(again)
     assert sweep.journal.read_bytes() == content
     file.unlink()
-    assert any("made anew of 5 trials" in line for line in mend(sweep))
+    assert any("rebuilt from 5 trials" in line for line in mend(sweep))
     assert trials_of(sweep) == before
 
 
@@ -324,11 +324,11 @@ def test_a_full_disk_costs_no_damaged_study(sweep, broken, monkeypatch):
     sweep.journal.write_bytes(content)
     with monkeypatch.context() as patch, sweep.locked():
         patch.setattr(Path, broken, raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
-        message = "sweep 'first': its study cannot be made again .No space left on device."
+        message = "sweep 'first': its study cannot be rebuilt .No space left on device."
         with pytest.raises(InputError, match=message):
             repair.mend_study(sweep, repair.experiment_of(sweep))
     assert sweep.journal.read_bytes() == content
-    assert any("made anew of 5 trials" in line for line in mend(sweep))
+    assert any("rebuilt from 5 trials" in line for line in mend(sweep))
     assert trials_of(sweep) == before
 
 
@@ -367,7 +367,7 @@ def test_study_and_record_that_were_deleted_are_made_again(sweep):
     assert workspace.names() == ["first"]
     again = workspace.open("first")
     assert json.loads((sweep.path / "sweep.json").read_text()) == sweep.record
-    assert any("made anew of 5 trials' records" in line for line in mend(again))
+    assert any("rebuilt from 5 trials' records" in line for line in mend(again))
     assert trials_of(sweep) == before
     assert mend(again) == []
 

@@ -531,10 +531,10 @@ def test_a_study_that_goes_away_at_the_end_is_no_bad_input(tmp_path, monkeypatch
     def away(*_, **__):
         raise InputError("the study cannot be read")
 
-    def tune(run, arrays, searcher, scratch):
+    def run_trials(*_, **__):
         monkeypatch.setattr(SweepDir, "status", away)
 
-    monkeypatch.setattr(session, "_tune", tune)
+    monkeypatch.setattr(session, "run_trials", run_trials)
     console = Console(file=io.StringIO())
-    with pytest.raises(Halted, match="its study or storage cannot be read any more"):
+    with pytest.raises(Halted, match="its study or storage can no longer be read"):
         session.run(folder, experiment, None, lambda: 1, console, CollectorRegistry())

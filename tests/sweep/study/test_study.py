@@ -484,7 +484,7 @@ def test_a_damaged_study_is_made_anew_with_the_same_trials(whole, tmp_path):
         lines = rebuild(path, whole.entries, experiment(), record=RECORD)
         assert lines == [
             f"{path} is damaged, kept aside as study.journal.damaged",
-            "the study is made anew of 16 trials' records",
+            "the study is rebuilt from 16 trials' records",
         ]
         assert path.with_name("study.journal.damaged").read_bytes() == damaged, how
         assert sorted(file.name for file in path.parent.iterdir()) == [
@@ -515,7 +515,7 @@ def test_trials_of_which_nothing_is_known_have_failed(whole, tmp_path):
     kept = {n: entry for n, entry in whole.entries.items() if n not in (1, 7)}
     path.write_bytes(b"")
     lines = rebuild(path, kept, experiment(), record=RECORD)
-    assert lines[2:] == ["nothing is known any more of t0001, t0007: told as failed"]
+    assert lines[2:] == ["all data of t0001, t0007 are lost: counted as failed"]
     study = Study(path)
     assert {n: entry for n, entry in entries(study).items() if n not in (1, 7)} == kept
     lost = [study.trial(number, OBJECTIVES) for number in (1, 7)]
