@@ -3,4 +3,4 @@
 __all__ = ["NAMES"]
 
 NAMES = ("sweep", "compare", "network")
-"""Each a file beside this one."""
+"""Names of the apps; each app is a file in this folder."""

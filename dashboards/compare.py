@@ -3,9 +3,9 @@
 # theme = "system"
 # [tool.marimo.opengraph]
 # title = "Compare"
-# description = "Several sweeps, or the methods of one, side by side."
+# description = "Compare several sweeps, or the methods of one sweep."
 # ///
-"""Several sweeps, or the methods of one, side by side."""
+"""Compare several sweeps, or the methods of one sweep."""
 
 import marimo
 
@@ -33,7 +33,9 @@ def _(mo, page, sweep_names):
     mo.stop(not _names, mo.vstack([page.heading("Compare", ""), page.nothing()]))
     picker = mo.ui.multiselect(_names, value=_names[:2], label="Sweeps")
     grouping = mo.ui.dropdown(["sweep", "method"], value="sweep", label="by")
-    page.heading("Compare", "Whose front is better, where, and how sure that is.", picker, grouping)
+    page.heading(
+        "Compare", "Which front is better, where, and with which confidence.", picker, grouping
+    )
     return grouping, picker
 
 
@@ -41,14 +43,14 @@ def _(mo, page, sweep_names):
 def _(errors, compare, grouping, load_sweep, mo, page, picker, split_by):
     mo.stop(not picker.value, page.told("Choose sweeps above."))
     try:
-        _read = [load_sweep(name) for name in picker.value]
+        _loaded = [load_sweep(name) for name in picker.value]
         if grouping.value == "method":
-            _read = [each for sweep in _read for each in split_by(sweep, "method")]
-        sweeps = [sweep for sweep in _read if sweep.front]  # others have nothing to compare
-        found = compare(*sweeps)
+            _loaded = [part for sweep in _loaded for part in split_by(sweep, "method")]
+        sweeps = [sweep for sweep in _loaded if sweep.front]  # compare needs fronts
+        comparison = compare(*sweeps)
     except (errors.InputError, errors.StorageError) as _error:
         mo.stop(True, page.told(str(_error)))
-    return found, sweeps
+    return comparison, sweeps
 
 
 @app.cell
@@ -58,15 +60,15 @@ def _(mo, sweeps):
 
 
 @app.cell
-def _(found, page, dashboard_figures, set_chosen, sweeps):
+def _(comparison, page, dashboard_figures, set_chosen, sweeps):
     _front = dashboard_figures.front_panel(sweeps)
     fronts = page.plot(_front, lambda points: set_chosen(dashboard_figures.picked(_front, points)))
     page.columns(
         page.part("Fronts", page.HOW_TO_CHOOSE, fronts),
         page.part(
             "Hypervolume",
-            "With the interval of 95% over seeds, where there are several.",
-            page.plain(dashboard_figures.volumes_table(found)),
+            "With the interval of 95% over seeds, if there are several.",
+            page.plain(dashboard_figures.volumes_table(comparison)),
         ),
         kind="wide-left",
     )
@@ -74,27 +76,27 @@ def _(found, page, dashboard_figures, set_chosen, sweeps):
 
 
 @app.cell
-def _(found, page, dashboard_figures, plots, sweeps):
+def _(comparison, page, dashboard_figures, plots, sweeps):
     page.columns(
         page.part(
             "Along the front",
-            "The best that each has; bars are intervals of 95% over seeds.",
-            page.plot(dashboard_figures.on_page(plots.values_figure(found))),
+            "The best value of each sweep; bars are intervals of 95% over seeds.",
+            page.plot(dashboard_figures.on_page(plots.values_figure(comparison))),
         ),
         page.part(
             "Course",
-            "How the hypervolumes grew.",
+            "The growth of the hypervolumes.",
             page.plot(dashboard_figures.on_page(plots.course_figure(sweeps))),
         ),
         page.part(
-            "Who leads where",
-            "Ranges of the last objective, and the mean lead to the next best there.",
-            page.plain(found.ranges),
+            "Best sweep by range",
+            "Ranges of the last objective, and the mean lead over the next best sweep.",
+            page.plain(comparison.ranges),
         ),
         page.part(
-            "Against the first",
-            "Epsilon: how far its front must be shifted to cover the first one's.",
-            page.plain(found.differences),
+            "Compared with the first",
+            "Epsilon: how far a sweep's front must be shifted to cover the front of the first.",
+            page.plain(comparison.differences),
         ),
     )
     return

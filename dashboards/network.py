@@ -42,7 +42,7 @@ def _(mo, page, sweep_names):
     _names = sweep_names()
     mo.stop(not _names, mo.vstack([page.heading("Network", ""), page.nothing()]))
     picker = mo.ui.dropdown(_names[::-1], value=_names[-1], label="Sweep")
-    page.heading("Network", "What pruning made of one trial.", picker)
+    page.heading("Network", "The effects of pruning on one trial.", picker)
     return (picker,)
 
 
@@ -73,7 +73,7 @@ def _(page, dashboard_figures, set_trial, sweep):
 
 @app.cell
 def _(front, get_trial, mo, page, dashboard_figures, sweep):
-    # Apart from the cell above, so that the front is not drawn anew for each trial.
+    # A cell of its own, so that the front is not drawn again for each trial.
     trial = get_trial()
     _rows = dashboard_figures.trials_table([sweep], [(sweep.name, trial)], ui=page.mlflow_ui())
     page.columns(
@@ -104,7 +104,7 @@ def _(load_history, mask_figures, page, sweep, trial):
         ),
         page.part(
             "Loss",
-            "Of training and validation.",
+            "Training and validation loss.",
             page.plot(mask_figures.curves_panel(_history, ["train_loss", "val_loss"], "loss")),
         ),
         kind="many",
@@ -120,7 +120,7 @@ def _(errors, load_network, mo, page, sweep, trial):
         mo.stop(True, page.told(str(_error)))
     mo.stop(
         network is None,
-        page.told("Its weights are not kept: only members of the front keep theirs."),
+        page.told("The weights of this trial are not stored: only those of the front are."),
     )
     mo.stop(not network.masks, page.told("This network has no masks: it was trained dense."))
     return (network,)
@@ -137,14 +137,14 @@ def _(network, mask_figures, page):
         *(
             page.part(
                 f"Mask of {name}",
-                f"{mask.mean():.1%} of {mask.size:,} weights are on; a row an output.",
+                f"{mask.mean():.1%} of {mask.size:,} weights are on; each output is a row.",
                 page.plot(mask_figures.mask_panel(mask_figures.as_picture(mask), "share on")),
             )
             for name, mask in network.masks.items()
         ),
         *(
             page.part(
-                f"Inputs that {name} looks at",
+                f"Inputs of {name} in use",
                 "Weights that are on, by pixel.",
                 page.plot(mask_figures.mask_panel(counts, "weights", square=True)),
             )
@@ -172,15 +172,13 @@ def _(network, mask_figures, page):
 def _(mo, network, mask_figures, page):
     mo.stop(
         not network.measures,
-        page.told(
-            "No measure values: the method learns none, or an earlier version of rsas kept it."
-        ),
+        page.told("This trial has no measure values: its method does not learn any."),
     )
     page.columns(
         *(
             page.part(
                 f"Measure values of {name}",
-                "What the method learned of each weight.",
+                "The value that the method learned for each weight.",
                 page.plot(mask_figures.measure_panel(measure, network.masks[name])),
             )
             for name, measure in network.measures.items()

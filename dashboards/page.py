@@ -1,4 +1,4 @@
-"""What the pages share: where things are, and how they are laid out."""
+"""The parts that the pages share: texts, layout, tables and links."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 HOW_TO_CHOOSE = (
-    "Click a trial, or draw a box or a lasso around several; a double click takes all again."
+    "Click a trial, or draw a box or a lasso around several; a double click selects all again."
 )
 _PLOT = {
     "displaylogo": False,
@@ -37,64 +37,64 @@ _PLOT = {
 
 
 def nothing() -> mo.Html:
-    """What a page of an empty workspace says."""
-    told = "**No sweep here yet.** `rsas sweep FILE.py` makes one; then load this page again."
-    return mo.callout(mo.md(told), kind="info")
+    """Return the message on a page of an empty workspace."""
+    message = "**No sweep here yet.** Start one by `rsas sweep FILE.py`; then reload this page."
+    return mo.callout(mo.md(message), kind="info")
 
 
 def told(text: str) -> mo.Html:
-    """Why there is nothing to see."""
+    """Return a message on why the page has no content."""
     return mo.callout(text, kind="neutral")
 
 
 def trials(rows: pd.DataFrame, table: mo.ui.table, *, chosen: bool) -> mo.Html:
-    """The table of trials, with links to the runs of those that were chosen."""
+    """Return the table of trials, with links to the runs of the chosen ones."""
     note = f"The {len(rows)} that you chose." if chosen else f"All {len(rows)}, the front first."
     inner = mo.vstack([run_links(rows), table] if chosen else [table])
     return columns(part("Trials", note, inner), kind="one")
 
 
-def part(title: str, told: str, inner: Any) -> mo.Html:
-    """A titled part of a page, for ``columns``."""
-    # Not h2: of those marimo makes an outline, which would float beside the page.
-    head = f'<div class="rsas-title" role="heading" aria-level="2">{title}</div><p>{told}</p>'
+def part(title: str, text: str, inner: Any) -> mo.Html:
+    """Return a part of a page with a title, for ``columns``."""
+    # Not h2, because marimo collects these in an outline that floats beside the page.
+    head = f'<div class="rsas-title" role="heading" aria-level="2">{title}</div><p>{text}</p>'
     return mo.vstack([mo.Html(head), inner], gap=0)
 
 
 def plot(figure: go.Figure, on_change: Callable[[Any], None] | None = None) -> mo.ui.plotly:
-    """A figure that tells what is selected in it, if the cell gives it a name."""
+    """Return a figure that reports the selected points, if the cell gives the figure a name."""
     config = {**_PLOT, "displayModeBar": "hover" if on_change else False}
     return mo.ui.plotly(figure, config=config, on_change=on_change)
 
 
 def mlflow_ui() -> str:
-    """Address of the UI of the workspace's own MLflow, as ``rsas ui`` serves it."""
+    """Return the address at which ``rsas ui`` serves the workspace's own MLflow."""
     return os.environ.get("RSAS_MLFLOW_UI", "http://127.0.0.1:5000")
 
 
-def heading(title: str, told: str, *controls: Any) -> mo.Html:
-    """A page's title, what it is for, and what is chosen there."""
-    inner = "".join(mo.as_html(each).text for each in controls)
+def heading(title: str, text: str, *controls: Any) -> mo.Html:
+    """Return the head of a page: its title, a text, and its controls."""
+    inner = "".join(mo.as_html(control).text for control in controls)
     return mo.Html(
         f'<header class="rsas-heading"><div><p class="rsas-brand">rsas</p><h1>{title}</h1>'
-        f'<p>{told}</p></div><div class="rsas-controls">{inner}</div></header>'
+        f'<p>{text}</p></div><div class="rsas-controls">{inner}</div></header>'
     )
 
 
 def tiles(numbers: Sequence[tuple[str, str, str]]) -> mo.Html:
-    """Numbers with a label above and a note below."""
-    each = (
+    """Return numbers with a label above and a note below."""
+    inner = "".join(
         f'<div class="rsas-tile"><dt>{label}</dt><dd>{value}<small>{note}</small></dd></div>'
         for label, value, note in numbers
     )
-    return mo.Html(f'<dl class="rsas-tiles">{"".join(each)}</dl>')
+    return mo.Html(f'<dl class="rsas-tiles">{inner}</dl>')
 
 
 def columns(*parts: Any, kind: str = "even") -> mo.Html:
-    """Side by side where there is room, else below one another.
+    """Return the parts side by side if the page is wide enough, else below one another.
 
     Args:
-        *parts: anything marimo shows.
+        *parts: anything that marimo can show.
         kind: ``one``, ``even``, ``wide-left`` or ``many``.
     """
     inner = "".join(
@@ -104,7 +104,10 @@ def columns(*parts: Any, kind: str = "even") -> mo.Html:
 
 
 def table(frame: pd.DataFrame) -> mo.ui.table:
-    """A table to read, sort and search; the cell must give it a name, or marimo forgets it."""
+    """Return a table to read, sort and search.
+
+    The cell must give the table a name, or marimo drops the table.
+    """
     floats = frame.select_dtypes("float").columns
     numbers = dict.fromkeys(floats, _number)
     return mo.ui.table(
@@ -118,15 +121,15 @@ def table(frame: pd.DataFrame) -> mo.ui.table:
 
 
 def plain(frame: pd.DataFrame) -> mo.Html:
-    """A small table to read."""
-    shown = frame.to_html(
+    """Return a small table without controls."""
+    rows = frame.to_html(
         index=False, border=0, classes="rsas-table", float_format="{:.4f}".format, na_rep="none"
     )
-    return mo.Html(f'<div class="rsas-scroll">{shown}</div>')
+    return mo.Html(f'<div class="rsas-scroll">{rows}</div>')
 
 
 def run_links(rows: pd.DataFrame) -> mo.Html:
-    """Buttons that open the runs of the trials of a table in MLflow."""
+    """Return buttons that open the runs of a table's trials in MLflow."""
     buttons = "".join(
         f'<a class="rsas-run" href="{url}" target="_blank" rel="noopener">{trial} in MLflow ↗</a>'
         for trial, url in zip(rows["trial"], rows["MLflow"], strict=True)

@@ -3,9 +3,9 @@
 # theme = "system"
 # [tool.marimo.opengraph]
 # title = "Sweep"
-# description = "A sweep while it runs, and after: its state, its front, its trials."
+# description = "A running or ended sweep: its state, its front, its trials."
 # ///
-"""A sweep while it runs, and after: its state, its front, its trials."""
+"""A running or ended sweep: its state, its front, its trials."""
 
 import marimo
 
@@ -33,7 +33,7 @@ def _(mo, page, sweep_names):
     mo.stop(not _names, mo.vstack([page.heading("Sweep", ""), page.nothing()]))
     picker = mo.ui.dropdown(_names[::-1], value=_names[-1], label="Sweep")
     clock = mo.ui.refresh(options=["1s", "3s", "10s", "60s"], default_interval="3s")
-    page.heading("Sweep", "What runs, what is done, and the front so far.", picker, clock)
+    page.heading("Sweep", "Running and finished trials, and the front so far.", picker, clock)
     return clock, picker
 
 
@@ -41,7 +41,7 @@ def _(mo, page, sweep_names):
 def _(mo):
     get_sweep, set_sweep = mo.state(None)
     get_chosen, set_chosen = mo.state([])
-    memory = {}  # of what was chosen, for when the front is drawn anew
+    memory = {}  # the chosen trials, which stay chosen when the front is drawn again
     return get_chosen, get_sweep, memory, set_chosen, set_sweep
 
 
@@ -57,7 +57,10 @@ def _(errors, clock, get_sweep, load_sweep, memory, mo, page, picker, set_chosen
         memory.clear()
         set_chosen([])
         set_sweep(_now)
-    elif (_shown.state, _shown.trials) != (_now.state, _now.trials):  # else nothing moves
+    elif (_shown.state, _shown.trials) != (
+        _now.state,
+        _now.trials,
+    ):  # unchanged figures are not drawn
         set_sweep(_now)
     return
 
@@ -83,7 +86,7 @@ def _(memory, page, dashboard_figures, plots, set_chosen, sweep):
         page.part("Front", page.HOW_TO_CHOOSE, front),
         page.part(
             "Hypervolume",
-            "What the front dominates, as trials were completed.",
+            "The volume that the front dominates, over complete trials.",
             page.plot(dashboard_figures.on_page(plots.course_figure([sweep]))),
         ),
         kind="wide-left",
@@ -93,7 +96,7 @@ def _(memory, page, dashboard_figures, plots, set_chosen, sweep):
 
 @app.cell
 def _(get_chosen, load_sweep, page, dashboard_figures, sweep):
-    # Read with its runs: MLflow takes some seconds the first time; the front need not wait.
+    # Loaded here with the runs, so that the front need not wait some seconds for MLflow.
     _chosen = get_chosen()
     _rows = dashboard_figures.trials_table([load_sweep(sweep.name)], _chosen, ui=page.mlflow_ui())
     table = page.table(_rows)

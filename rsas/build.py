@@ -1,4 +1,4 @@
-"""What a run is put together from: device, model and optimizer."""
+"""Build the parts of a run: device, model and optimizer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["build_model", "check", "optimizer_of", "resolve_device"]
 
 
 def check(config: TrainConfig, arrays: data.Arrays) -> None:
-    """See that data, model and device fit together, without the cost of a Trainer.
+    """Check that data, model and device fit together, without the cost of a Trainer.
 
     Raises:
-        InputError: they do not.
+        InputError: the parts do not fit together.
     """
     device = resolve_device(config.device)
     data.split(arrays, config, torch.device("cpu"))
@@ -27,10 +27,10 @@ def check(config: TrainConfig, arrays: data.Arrays) -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name; ``auto`` is cuda where there is one, else cpu.
+    """Return the device of a name; ``auto`` is cuda if the machine has a GPU, else cpu.
 
     Raises:
-        InputError: there is no such device on this machine.
+        InputError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -41,17 +41,17 @@ def resolve_device(name: str) -> torch.device:
             raise RuntimeError
     except (RuntimeError, AssertionError):
         count = torch.cuda.device_count()
-        have = "cpu" if count == 0 else f"cpu, cuda:0 to cuda:{count - 1}"
-        raise InputError(f"device={name!r}: this machine has {have}") from None
+        devices = "cpu" if count == 0 else f"cpu, cuda:0 to cuda:{count - 1}"
+        raise InputError(f"device={name!r}: this machine has {devices}") from None
     return device
 
 
 @torch.no_grad()
 def build_model(config: TrainConfig, arrays: data.Arrays, device: torch.device) -> nn.Module:
-    """The model on its device, after images have passed through it in both its modes.
+    """Return the model on its device, checked with images in train and eval mode.
 
     Raises:
-        InputError: it cannot be made, or does not fit the data.
+        InputError: the model cannot be built, or does not fit the data.
     """
     fault = ""
     try:
@@ -85,17 +85,17 @@ def build_model(config: TrainConfig, arrays: data.Arrays, device: torch.device) 
 
 
 def _shape_in_training(model: nn.Module, inputs: Tensor) -> tuple[int, ...]:
-    """Of the output in train mode; statistics of the model and random numbers stay as they are."""
-    kept = [buffer.clone() for buffer in model.buffers()]
+    """Return the shape of the output in train mode; restore buffers and random numbers."""
+    before = [buffer.clone() for buffer in model.buffers()]
     with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
         shape = tuple(model.train()(inputs).shape)
-    for buffer, value in zip(model.buffers(), kept, strict=True):
+    for buffer, value in zip(model.buffers(), before, strict=True):
         buffer.copy_(value)
     return shape
 
 
 def optimizer_of(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of all parameters of the model."""
+    """Return the optimizer of all parameters of the model."""
     if config.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(

@@ -1,6 +1,7 @@
-"""Names of the columns of a history: a number of the network, of a layer, or of one seed.
+"""Names of the columns of a history.
 
-``val_accuracy``; ``sparsity/fc1`` of a layer; ``seed3/val_accuracy`` of one of several seeds.
+A column has a number of the network (``val_accuracy``), of a layer (``sparsity/fc1``), or of one
+among several seeds (``seed3/val_accuracy``).
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ METRICS = (
     "exploration",
     "seconds",
 )
-"""Columns every row of a history has; ``sparsity/LAYER`` columns come beside them, and, of a trial
-that is trained with several seeds, ``seedN/NAME`` columns, of which the others are means."""
+"""Columns that every row of a history has. A row also has ``sparsity/LAYER`` columns. A trial that
+is trained with several seeds also has ``seedN/NAME`` columns; its other columns are their means."""
 
 
 class Column(NamedTuple):
-    """What a column holds."""
+    """The parts of a column's name."""
 
     name: str  # such as val_accuracy
-    layer: str = ""  # empty where the number is of the whole network
-    seed: int | None = None  # of one of several
+    layer: str = ""  # empty for a number of the whole network
+    seed: int | None = None  # None unless the number is of one among several seeds
 
 
 def of_seed(seed: int, name: str) -> str:
-    """Return the column of a name for one of several seeds."""
+    """Return the name of the column for one among several seeds."""
     return f"seed{seed}/{name}"
 
 
 def parse(column: str) -> Column:
-    """Return what a column holds: ``sparsity/fc1`` -> (sparsity, fc1, None)."""
+    """Return the parts of a column's name: ``sparsity/fc1`` -> (sparsity, fc1, None)."""
     first, slash, rest = column.partition("/")
     if slash and first == "sparsity":
         return Column(first, layer=rest)
@@ -49,26 +50,26 @@ def parse(column: str) -> Column:
 
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the columns of the history in a result that has others beside them."""
+    """Return the columns of the history in a result, without the result's other columns."""
     return {
         column: float(value) for column, value in result.items() if parse(column).name in METRICS
     }
 
 
 def by_seed(metrics: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
-    """Return the columns that hold one of these names for a single seed."""
-    wanted = set(names)
+    """Return the columns that have one of these names for a single seed."""
+    selected = set(names)
     parsed = {column: parse(column) for column in metrics}
     return {
         column: metrics[column]
-        for column, found in parsed.items()
-        if found.seed is not None and found.name in wanted
+        for column, parts in parsed.items()
+        if parts.seed is not None and parts.name in selected
     }
 
 
 def values_by_seed(metrics: Mapping[str, float], names: Iterable[str]) -> dict[str, list[float]]:
-    """Return the values of each seed, in the order of the seeds, of those names that have them."""
-    seeds = sorted({found.seed for found in map(parse, metrics) if found.seed is not None})
+    """Return each name's values, in the order of the seeds, for names that all seeds have."""
+    seeds = sorted({parts.seed for parts in map(parse, metrics) if parts.seed is not None})
     return {
         name: [metrics[of_seed(seed, name)] for seed in seeds]
         for name in names

@@ -1,7 +1,7 @@
-"""Named data sets -> arrays -> training, validation and test tensors on the training device.
+"""Read data sets by name, and split them into tensors on the training device.
 
-The tensors of a whole data set live on the device and batches are selected there by index,
-augmentation included, so there are no loader processes.
+The device holds the tensors of a whole data set. Batches are selected and augmented there, so
+loader processes are not needed.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ class Arrays:
 
 
 def describe(name: str, arrays: Arrays) -> dict[str, Any]:
-    """What a data set is, as JSON types, for records.
+    """Return the description of a data set as JSON types, for records.
 
     Returns:
-        name; digest, which data sets with equal content share; train and test, numbers of inputs;
-        input_shape; and num_classes.
+        name; digest, the same for data sets with equal content; train and test, numbers of
+        inputs; input_shape; and num_classes.
     """
     digest = hashlib.sha256()
     for part in (arrays.x_train, arrays.y_train, arrays.x_test, arrays.y_test):
@@ -95,7 +95,7 @@ class Splits:
 
 
 def default_data_dir() -> Path:
-    """``RSAS_DATA_DIR``, or ``rsas`` in the user's cache folder."""
+    """Return ``RSAS_DATA_DIR``, or ``rsas`` in the user's cache folder."""
     if named := os.environ.get("RSAS_DATA_DIR"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rsas"
@@ -105,24 +105,24 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Arrays:
     """Read a data set.
 
     Args:
-        name: ``digits`` (8x8 images in scikit-learn, rows 0-1499 to train, 1500-1796 to test);
-            ``mnist``, ``fashion_mnist``, ``svhn``, ``cifar10``, ``cifar100`` in torchvision's
-            layout under ``data_dir``, downloaded where they are missing; or ``npz:PATH``, from
-            the current folder or else from ``data_dir``, a NumPy file with ``x_train``,
-            ``y_train`` and optionally ``x_test``, ``y_test``: uint8 images (N, H, W) or
-            (N, H, W, C), or floats of any shape (N, ...).
+        name: one of three kinds. ``digits`` are the 8x8 images of scikit-learn, rows 0-1499 to
+            train and 1500-1796 to test. ``mnist``, ``fashion_mnist``, ``svhn``, ``cifar10`` and
+            ``cifar100`` are in torchvision's layout under ``data_dir``; missing files are
+            downloaded. ``npz:PATH`` is a NumPy file in the current folder or else in
+            ``data_dir``. This file has ``x_train``, ``y_train`` and optionally ``x_test``,
+            ``y_test``: uint8 images (N, H, W) or (N, H, W, C), or floats of any shape (N, ...).
         data_dir: by default ``default_data_dir()``.
 
     Raises:
-        InputError: the name is unknown, or the files are missing, damaged or of another form.
+        InputError: the name is unknown, or the files are missing, corrupt or of another form.
     """
     folder = (default_data_dir() if data_dir is None else Path(data_dir)).expanduser()
-    kind, colon, place = name.partition(":")
+    kind, colon, file = name.partition(":")
     if kind == "npz" and colon:
-        path = Path(place).expanduser()
-        for found in (path, folder / path):
-            if os.path.exists(found):  # False, too, for a name that is too long
-                return _load_npz(found)
+        path = Path(file).expanduser()
+        for candidate in (path, folder / path):
+            if os.path.exists(candidate):  # also False for a name that is too long
+                return _load_npz(candidate)
         searched = "" if path.is_absolute() else f", neither here nor in {folder}"
         raise InputError(f"dataset={name!r}: there is no such file{searched}")
     if name == "digits":
@@ -172,13 +172,13 @@ def split(arrays: Arrays, config: TrainConfig, device: torch.device) -> Splits:
 
 
 def to_input(x: Tensor, config: TrainConfig, generator: torch.Generator | None = None) -> Tensor:
-    """What the model gets: floats, augmented and normalised, on the device of ``x``.
+    """Return the model's input: floats, augmented and normalised, on the device of ``x``.
 
     Args:
         x: a batch as in ``Arrays``; bytes become floats in [0, 1].
-        config: its ``augment``, ``mean`` and ``std``.
-        generator: source of the random crops and flips; without one, for evaluation, only what
-            is not random is done.
+        config: ``augment``, ``mean`` and ``std`` are used.
+        generator: source of the random crops and flips. For evaluation there is none, and random
+            changes are left out.
 
     Returns:
         Floats of the shape of ``x``, or (B, C, 224, 224) for ``resized_crop_224``.
@@ -202,7 +202,7 @@ def to_input(x: Tensor, config: TrainConfig, generator: torch.Generator | None =
 
 @functools.lru_cache(maxsize=16)
 def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Copied to the device once, as every copy makes the host wait for it."""
+    """Return a tensor on the device; copied there once, since the host waits for each copy."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 
@@ -212,7 +212,7 @@ def _flip(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _padded_crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Each image shifted by up to ``pad`` pixels in both directions, with zeros coming in."""
+    """Return each image shifted by up to ``pad`` pixels in both directions, filled with zeros."""
     batch, _, height, width = x.shape
     padded = F.pad(x, (pad,) * 4)
     shift = torch.randint(0, 2 * pad + 1, (2, batch, 1), generator=generator, device=x.device)
@@ -224,10 +224,11 @@ def _padded_crop(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
 
 
 def _resized_crop(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Inception-style crops (Szegedy et al. 2015): 8-100% of the area, aspect 3/4-4/3, a flip.
+    """Return Inception-style crops (Szegedy et al. 2015).
 
-    A crop is a window of the unit square, so all images of the batch are sampled at once. A
-    side that would be longer than the image is cut to it, where torchvision draws again.
+    A crop has 8-100% of the area, an aspect of 3/4-4/3, and a random flip. A crop is a window of
+    the unit square, so all images of the batch are sampled at once. A side longer than the image is
+    cut to the image; torchvision draws again instead.
     """
     batch = len(x)
     u = torch.rand(5, batch, generator=generator, device=x.device)
@@ -235,7 +236,7 @@ def _resized_crop(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
     aspect = torch.exp((2 * u[1] - 1) * float(np.log(4 / 3)))
     width = (area * aspect).sqrt().clamp(max=1)
     height = (area / aspect).sqrt().clamp(max=1)
-    # Centres in [-1, 1] coordinates, such that the window stays inside.
+    # Centres in [-1, 1] coordinates, so that the window stays inside.
     x0 = (2 * u[2] - 1) * (1 - width)
     y0 = (2 * u[3] - 1) * (1 - height)
     flip = torch.where(u[4] < 0.5, -1.0, 1.0)
@@ -260,7 +261,7 @@ def _check_channels(arrays: Arrays, config: TrainConfig) -> None:
 
 def _tensor(array: _Array) -> Tensor:
     with warnings.catch_warnings():
-        # Arrays from Ray's object store are read-only, and nothing here writes to them.
+        # Arrays from Ray's object store are read-only, and rsas does not write to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
@@ -278,18 +279,18 @@ def _load_npz(path: Path) -> Arrays:
     where = f"dataset='npz:{path}'"
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"{where}: not a readable .npz file of plain arrays ({type(error).__name__})"
         ) from None
-    if not {"x_train", "y_train"} <= found.keys():
-        raise InputError(f"{where}: needs x_train and y_train, but holds {', '.join(found)}")
-    if ("x_test" in found) != ("y_test" in found):
+    if not {"x_train", "y_train"} <= arrays.keys():
+        raise InputError(f"{where}: needs x_train and y_train, but holds {', '.join(arrays)}")
+    if ("x_test" in arrays) != ("y_test" in arrays):
         raise InputError(f"{where}: x_test and y_test come together or not at all")
-    parts = {"train": _checked(found["x_train"], found["y_train"], f"{where}, train")}
-    if "x_test" in found:
-        parts["test"] = _checked(found["x_test"], found["y_test"], f"{where}, test")
+    parts = {"train": _checked(arrays["x_train"], arrays["y_train"], f"{where}, train")}
+    if "x_test" in arrays:
+        parts["test"] = _checked(arrays["x_test"], arrays["y_test"], f"{where}, test")
         shapes = parts["train"][0].shape[1:], parts["test"][0].shape[1:]
         if shapes[0] != shapes[1]:
             raise InputError(f"{where}: x_train holds {shapes[0]} and x_test {shapes[1]} inputs")
@@ -320,7 +321,7 @@ def _form(array: _Array) -> str:
     return f"{array.dtype} of shape {array.shape}"
 
 
-# Name -> torchvision class, and the files it reads, under the data folder.
+# Name -> torchvision class, and the files that the class reads, under the data folder.
 _TORCHVISION: dict[str, tuple[str, tuple[str, ...]]] = {
     "mnist": ("MNIST", ("MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte",)),
     "fashion_mnist": (
@@ -348,11 +349,11 @@ def _load_torchvision(name: str, folder: Path) -> Arrays:
     try:
         parts = read(folder, download=False)
     except Exception as error:
-        # torchvision's words for files that are missing, or that fail their checksum.
+        # torchvision's message on files that are missing, or that fail their checksum.
         if "not found" not in str(error):
             reason = reason_of(error)
             raise InputError(
-                f"dataset={name!r}: damaged files ({reason}); expected {expected}"
+                f"dataset={name!r}: corrupt files ({reason}); expected {expected}"
             ) from error
         try:
             with _staging(folder) as stage:
@@ -368,7 +369,7 @@ def _load_torchvision(name: str, folder: Path) -> Arrays:
 
 
 def _images(dataset: Any) -> tuple[_Array, _Array]:
-    """Images as uint8 (N, C, H, W) and labels of one of torchvision's data sets."""
+    """Return uint8 images (N, C, H, W) and int64 labels (N,) of one of torchvision's data sets."""
     x = np.asarray(dataset.data)
     if x.ndim == 3:
         x = x[:, None]
@@ -380,9 +381,9 @@ def _images(dataset: Any) -> tuple[_Array, _Array]:
 
 @contextlib.contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
-    """A folder to download into, moved into ``folder`` in the end.
+    """Yield a folder for a download; its content is copied into ``folder`` at the end.
 
-    A download that fails or is interrupted leaves nothing behind.
+    A download that fails or is interrupted leaves no files.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -393,5 +394,5 @@ def _staging(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(stage)
         for path in created:
-            with contextlib.suppress(OSError):  # not empty: the download is there
+            with contextlib.suppress(OSError):  # not empty after a complete download
                 path.rmdir()

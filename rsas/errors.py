@@ -1,4 +1,4 @@
-"""The errors a user can meet; everything else is a defect of rsas."""
+"""The errors that a user can cause or has to act on; any other error is a defect of rsas."""
 
 from rsas.redact import redact
 
@@ -14,10 +14,10 @@ __all__ = [
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """Input of the user is invalid.
 
-    The message is one line: what is wrong, where, and what would be right; secrets in it are
-    hidden. The command line prints it without a traceback and ends with exit code 2.
+    The message is one line: what is wrong, where, and what would be right. Secrets in the message
+    are hidden. The command line prints the message without a traceback and ends with exit code 2.
     """
 
     def __init__(self, message: str) -> None:
@@ -29,9 +29,9 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class Halted(RuntimeError):
-    """A sweep had to stop, such as for want of disk space; what is done is kept.
+    """A sweep had to stop, such as for lack of disk space; its results are kept.
 
-    The message is one line; the command line prints it and ends with exit code 1.
+    The message is one line. The command line prints the message and ends with exit code 1.
     """
 
     def __init__(self, message: str) -> None:
@@ -39,14 +39,14 @@ class Halted(RuntimeError):
 
 
 class LeaseLost(Halted):
-    """Another process has taken a sweep over; this one may write no more."""
+    """Another process has taken a sweep over, so this process must not write any more."""
 
 
 class StorageError(OSError):
-    """A sweep's storage could not be read or written, for longer than a hiccup.
+    """A sweep's storage could not be read or written, and retries did not help.
 
-    The message is one line; secrets in it are hidden. The command line prints it and ends with
-    exit code 2.
+    The message is one line; secrets in the message are hidden. The command line prints the message
+    and ends with exit code 2.
     """
 
     def __init__(self, message: str) -> None:
@@ -54,18 +54,24 @@ class StorageError(OSError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its message, secrets hidden; the type's name where it has none."""
+    """Return the first line of the error's message, secrets hidden.
+
+    An error without a message gives the name of its type.
+    """
     try:
         text = str(error)
-    except Exception:  # of a class of the user's, whose __str__ fails
+    except Exception:  # the __str__ of a user's class may fail
         text = ""
-    lines = redact(text).strip().splitlines()  # before a cut that would part a secret
+    lines = redact(text).strip().splitlines()  # redacted first, since a secret may span lines
     return lines[0] if lines else type(error).__name__
 
 
 def reason_of(error: BaseException) -> str:
-    """One line; with the type's name where the message alone would say too little."""
-    told, name = first_line(error), type(error).__name__
-    if isinstance(error, (NonFiniteLoss, InputError)) or told == name:
-        return told
-    return f"{name}: {told}"
+    """Return one line on an error, which begins with the type's name.
+
+    The messages of ``NonFiniteLoss`` and ``InputError`` are complete without the type's name.
+    """
+    message, name = first_line(error), type(error).__name__
+    if isinstance(error, (NonFiniteLoss, InputError)) or message == name:
+        return message
+    return f"{name}: {message}"

@@ -1,4 +1,4 @@
-"""Fields of frozen dataclasses that people set: types, choices, ranges, and texts for them."""
+"""Check and parse the fields of frozen dataclasses that users set."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ __all__ = ["parse_assignments", "range_of", "require_field", "validate"]
 def range_of(
     low: float, high: float, *, open_low: bool = False, open_high: bool = False
 ) -> dict[str, Any]:
-    """Field metadata: the interval from ``low`` to ``high``, closed at each end unless open."""
+    """Return field metadata: the interval from ``low`` to ``high``, each end closed unless open."""
     return {"range": (low, high, open_low, open_high)}
 
 
 def parse_assignments(cls: type, assignments: Iterable[str]) -> dict[str, Any]:
-    """``["epochs=5"]`` -> ``{"epochs": 5}``, typed by the fields of the dataclass ``cls``."""
+    """Return ``{"epochs": 5}`` for ``["epochs=5"]``, typed by the fields of the dataclass ``cls``.
+
+    Raises:
+        InputError: an assignment has no ``=``, or ``cls`` has no such field.
+    """
     values: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
@@ -46,7 +50,7 @@ def validate(config: DataclassInstance, names: Iterable[str] | None = None) -> N
     Integers given for float fields and lists given for tuple fields are converted in place.
 
     Raises:
-        InputError: naming the field, the value and what is expected.
+        InputError: a value is invalid; the message names the field, the value and what is expected.
     """
     for f in dataclasses.fields(config):
         if names is not None and f.name not in names:
@@ -74,10 +78,10 @@ def _types(cls: Hashable) -> dict[str, Any]:
 
 
 def require_field(cls: type, name: str) -> None:
-    """See that the dataclass has such a field.
+    """Check that the dataclass has a field of this name.
 
     Raises:
-        InputError: it has none; the message names the one that is nearest.
+        InputError: the dataclass has no such field; the message names the field that is nearest.
     """
     names = [f.name for f in dataclasses.fields(cls)]
     if name not in names:
@@ -87,7 +91,7 @@ def require_field(cls: type, name: str) -> None:
 
 
 def _convert(value: Any, kind: Any) -> tuple[Any, bool]:
-    """``value`` as ``kind``, and whether it is one."""
+    """Return ``value`` converted to ``kind``, and whether the result is of that type."""
     if get_origin(kind) is Literal:
         return value, value in get_args(kind)
     if get_origin(kind) is tuple:
@@ -114,7 +118,7 @@ def _convert(value: Any, kind: Any) -> tuple[Any, bool]:
 
 
 def _parse(text: str, kind: Any) -> Any:
-    """The value a text means for a field of this type; nonsense is left for ``validate``."""
+    """Return the value of a text for a field of this type; ``validate`` rejects invalid texts."""
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:

@@ -1,6 +1,6 @@
 """Read a sweep from its workspace, or from MLflow alone.
 
-What a read needs is imported by it, so that MLflow and torch cost their seconds only then.
+Each function imports MLflow or torch itself, since these imports take seconds.
 """
 
 from __future__ import annotations
@@ -31,55 +31,60 @@ def load_sweep(
     """Read a sweep.
 
     Args:
-        sweep: its name.
-        workspace: its folder; by default ``RSAS_WORKSPACE``, or ``runs``.
-        tracking_uri: of an MLflow server; given, the sweep is read from there alone. It then has
-            what MLflow has, and nothing of the workspace is needed.
-        runs: also ask MLflow for the runs of a sweep in a workspace, which takes some seconds;
-            where MLflow does not answer there are none.
+        sweep: the name of the sweep.
+        workspace: the folder of the workspace; by default ``RSAS_WORKSPACE``, or ``runs``.
+        tracking_uri: of an MLflow server. If given, the sweep is read from this server alone, and
+            no workspace is needed. The sweep then has only values that MLflow has.
+        runs: also ask MLflow for the runs of a sweep in a workspace, which takes some seconds.
+            The sweep has no runs if MLflow does not answer.
 
     Raises:
-        InputError: there is no such sweep, or it cannot be read.
+        InputError: there is no such sweep, or the sweep cannot be read.
     """
     if tracking_uri is not None:
         return _from_mlflow(sweep, tracking_uri)
-    return _from_workspace(sweep, _place(workspace), runs)
+    return _from_workspace(sweep, _folder(workspace), runs)
 
 
 @dataclass(frozen=True)
 class FinalNetwork:
-    """The final network of a trial, of the first seed where there are several."""
+    """The final network of a trial; with several seeds, the network of the first seed."""
 
     config: dict[str, Any]
     input_shape: tuple[int, ...]
     masks: dict[str, npt.NDArray[np.bool_]]  # by layer, True where a weight is on
-    measures: dict[str, npt.NDArray[np.float64]]  # by layer; empty where none were kept
+    measures: dict[str, npt.NDArray[np.float64]]  # by layer; empty if none were stored
 
 
 def sweep_names(workspace: str | os.PathLike[str] | None = None) -> list[str]:
-    """The sweeps of a workspace, as of ``load_sweep``; the one begun or extended last is last."""
+    """Return the names of a workspace's sweeps; the sweep begun or extended last is last.
+
+    The argument is as in ``load_sweep``.
+    """
     from rsas.sweep.files.workspace import Workspace
 
-    return Workspace(_place(workspace)).names()
+    return Workspace(_folder(workspace)).names()
 
 
 def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
-    """The final network of a trial; None where it is not kept: only those of the front are.
+    """Return the final network of a trial; None if the network is not stored.
+
+    Only networks of the front's members are stored.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the network cannot be read.
     """
     from rsas.sweep.files.file_store import FileStore
     from rsas.sweep.files.trial_dir import read_model
 
-    same = {each.trial_id: each.same_as for each in sweep.trials}
-    kept = sweep.models.get(trial) or sweep.models.get(same.get(trial, ""))
-    if kept is None:
+    originals = {record.trial_id: record.same_as for record in sweep.trials}
+    path = sweep.models.get(trial) or sweep.models.get(originals.get(trial, ""))
+    if path is None:
         return None
-    place, _, name = kept.rpartition("/")
+    folder, _, name = path.rpartition("/")
     try:
-        state = read_model(FileStore(place), name)
-        if state is None:  # another trial has taken its place in the front
+        state = read_model(FileStore(folder), name)
+        if state is None:  # deleted since, because another trial dominates this one
             return None
         return FinalNetwork(
             config=state["config"],
@@ -92,30 +97,31 @@ def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
         raise InputError(f"model of trial {trial!r}: cannot be read ({reason})") from None
 
 
-def _place(workspace: str | os.PathLike[str] | None) -> Path:
+def _folder(workspace: str | os.PathLike[str] | None) -> Path:
     return Path(workspace or os.environ.get("RSAS_WORKSPACE", "runs"))
 
 
-def _from_workspace(name: str, place: Path, runs: bool) -> Sweep:
+def _from_workspace(name: str, folder: Path, runs: bool) -> Sweep:
     from rsas.sweep.files.workspace import Workspace
     from rsas.tracking import read_runs
 
-    folder = Workspace(place).open(name)
-    status = folder.status()
-    uri, found = "", {}
+    sweep = Workspace(folder).open(name)
+    status = sweep.status()
+    uri, runs_by_trial = "", {}
     if runs:
-        with contextlib.suppress(InputError):  # the server is away, or its password not known
-            uri = folder.tracking_uri()
-            found = read_runs(uri, folder.record["id"])
+        # The server may not answer, or its password may not be known.
+        with contextlib.suppress(InputError):
+            uri = sweep.tracking_uri()
+            runs_by_trial = read_runs(uri, sweep.record["id"])
     return Sweep(
         name=name,
         state=status.state,
-        experiment=folder.record["experiment"],
-        objectives=folder.objectives,
+        experiment=sweep.record["experiment"],
+        objectives=sweep.objectives,
         trials=status.trials,
-        history=lambda trial: folder.history(trial).rows,
-        runs=found,
-        models={trial: f"{folder.models.place}/{trial}" for trial in folder.models.names()},
+        history=lambda trial: sweep.history(trial).rows,
+        runs=runs_by_trial,
+        models={trial: f"{sweep.models.place}/{trial}" for trial in sweep.models.names()},
         tracking_uri=uri,
     )
 
@@ -123,15 +129,15 @@ def _from_workspace(name: str, place: Path, runs: bool) -> Sweep:
 def _from_mlflow(name: str, uri: str) -> Sweep:
     from rsas.tracking import read_history, read_sweep
 
-    found = read_sweep(uri, name)
+    logged = read_sweep(uri, name)
     return Sweep(
         name=name,
-        state=found.state,
-        experiment=found.experiment,
-        objectives=tuple(Objective(**each) for each in found.experiment["objectives"]),
-        trials=found.trials,
-        history=lambda trial: read_history(uri, found.runs[trial.trial_id]),
-        runs=found.runs,
-        models=found.models,
+        state=logged.state,
+        experiment=logged.experiment,
+        objectives=tuple(Objective(**fields) for fields in logged.experiment["objectives"]),
+        trials=logged.trials,
+        history=lambda trial: read_history(uri, logged.runs[trial.trial_id]),
+        runs=logged.runs,
+        models=logged.models,
         tracking_uri=uri,
     )

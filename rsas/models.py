@@ -1,4 +1,4 @@
-"""Named model builders."""
+"""Build models by name."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["build", "build_with"]
 def build(
     config: TrainConfig, input_shape: tuple[int, ...], num_classes: int, *, width: float = 1.0
 ) -> nn.Module:
-    """The model of a configuration, initialised from torch's default random generator.
+    """Return the model of a configuration, initialised from torch's default random generator.
 
     Args:
-        config: its ``model`` is ``mlp``, ``resnet18``, ``vgg16``, or ``module:function`` (or
+        config: ``model`` is ``mlp``, ``resnet18``, ``vgg16``, or ``module:function`` (or
             ``file.py:function``). Such a function is called with those of ``input_shape``,
-            ``num_classes`` and ``width_multiplier`` that it names as parameters, and returns an
-            ``nn.Module``.
+            ``num_classes`` and ``width_multiplier`` that are among its parameters. The function
+            returns an ``nn.Module``.
         input_shape: of one input, (C, H, W) for images.
         num_classes: width of the output.
-        width: factor of the widths of all hidden layers, above 0; each stays at least 1.
+        width: factor of the widths of all hidden layers, above 0; each width stays at least 1.
 
     Raises:
-        InputError: there is no such model, or it does not fit the input.
+        InputError: there is no such model, or the model does not fit the input.
     """
     if ":" in config.model:
         return _build_users(config, input_shape, num_classes, width)
     if config.model == "mlp":
-        hidden = [_scaled(wide, width) for wide in config.hidden]
+        hidden = [_scaled(size, width) for size in config.hidden]
         return _mlp(prod(input_shape), hidden, num_classes)
     if config.model in ("resnet18", "vgg16"):
         if len(input_shape) != 3:
@@ -58,8 +58,8 @@ def _build_users(
 ) -> nn.Module:
     name = config.model
     function = load_function(name, "model")
-    taken = inspect.signature(function).parameters
-    if config.method == "small_dense" and "width_multiplier" not in taken:
+    parameters = inspect.signature(function).parameters
+    if config.method == "small_dense" and "width_multiplier" not in parameters:
         raise InputError(
             f"method='small_dense': model={name!r} has to take width_multiplier, a factor of the "
             "widths of its hidden layers"
@@ -75,46 +75,47 @@ def build_with(
     *,
     width: float = 1.0,
 ) -> nn.Module:
-    """The model that a user's function makes.
+    """Return the model that a user's function builds.
 
     Args:
         function: called with those of ``input_shape``, ``num_classes`` and ``width_multiplier``
-            that it names as parameters and that are known.
+            that are among its parameters and that are known.
         name: of the function, for messages.
-        input_shape: of one input; None where it is not known.
-        num_classes: width of the output; None where it is not known.
+        input_shape: of one input; None if the shape is not known.
+        num_classes: width of the output; None if the number is not known.
         width: factor of the widths of all hidden layers.
 
     Raises:
-        InputError: it failed, or returned no model.
+        InputError: the function failed, or did not return a model.
     """
-    offered = {
+    arguments = {
         "input_shape": input_shape,
         "num_classes": num_classes,
         "width_multiplier": width,
     }
-    taken = inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
     try:
-        known = {key: value for key, value in offered.items() if value is not None}
+        known = {key: value for key, value in arguments.items() if value is not None}
         with users_code():
-            model = function(**{key: value for key, value in known.items() if key in taken})
+            model = function(**{key: value for key, value in known.items() if key in parameters})
     except Exception as error:
         reason = reason_of(error)
         narrow = f" with width_multiplier={width:g}" if width != 1.0 else ""
-        raise InputError(f"model={name!r}: calling it{narrow} failed ({reason})") from error
+        message = f"model={name!r}: calling the function{narrow} failed ({reason})"
+        raise InputError(message) from error
     if not isinstance(model, nn.Module):
         raise InputError(f"model={name!r}: returned {type(model).__name__}, not an nn.Module")
     return model
 
 
-def _scaled(wide: int, width: float) -> int:
-    return max(1, round(wide * width))
+def _scaled(size: int, width: float) -> int:
+    return max(1, round(size * width))
 
 
 def _mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Module:
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for number, (wide, narrow) in enumerate(pairwise((inputs, *hidden)), start=1):
-        layers[f"fc{number}"] = nn.Linear(wide, narrow)
+    for number, (before, after) in enumerate(pairwise((inputs, *hidden)), start=1):
+        layers[f"fc{number}"] = nn.Linear(before, after)
         layers[f"relu{number}"] = nn.ReLU()
     layers[f"fc{len(hidden) + 1}"] = nn.Linear(hidden[-1] if hidden else inputs, outputs)
     return nn.Sequential(layers)
@@ -142,7 +143,7 @@ def _vgg16(channels: int, outputs: int) -> nn.Module:
 
 
 def _initialised(conv: nn.Conv2d) -> nn.Conv2d:
-    """As torchvision initialises the convolutions of its ResNet and VGG."""
+    """Initialise a convolution as torchvision does in its ResNet and VGG, and return it."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -150,8 +151,11 @@ def _initialised(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _narrow(model: nn.Module, width: float, channels: int, outputs: int) -> None:
-    """Put narrower layers, new and initialised as torchvision does, into its ResNet or VGG."""
-    last = 0  # channels the layer before had when it was wide
+    """Replace the layers of torchvision's ResNet or VGG by narrower ones.
+
+    The new layers are initialised as torchvision does.
+    """
+    last = 0  # output channels of the layer before, at full width
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for name, wide in list(model.named_modules()):
         if isinstance(wide, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""One configuration trained with several seeds, in step: objectives are means over them."""
+"""Train one configuration with several seeds; objectives are means over the seeds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ _BY_SEED = ("train_loss", "val_loss", "val_accuracy", "sparsity")
 
 
 class MultiSeedTrainer:
-    """Trainers that differ in their seed, one epoch of each at a time; used as one Trainer is.
+    """Trainers that differ in their seed, with the interface of one Trainer.
+
+    All trainers train one epoch before any trains the next.
 
     Args:
-        config: what to train; its ``seed`` is replaced.
-        seeds: at least one, each once.
+        config: the configuration; each seed replaces its ``seed``.
+        seeds: at least one seed, without repetition.
         arrays: the data set.
 
     Raises:
@@ -38,44 +40,44 @@ class MultiSeedTrainer:
 
     @property
     def device(self) -> torch.device:
-        """That all of them train on."""
+        """Device of all trainers."""
         return self._first.device
 
     @property
     def epoch(self) -> int:
-        """Number of epochs that each of them has trained."""
+        """Number of epochs that each trainer has trained."""
         return len(self.history)
 
     def run_epoch(self) -> Row:
-        """Train an epoch of each.
+        """Train one epoch with each seed.
 
         Returns:
-            As ``Trainer.run_epoch``: the means, of ``seconds`` the sum; and beside them
-            ``seedN/NAME`` for the losses, the accuracy and the sparsity of each seed.
+            The columns of ``Trainer.run_epoch`` as means over the seeds, but ``seconds`` as a sum;
+            and ``seedN/NAME`` for the losses, the accuracy and the sparsity of each seed.
 
         Raises:
-            NonFiniteLoss: a loss of one of them became NaN or infinite.
+            NonFiniteLoss: a loss of one of the seeds became NaN or infinite.
         """
         rows = {seed: trainer.run_epoch() for seed, trainer in self._trainers.items()}
         means = pd.DataFrame(rows.values()).mean()
         row: Row = {str(name): float(value) for name, value in means.items()}
         row["epoch"] = self.epoch + 1
-        row["seconds"] = sum(each["seconds"] for each in rows.values())
+        row["seconds"] = sum(own["seconds"] for own in rows.values())
         row |= {of_seed(seed, name): rows[seed][name] for seed in rows for name in _BY_SEED}
         self.history.append(row)
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """As ``Trainer.state_dict``."""
+        """Return the state of all trainers, as ``Trainer.state_dict``."""
         states = {str(seed): trainer.state_dict() for seed, trainer in self._trainers.items()}
         return {"history": self.history, "trainers": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As ``Trainer.load_state_dict``; the seeds are to be the same."""
+        """Restore the state of all trainers, which must have the same seeds."""
         for seed, trainer in self._trainers.items():
             trainer.load_state_dict(state["trainers"][str(seed)])
         self.history = list(state["history"])
 
     def final_state(self) -> dict[str, Any]:
-        """The network of the first seed, as ``Trainer.final_state``."""
+        """Return the network of the first seed, as ``Trainer.final_state``."""
         return self._first.final_state()

@@ -1,4 +1,4 @@
-"""The front of a sweep and its hypervolume; moocore computes both."""
+"""The front of a sweep and its hypervolume, both computed by moocore."""
 
 from __future__ import annotations
 
@@ -32,39 +32,40 @@ __all__ = [
 
 
 def front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
-    """The complete trials that no other one dominates, in the order of the last objective.
+    """Return the complete trials that no other one dominates, in the order of the last objective.
 
-    A trial dominates another when it is no worse in any objective and better in one; equal
+    A trial dominates another if it is at least as good in all objectives and better in one. Equal
     trials are all members.
 
     Raises:
-        InputError: an objective is not finite; so all functions here.
+        InputError: an objective is not finite. All functions that compute fronts raise this error.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     if not complete:
         return []
-    keep = moocore.is_nondominated(
+    nondominated = moocore.is_nondominated(
         values_of(complete, objectives), maximise=_maximise(objectives), keep_weakly=True
     )
-    members = [trial for trial, kept in zip(complete, keep, strict=True) if kept]
+    members = [trial for trial, is_member in zip(complete, nondominated, strict=True) if is_member]
     last = objectives[-1].name
     return sorted(members, key=lambda trial: (trial.objectives[last], trial.trial_id))
 
 
 def hypervolume(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> float:
-    """Volume that the complete trials dominate, above each objective's ``worst`` value.
+    """Return the volume that the complete trials dominate, above each objective's ``worst``.
 
     Trials that are not better than ``worst`` in every objective add nothing. For accuracy
-    above 0.1 and sparsity above 0 it is in [0, 0.9]. Fonseca et al. 2006; 0 without trials.
+    above 0.1 and sparsity above 0 the volume is in [0, 0.9]; without trials it is 0. Fonseca et
+    al. 2006.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     return hypervolume_of(values_of(complete, objectives), objectives) if complete else 0.0
 
 
 def hypervolume_of(values: npt.NDArray[np.float64], objectives: Sequence[Objective]) -> float:
-    """``hypervolume`` of finite values of shape (trials, objectives), at least one trial."""
+    """Return the ``hypervolume`` of finite values, shape (trials, objectives), of >= 1 trial."""
     maximise = _maximise(objectives)
-    # Dominated values and the order of the others would change the last digits of the sum.
+    # Dominated values and the order of the others change the last digits of the sum.
     members = np.unique(values[moocore.is_nondominated(values, maximise=maximise)], axis=0)
     worst = np.array([objective.worst for objective in objectives])
     return float(moocore.hypervolume(members, ref=worst, maximise=maximise))
@@ -79,7 +80,7 @@ def running_fronts(
     where a trial joins the front, and from the front's members alone.
 
     Args:
-        trials: in the order in which they count.
+        trials: in the order of the prefixes.
         objectives: of the sweep.
 
     Yields:
@@ -101,16 +102,18 @@ def running_fronts(
 
 
 def knee(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> TrialRecord | None:
-    """The member of the front where giving up a little of one objective costs most of another.
+    """Return the member of the front at which small gains in one objective cost most of another.
 
-    Each objective is scaled to [0, 1] over the front, 1 the best. The knee is the member farthest
-    above the chord between the front's ends or, with n objectives, above the plane through the n
-    unit points: its scaled values have the greatest sum (Das 1999, "On characterizing the knee of
-    the Pareto curve"). Of equals it is the first in the order of ``front``. So it is the only
-    member of a front of one, and the first of two, or of a front that is nowhere above its chord.
+    Each objective is scaled to [0, 1] over the front; 1 is the best. The knee is the member
+    farthest above the chord between the front's ends. With n objectives, the chord is the plane
+    through the n unit points. The scaled values of the knee have the greatest sum (Das 1999, "On
+    characterizing the knee of the Pareto curve").
+
+    Among equals, the first in the order of ``front`` is the knee. So the first member is the knee
+    of a front with one or two members, and of a front that is nowhere above its chord.
 
     Returns:
-        None without complete trials.
+        The knee; None without complete trials.
     """
     members = front(trials, objectives)
     if not members:
@@ -118,21 +121,21 @@ def knee(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> Tria
     values = values_of(members, objectives) * [1 if up else -1 for up in _maximise(objectives)]
     low, span = values.min(axis=0), np.ptp(values, axis=0)
     scaled = (values - low) / np.where(span > 0, span, 1)
-    # Rounded, as 0.1 + 0.9 and 0.5 + 0.5 are not the same but for rounding.
+    # Rounded, so that sums such as 0.1 + 0.9 and 0.5 + 0.5 are equal despite rounding errors.
     return members[int(scaled.sum(axis=1).round(9).argmax())]
 
 
 def choose(
     trials: Sequence[TrialRecord], objectives: Sequence[Objective], which: str
 ) -> TrialRecord:
-    """One trial of a sweep.
+    """Return one trial of a sweep.
 
     Args:
         trials: of the sweep.
         objectives: of the sweep.
-        which: ``knee``; ``most-accurate``, the best in the first objective that is an accuracy,
-            or in the first one where none is; ``sparsest``, the highest ``sparsity``; all three
-            among the front. Or the identity of any trial.
+        which: a member of the front, or the ``trial_id`` of any trial. ``knee`` is the knee.
+            ``most-accurate`` is the best in the first objective that is an accuracy; if none
+            is, in the first objective. ``sparsest`` has the highest ``sparsity``.
 
     Raises:
         InputError: there is no such trial.
@@ -146,29 +149,29 @@ def choose(
             f"trials ({_first_to_last(trials)})"
         )
     members = front(trials, objectives)
-    found = knee(trials, objectives)
-    if found is None:
+    member = knee(trials, objectives)
+    if member is None:
         raise InputError(f"trial {which!r}: no trial of the sweep is complete yet")
     if which == "most-accurate":
-        accuracies = [each for each in objectives if "accuracy" in each.name]
-        up = (accuracies or list(objectives))[0]
-        sign = 1 if up.direction == "max" else -1
-        found = max(members, key=lambda trial: sign * trial.objectives[up.name])
+        accuracies = [objective for objective in objectives if "accuracy" in objective.name]
+        best = (accuracies or list(objectives))[0]
+        sign = 1 if best.direction == "max" else -1
+        member = max(members, key=lambda trial: sign * trial.objectives[best.name])
     elif which == "sparsest":
-        if "sparsity" not in found.objectives:
-            told = ", ".join(objective.name for objective in objectives)
-            raise InputError(f"trial 'sparsest': sparsity is not an objective here, only {told}")
-        found = max(members, key=lambda trial: trial.objectives["sparsity"])
-    return found
+        if "sparsity" not in member.objectives:
+            names = ", ".join(objective.name for objective in objectives)
+            raise InputError(f"trial 'sparsest': sparsity is not an objective here, only {names}")
+        member = max(members, key=lambda trial: trial.objectives["sparsity"])
+    return member
 
 
 def course(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> pd.DataFrame:
-    """How the hypervolume grew, a row a complete trial in the order they were finished.
+    """Return the growth of the hypervolume, a row per complete trial, in the order they finished.
 
     Returns:
-        trial_id; trials, complete ones so far; device_seconds, of all trials that had ended by
-        then; hypervolume; gain, by this trial; and cost_per_gain, device-seconds since the last
-        gain per unit of hypervolume gained, NaN where nothing was.
+        trial_id; trials, the number of complete ones so far; device_seconds, of all trials that
+        had ended by then; hypervolume; gain, by this trial; and cost_per_gain, device-seconds
+        since the last gain per unit of hypervolume gained, NaN without a gain.
     """
     ended = sorted(
         (trial for trial in trials if trial.state != "running"),
@@ -181,14 +184,14 @@ def course(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> pd
         spent += trial.device_seconds
         if trial.state != "complete":
             continue
-        _, _, now = next(fronts)
-        gain, volume = now - volume, now
+        _, _, new_volume = next(fronts)
+        gain, volume = new_volume - volume, new_volume
         rows.append(
             {
                 "trial_id": trial.trial_id,
                 "trials": len(rows) + 1,
                 "device_seconds": spent,
-                "hypervolume": now,
+                "hypervolume": new_volume,
                 "gain": gain,
                 "cost_per_gain": (spent - since) / gain if gain > 0 else np.nan,
             }
@@ -202,18 +205,18 @@ def epsilon(
     reference: Sequence[TrialRecord],
     objectives: Sequence[Objective],
 ) -> float:
-    """By how much a front must be shifted, in every objective, to cover another one.
+    """Return how far a front must be shifted, in every objective, to cover another one.
 
-    The additive epsilon indicator (Zitzler et al. 2003), in units of the objectives: 0 or less
-    where the front of ``trials`` already does.
+    This is the additive epsilon indicator (Zitzler et al. 2003), in units of the objectives. The
+    value is 0 or less if the front of ``trials`` covers the front of ``reference`` already.
 
     Raises:
-        InputError: one of them has no complete trial.
+        InputError: ``trials`` or ``reference`` has no complete trial.
     """
-    fronts = [front(each, objectives) for each in (trials, reference)]
+    fronts = [front(records, objectives) for records in (trials, reference)]
     if not all(fronts):
         raise InputError("epsilon: both sweeps need a complete trial")
-    ours, theirs = (values_of(each, objectives) for each in fronts)
+    ours, theirs = (values_of(members, objectives) for members in fronts)
     return float(moocore.epsilon_additive(ours, ref=theirs, maximise=_maximise(objectives)))
 
 
@@ -222,49 +225,55 @@ def attainment(
     objectives: Sequence[Objective],
     percentiles: Sequence[float] = (0, 50, 100),
 ) -> pd.DataFrame:
-    """What so many percent of several sets of trials attain; of seeds, by ``split_seeds``.
+    """Return the surfaces that given percentages of several sets of trials attain.
 
-    The empirical attainment function (Grunert da Fonseca et al. 2001): at 50, the surface that
-    half of the sets reach or beat; at 0, at least one of them does, at 100 all do.
+    This is the empirical attainment function (Grunert da Fonseca et al. 2001). Half of the sets
+    reach or beat the surface at 50; at least one set reaches that at 0, and all sets that at 100.
+    ``split_seeds`` makes one set per seed.
 
     Args:
-        sets: of complete trials, at least one of each.
-        objectives: that they have.
+        sets: sets of trials, each with at least one complete trial.
+        objectives: of the trials.
         percentiles: in [0, 100].
 
     Returns:
-        percentile, and a column an objective; a row a corner of a surface.
+        percentile, and a column per objective; a row per corner of a surface.
 
     Raises:
         InputError: a set has no complete trial, or there is one objective alone.
     """
     if len(objectives) < 2:
         raise InputError("attainment: a surface needs two objectives or more")
-    fronts = [front(each, objectives) for each in sets]
+    fronts = [front(trials, objectives) for trials in sets]
     if not fronts or not all(fronts):
         raise InputError("attainment: each set needs a complete trial")
     signs = np.array([-1.0 if up else 1.0 for up in _maximise(objectives)])
-    points = np.concatenate([values_of(each, objectives) for each in fronts]) * signs
-    number = np.concatenate([np.full(len(each), i + 1) for i, each in enumerate(fronts)])
+    points = np.concatenate([values_of(members, objectives) for members in fronts]) * signs
+    number = np.concatenate([np.full(len(members), i + 1) for i, members in enumerate(fronts)])
     surface = moocore.eaf(points, number, percentiles=list(percentiles))
     names = [objective.name for objective in objectives]
-    found = pd.DataFrame(surface[:, :-1] * signs, columns=names)
-    found.insert(0, "percentile", surface[:, -1])
-    return found
+    corners = pd.DataFrame(surface[:, :-1] * signs, columns=names)
+    corners.insert(0, "percentile", surface[:, -1])
+    return corners
 
 
 def split_seeds(
     trials: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> list[list[TrialRecord]]:
-    """The complete trials as each seed saw them; one set where there is one seed alone."""
+    """Return, for each seed, the complete trials with that seed's objectives.
+
+    With a single seed, the only set has the trials as they are.
+    """
     complete = [trial for trial in trials if trial.state == "complete"]
     names = [objective.name for objective in objectives]
     values = [values_by_seed(trial.by_seed, names) for trial in complete]
-    count = min((len(each[name]) for each in values for name in each), default=0)
-    if count == 0 or not all(len(each) == len(names) for each in values):
+    count = min((len(by_seed[name]) for by_seed in values for name in by_seed), default=0)
+    if count == 0 or not all(len(by_seed) == len(names) for by_seed in values):
         return [complete]
     return [
-        with_objectives(complete, objectives, [[each[n][i] for n in names] for each in values])
+        with_objectives(
+            complete, objectives, [[by_seed[n][i] for n in names] for by_seed in values]
+        )
         for i in range(count)
     ]
 
@@ -272,7 +281,7 @@ def split_seeds(
 def with_objectives(
     trials: Sequence[TrialRecord], objectives: Sequence[Objective], values: npt.ArrayLike
 ) -> list[TrialRecord]:
-    """The trials with other values of their objectives, shape (trials, objectives)."""
+    """Return the trials with other values of their objectives, shape (trials, objectives)."""
     names = [objective.name for objective in objectives]
     return [
         dataclasses.replace(trial, objectives=dict(zip(names, row, strict=True)))
@@ -283,10 +292,10 @@ def with_objectives(
 def values_of(
     trials: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> npt.NDArray[np.float64]:
-    """Objectives of complete trials, shape (trials, objectives).
+    """Return the objectives of complete trials, shape (trials, objectives).
 
     Raises:
-        InputError: one of them is not finite.
+        InputError: an objective is not finite.
     """
     values = np.array(
         [[trial.objectives[objective.name] for objective in objectives] for trial in trials],

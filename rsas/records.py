@@ -1,4 +1,4 @@
-"""What a sweep tells about itself: plain records that the study, MLflow and analysis share."""
+"""The records of a sweep that the study, MLflow and the analysis share."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Objective:
     Args:
         name: a column of the history, such as ``val_accuracy``.
         direction: ``max`` or ``min``.
-        worst: what nobody would take; the reference point of the hypervolume. Fixed here, not
-            taken from the data, so that hypervolumes of different sweeps can be compared.
+        worst: the worst acceptable value, the reference point of the hypervolume. The user fixes
+            it, so that hypervolumes of different sweeps can be compared.
 
     Raises:
-        InputError: the name or the direction is not one of these.
+        InputError: the name, the direction or ``worst`` is invalid.
     """
 
     name: str
@@ -75,27 +75,27 @@ class Objective:
 class TrialRecord:
     """One trial as the study has it."""
 
-    trial_id: str  # t0007, its number in the study: the same in Tune, Optuna and MLflow
+    trial_id: str  # t0007, made of its number in the study; the same in Tune, Optuna and MLflow
     state: State
-    params: dict[str, Any]  # what the sampler chose
+    params: dict[str, Any]  # chosen by the sampler
     objectives: dict[str, float]  # by name; empty unless complete
     started: float  # seconds since 1970
     finished: float | None
     reason: str = ""  # of a failure
-    same_as: str = ""  # the trial whose configuration and result it repeats
-    epochs: float = 0.0  # after which it was complete or stopped
-    device_seconds: float = 0.0  # of training, times GPUs, or CPUs where it has no GPU
-    by_seed: dict[str, float] = field(default_factory=dict)  # seedN/OBJECTIVE, where it has seeds
+    same_as: str = ""  # the trial whose configuration and result this one repeats
+    epochs: float = 0.0  # trained, until the trial was complete or stopped
+    device_seconds: float = 0.0  # of training, times its GPUs; without a GPU, times its CPUs
+    by_seed: dict[str, float] = field(default_factory=dict)  # seedN/OBJECTIVE, with several seeds
 
     @property
     def number(self) -> int:
-        """Of the trial in the study."""
+        """Number of the trial in the study."""
         return number_of(self.trial_id)
 
 
 @dataclass(frozen=True)
 class MirroredRun:
-    """What MLflow has of a trial."""
+    """A trial's run in MLflow."""
 
     run_id: str
     trial_id: str
@@ -104,48 +104,53 @@ class MirroredRun:
     pareto: str  # tag rsas.pareto, empty without one
     params: dict[str, str]
     metrics: dict[str, float]  # last values
-    epochs: list[int]  # that are logged, in order
+    epochs: list[int]  # logged ones, in order
 
 
 @dataclass(frozen=True)
 class Mirror:
-    """What MLflow has of a sweep."""
+    """The mirror of a sweep in MLflow."""
 
     parent: str  # run id, empty without one
     status: str  # of the parent
     front: str  # mark of the trials in pareto/front.json
     points: list[int]  # complete trials at which the hypervolume is logged
-    runs: list[MirroredRun]  # one a trial
+    runs: list[MirroredRun]  # one per trial
     surplus: dict[str, str]  # further parents and runs of trials: run id -> trial, or empty
-    missing: set[str]  # artifacts of the parent that are gone
+    missing: set[str]  # artifacts that the parent should have
     strays: set[str]  # run ids of trials that are not under the parent
 
 
 def front_mark(trials: Iterable[str]) -> str:
-    """A short text by which two sets of trials are known to be equal."""
+    """Return a short text that is the same for equal sets of trials, and only for these."""
     names = sorted(trials)
     return f"{len(names)}-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:12]}"
 
 
 def status_of(state: State, *, running: bool) -> str:
-    """MLflow's status of a trial's run; a trial of a sweep that nobody runs is cut off."""
+    """Return MLflow's status of a trial's run.
+
+    Args:
+        state: of the trial.
+        running: whether the sweep runs; otherwise its running trials were interrupted.
+    """
     if state == "running" and not running:
         return "KILLED"
     return _STATUS[state]
 
 
 def trial_id(number: int) -> str:
-    """Return the identity of a trial as users see it: ``t0007`` of 7."""
+    """Return the identifier of a trial as users see it: ``t0007`` for 7."""
     return f"t{number:04d}"
 
 
 def number_of(trial: str) -> int:
-    """Return the number of a ``trial_id``: its place in the study."""
+    """Return the number of a trial in the study, from its ``trial_id``."""
     return int(trial.removeprefix("t"))
 
 
 def clock(seconds: float) -> str:
-    """``1:02:03`` of seconds."""
+    """Return seconds as a text such as ``1:02:03``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

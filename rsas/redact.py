@@ -1,4 +1,4 @@
-"""Keep passwords, tokens and keys out of all that is shown, logged or stored."""
+"""Keep passwords, tokens and keys out of everything that is shown, logged or stored."""
 
 from __future__ import annotations
 
@@ -13,33 +13,36 @@ __all__ = ["HIDDEN", "is_redacted", "redact", "without_passwords"]
 
 HIDDEN = "***"
 
-# Words in the name of a variable with a secret. Short words stand between "_" or at an end, as
-# PATH, COMPASS and KEYBOARD have no secret. PWD alone is the current folder.
+# Words in the name of a variable with a secret. Short words must stand between "_" or at an end,
+# because PATH, COMPASS and KEYBOARD have no secret. PWD alone is the current folder.
 _SECRET = re.compile(
     r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|CONNECTION_?STRING|APIKEY|TOKEN(?![A-Z])"
     r"|(?<![A-Z])(?:PASS|PAT|KEYS?)(?![A-Z])|(?<=_)PWD(?![A-Z])",
     re.IGNORECASE,
 )
-_FILE = re.compile(r"(?:FILE|PATH|DIR|APPLICATION_CREDENTIALS)$", re.IGNORECASE)  # where a file is
+_FILE = re.compile(
+    r"(?:FILE|PATH|DIR|APPLICATION_CREDENTIALS)$", re.IGNORECASE
+)  # the path of a file
 _SHORTEST = 6  # shorter values would hide parts of ordinary text
 _ORDINARY = re.compile(r".{,7}|(?:[A-Z]?[a-z]+|[A-Z]+)(?<!.{16})", re.DOTALL)
-_PLAIN = re.compile(r"[A-Za-z0-9]+")  # spelled in one way everywhere
+_PLAIN = re.compile(r"[A-Za-z0-9]+")  # every text format spells these characters alike
 _NEWLINE = re.compile(r"\r?\n|\\n")  # one variable may have the lines of a key with \n between them
 
-# Shapes of secrets in any text: the first group stays, the second one is hidden.
+# Shapes of secrets in any text: the first group stays, the second is hidden.
 _QUOTED = (
     r"""'(?:[^'\\\n]|\\.)*(?:'|$)|"(?:[^"\\\n]|\\.)*(?:"|$)|(?P<q>\\+['"]).*?(?P=q)|\{[^}\n]*\}"""
 )
-_CLOSING = r"""['")\],.:\\}]*"""  # of the text around a value
+_CLOSING = r"""['")\],.:\\}]*"""  # characters of the text around a value
 _NEW = rf"(?!{re.escape(HIDDEN)}{_CLOSING}(?:[\s&;]|$))"
 _KEYWORD = (
     r"password|passwd|passphrase|secret(?:[_-]\w+)?|(?:access|account|api|auth)[_-]?key"
     r"|shared_?access_?(?:key|signature)|(?:access|auth|refresh|session|security)[_-]?token"
 )
-_EQUALS = r"""(?:\s*=(?!=)\s*|\\*['"]\s*:\s*)"""  # of keywords, or in the repr of a dictionary
+_EQUALS = r"""(?:\s*=(?!=)\s*|\\*['"]\s*:\s*)"""  # after keywords, or in the repr of a dictionary
 _AUTHORIZATION = r"""(?i)(authorization\\*['"]?\s*[:=,]\s*b?\\*['"]?"""
 _WORDS = "pass secret key token pwd sig"
-# With words, one of which a text must have: a search for words takes less time than a pattern.
+# Each shape has words, and a text must have one of them. Searching for words is faster than
+# matching a pattern.
 _SHAPES = [
     (words.split(), re.compile(shape))
     for words, shape in (
@@ -69,9 +72,9 @@ _SHAPES = [
             "@",
             r"""((?:\bhttps?|\bgit)://)([^/\s:@?#'"]+)(?=(?::(?:x-oauth-basic)?)?@)""",
         ),
-        # What an URI has before its last @: a password may have another @, / and quotes.
+        # A password ends at the last @ of a URI, since passwords may contain @, / and quotes.
         ("@", r"(://(?!\[)[^/\s:]*:)(\S*)(?=@)"),
-        (  # with spaces, what it has before its first @; digits alone are a port
+        (  # a password with spaces ends at the first @; digits alone are a port
             "@",
             r"""(://(?!\[)[^/:@\n'"]*:)(?=\S)(?!\d+(?:\W|$))((?:(?!://)[^@\n])*)(?=@)""",
         ),
@@ -80,12 +83,12 @@ _SHAPES = [
 
 
 def redact(text: str) -> str:
-    """Return the text without secrets: values of the environment, and ``without_passwords``.
+    """Return the text without secrets of the environment and those of ``without_passwords``.
 
     A variable has a secret if its name has a word such as ``PASSWORD``, ``TOKEN``, ``KEY``,
-    ``PAT`` or ``CONNECTION_STRING``. Its value is hidden as it stands, as ``repr``, JSON, HTML
-    and URLs spell it, and by line. Values of fewer than 6 characters are not hidden. Values of
-    fewer than 8, and plain words of fewer than 16, are not hidden inside other words.
+    ``PAT`` or ``CONNECTION_STRING``. The value is hidden as it is, as ``repr``, JSON, HTML and
+    URLs spell the value, and line by line. Values of fewer than 6 characters are not hidden.
+    Values of fewer than 8, and plain words of fewer than 16, are not hidden inside other words.
     """
     names = [name for name in os.environ if _has_secret(name)]
     patterns = _patterns(tuple(os.environ.get(name, "") for name in names))
@@ -100,11 +103,12 @@ def redact(text: str) -> str:
 
 
 def without_passwords(uri: str) -> str:
-    """Return an URI or text without what has the shape of a secret, in any environment.
+    """Return a URI or text without the parts that have the shape of a secret.
 
-    These are passwords in URIs, queries, connection strings (``AccountKey=``), keywords
-    (``password=``) and dictionaries, ``Authorization`` headers, a token as user of a web address,
-    and PEM private keys. The user of another URI (``postgresql://me@host``) stays.
+    The environment does not matter. The shapes are passwords in URIs, queries, connection strings
+    (``AccountKey=``), keywords (``password=``) and dictionaries, ``Authorization`` headers, a
+    token as user of a web address, and PEM private keys. The user of another URI
+    (``postgresql://me@host``) stays.
     """
     return _settled(_without_shapes, uri)
 
@@ -115,7 +119,7 @@ def is_redacted(text: str) -> bool:
 
 
 def _settled(hide: Callable[[str], str], text: str) -> str:
-    """Hide until nothing changes: what is hidden may give the rest another meaning."""
+    """Hide until nothing changes: hiding one part may give the rest another meaning."""
     while (hidden := hide(text)) != text:
         text = hidden
     return text
@@ -138,16 +142,16 @@ def _has_secret(name: str) -> bool:
 def _patterns(values: tuple[str, ...]) -> list[tuple[str, re.Pattern[str]]]:
     """Return a pattern of each value and of its secret parts, the longest first.
 
-    Before each pattern stands a word that all spellings of its value have.
+    With each pattern comes a word that all spellings of its value have.
     """
-    found = set()
+    secrets = set()
     for value in values:
-        found.add(value.strip())
+        secrets.add(value.strip())
         lines = [line.strip() for line in _NEWLINE.split(value)]
         keys = [match[2] for _, shape in _SHAPES for match in shape.finditer(value)]
-        found |= {part for part in (*lines, *keys) if not _ORDINARY.fullmatch(part)}
-    wanted = sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
-    return [(max(_PLAIN.findall(each), key=len, default=""), _pattern(each)) for each in wanted]
+        secrets |= {part for part in (*lines, *keys) if not _ORDINARY.fullmatch(part)}
+    longest_first = sorted((s for s in secrets if len(s) >= _SHORTEST), key=len, reverse=True)
+    return [(max(_PLAIN.findall(s), key=len, default=""), _pattern(s)) for s in longest_first]
 
 
 def _pattern(value: str) -> re.Pattern[str]:
@@ -176,7 +180,7 @@ def _spelled(char: str) -> str:
     )
     spellings = [
         rf"\\*{re.escape(char)}",
-        *("(?i:" + each.replace("\\", r"\\+") + ")" for each in sorted(escaped)),
+        *("(?i:" + spelling.replace("\\", r"\\+") + ")" for spelling in sorted(escaped)),
         "(?i:" + "".join(f"%{byte:02x}" for byte in encoded) + ")",
         *({re.escape(html.escape(char))} - {re.escape(char)}),
         *([r"\+"] if char == " " else []),

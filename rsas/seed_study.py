@@ -1,4 +1,4 @@
-"""Configurations trained with several seeds each, and how they differ."""
+"""Train configurations with several seeds each, and compare them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from rsas.trainer import Trainer
 __all__ = ["COLUMNS", "Run", "comparison", "mean_interval", "runs_of", "train_all"]
 
 COLUMNS = ("configuration", "seed", "sparsity", "val_accuracy", "test_accuracy", "seconds", "run")
-"""Of a row a run, to 6 decimals. Accuracies are in [0, 1], NaN where a run diverged; so is the test
-accuracy where it was not asked for. ``run`` is the same for rows of the same training."""
+"""Columns of a table with a row per run; numbers have 6 decimals. Accuracies are in [0, 1], and NaN
+if a run diverged. The test accuracy is also NaN if the run was not tested. ``run`` is the same for
+rows of the same training."""
 
 _LEVEL = 0.95
 
@@ -47,12 +48,12 @@ class Run:
 
     @property
     def key(self) -> str:
-        """The same for two runs that are the same training."""
+        """Text that is the same for two runs that are the same training."""
         return acting_key(self.config)
 
 
 def runs_of(configs: Mapping[str, TrainConfig], seeds: Sequence[int]) -> list[Run]:
-    """All configurations with the first seed, then with the second, ..."""
+    """Return the runs of all configurations with the first seed, then with the second, ..."""
     return [
         Run(name, config.replace(seed=seed)) for seed in seeds for name, config in configs.items()
     ]
@@ -65,12 +66,13 @@ def train_all(
     test: bool = False,
     data_dir: Path | None = None,
 ) -> Iterator[dict[str, object]]:
-    """Train them, so many at once, and give a row of ``COLUMNS`` as each one ends.
+    """Do the runs in ``jobs`` processes, and yield a row of ``COLUMNS`` as each run ends.
 
     Args:
-        runs: what to train.
-        jobs: processes, at least 1, which share the machine's CPUs; with 1 there is no other one.
-        test: evaluate on the test split, too.
+        runs: the trainings to do.
+        jobs: number of processes, at least 1, which share the machine's CPUs. With 1, this
+            process trains.
+        test: also evaluate on the test split.
         data_dir: folder of the data sets; by default ``RSAS_DATA_DIR``.
 
     Raises:
@@ -83,7 +85,7 @@ def train_all(
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with ProcessPoolExecutor(
         jobs,
-        # A process that was forked cannot use CUDA, nor the threads of its parent.
+        # A forked process can use neither CUDA nor the threads of its parent.
         multiprocessing.get_context("spawn"),
         initializer=torch.set_num_threads,
         initargs=(threads,),
@@ -96,7 +98,7 @@ def train_all(
 
 
 def comparison(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """What each configuration has, and by how much that differs from the first one.
+    """Return a measure of each configuration, and its difference from the first configuration.
 
     Args:
         rows: with the columns ``configuration``, ``seed``, ``seconds`` and the measure's; all
@@ -104,9 +106,10 @@ def comparison(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
         measure: name of a column.
 
     Returns:
-        A row a configuration, in their order: configuration; mean, low, high (95% interval);
-        difference (mean of what each seed has more, NaN for the first), difference_low,
-        difference_high; seconds (mean of a run); values (by seed). NaN where a run diverged.
+        A row per configuration, in their order: configuration; mean, low, high (95% interval);
+        difference (the mean over seeds of the difference from the first configuration, NaN for
+        the first), difference_low, difference_high; seconds (mean per run); values (by seed). The
+        numbers are NaN if a run diverged.
     """
     by_name: dict[str, Any] = {
         str(name): group.set_index("seed")[measure].sort_index()
@@ -114,12 +117,12 @@ def comparison(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     }
     first = next(iter(by_name.values()))
     seconds = rows.groupby("configuration")["seconds"].mean()
-    found = []
+    compared = []
     for name, values in by_name.items():
         mean, low, high = mean_interval(values)
         paired = [] if values is first else values - first
         difference, difference_low, difference_high = mean_interval(paired)
-        found.append(
+        compared.append(
             {
                 "configuration": name,
                 "mean": mean,
@@ -132,18 +135,21 @@ def comparison(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
                 "values": values.tolist(),
             }
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(compared)
 
 
 def mean_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
-    """Mean and its 95% interval by Student's t; NaN where there are too few values for them."""
-    found = np.asarray(values, dtype=np.float64)
-    if len(found) == 0:
+    """Return the mean and its 95% interval by Student's t.
+
+    The mean of no value is NaN, and so are the bounds of fewer than two values.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) == 0:
         return math.nan, math.nan, math.nan
-    mean = float(found.mean())
-    if len(found) == 1:
+    mean = float(sample.mean())
+    if len(sample) == 1:
         return mean, math.nan, math.nan
-    half = float(stats.sem(found) * stats.t.ppf((1 + _LEVEL) / 2, len(found) - 1))
+    half = float(stats.sem(sample) * stats.t.ppf((1 + _LEVEL) / 2, len(sample) - 1))
     return mean, mean - half, mean + half
 
 
@@ -158,10 +164,10 @@ def _row(run: Run, test: bool, data_dir: Path | None) -> dict[str, object]:
     except NonFiniteLoss:
         row["val_accuracy"] = math.nan
     else:
-        found = trainer.finish().test_accuracy if test else None
-        row["test_accuracy"] = math.nan if found is None else found
-    row["seconds"] = sum(each["seconds"] for each in trainer.history)
-    # Rounded here, so that a row that was read from a file is the one that was written.
+        accuracy = trainer.finish().test_accuracy if test else None
+        row["test_accuracy"] = math.nan if accuracy is None else accuracy
+    row["seconds"] = sum(epoch["seconds"] for epoch in trainer.history)
+    # Rounded here, so that a row read from a file equals the row that was written.
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}
 
 

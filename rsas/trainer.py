@@ -1,4 +1,4 @@
-"""Train one network; knows nothing of Ray, Optuna or MLflow."""
+"""Train one network, without Ray, Optuna or MLflow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["RunResult", "Trainer", "train"]
 _EVALUATION_BATCH = 256
 
 Row = dict[str, float]
-"""A row of the history: column -> number."""
+"""A row of the history: column -> value."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,10 @@ class RunResult:
     """A finished run."""
 
     config: TrainConfig
-    history: pd.DataFrame  # a row an epoch, columns as Trainer.run_epoch returns
+    history: pd.DataFrame  # a row per epoch, columns as Trainer.run_epoch returns
     model: nn.Module  # with torch.nn.utils.prune masks, in eval mode
-    test_accuracy: (
-        float | None
-    )  # in [0, 1], measured once after training; None without a test split
+    # In [0, 1], measured once after training; None without a test split.
+    test_accuracy: float | None
     input_shape: tuple[int, ...]  # of one input of the model
     num_classes: int
 
@@ -50,7 +49,7 @@ class Trainer:
     """One training run, epoch by epoch; a pure function of its configuration and data.
 
     Args:
-        config: what to train.
+        config: the configuration to train.
         arrays: the data set; by default ``rsas.data.load(config.dataset)``.
 
     Raises:
@@ -63,17 +62,17 @@ class Trainer:
         self.device = build.resolve_device(config.device)
         self._data = data.split(arrays, config, self.device)
         self._input_shape, self._num_classes = arrays.input_shape, arrays.num_classes
-        # Three streams of random numbers, so that drawing masks does not change the batches:
-        # sparsity 0 then equals dense training bit for bit. Torch's own, which initialisation
-        # and dropout use, is swapped in while the run computes and out again afterwards.
-        # They need seeds of their own: masks drawn from the numbers that the weights were made
-        # of would switch off all large positive weights, and the network would be dead.
-        own, batches, draws = np.random.SeedSequence(config.seed).generate_state(3).tolist()
+        # There are three streams of random numbers, so that drawing masks does not change the
+        # batches. Sparsity 0 then equals dense training bit for bit. Initialisation and dropout
+        # use torch's default stream, which the run replaces by its own while the run computes.
+        # Each stream has a seed of its own. Masks drawn with the seed of the weights would switch
+        # off all large positive weights, and the network would be dead.
+        default, batches, draws = np.random.SeedSequence(config.seed).generate_state(3).tolist()
         self._batches = torch.Generator(self.device).manual_seed(batches)
         self._draws = torch.Generator(self.device).manual_seed(draws)
-        self._rng = torch.Generator().manual_seed(own).get_state()
+        self._rng = torch.Generator().manual_seed(default).get_state()
         self._cuda_rng = (
-            torch.Generator(self.device).manual_seed(own).get_state()
+            torch.Generator(self.device).manual_seed(default).get_state()
             if self.device.type == "cuda"
             else None
         )
@@ -103,14 +102,18 @@ class Trainer:
         """Train one epoch and evaluate on the validation split.
 
         Returns:
-            epoch (counted from 1), train_loss (mean over the epoch's images; a last batch of one
-            image, of which BatchNorm has no statistics, is left out), val_loss,
-            val_accuracy in [0, 1], sparsity (measured share of the weights of ``prunable`` that
-            are off, or that a small_dense network lacks), sparsity/LAYER for each layer, churn
-            (share of the weights that are on which were off before the epoch, in [0, 1]),
-            exploration (share of the budget that the epoch's redraws chose anew, their mean, in
-            [0, 1]; the published one draws a whole budget beside it), and seconds. Without a
-            validation split val_loss and val_accuracy are NaN.
+            A row with these columns, all shares in [0, 1]:
+
+            - epoch, counted from 1;
+            - train_loss, the mean over the epoch's images. A last batch of one image is left out,
+              because BatchNorm has no statistics of one image;
+            - val_loss and val_accuracy, which are NaN without a validation split;
+            - sparsity, the measured share of the weights of ``prunable`` that are off, or that a
+              small_dense network lacks; and sparsity/LAYER for each layer;
+            - churn, the share of the weights now on that were off before the epoch;
+            - exploration, the share of the budget that a redraw explores, a mean over the epoch's
+              redraws. The published method draws a whole budget besides;
+            - seconds.
 
         Raises:
             NonFiniteLoss: the training or validation loss became NaN or infinite.
@@ -143,11 +146,13 @@ class Trainer:
     @torch.inference_mode()
     @users_code()
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy in [0, 1], in eval mode without gradients.
+        """Return mean cross-entropy and accuracy in [0, 1], in eval mode without gradients.
+
+        Both are NaN without inputs.
 
         Args:
             x: inputs as in ``rsas.data.Splits``, shape (N, ...).
-            y: labels, shape (N,); both NaN where N is 0.
+            y: labels, shape (N,).
         """
         if len(y) == 0:
             return float("nan"), float("nan")
@@ -162,7 +167,11 @@ class Trainer:
         return loss.item() / len(y), correct.item() / len(y)
 
     def finish(self) -> RunResult:
-        """The result of the run: reads the test split, and hands the masks over to torch."""
+        """Return the result of the run.
+
+        Evaluate the model on the test split, and convert the masks to those of
+        ``torch.nn.utils.prune``.
+        """
         test_accuracy = None
         if self._data.x_test is not None and self._data.y_test is not None:
             _, test_accuracy = self.evaluate(self._data.x_test, self._data.y_test)
@@ -174,7 +183,7 @@ class Trainer:
         return RunResult(self.config, history, self.model, test_accuracy, *shapes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything ``load_state_dict`` needs to go on bit for bit; plain types and tensors."""
+        """Return the state from which training resumes bit for bit: plain types and tensors."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -189,24 +198,24 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state_dict()`` of a trainer with the same configuration and data."""
+        """Restore ``state_dict()`` of a trainer with the same configuration and data."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._sparsifier.load_state_dict(state["sparsifier"])
         self.history = list(state["history"])
-        # Generators take their state from the CPU, wherever the checkpoint was loaded to.
+        # Generators take their state from the CPU only, but a checkpoint may be on the GPU.
         rng: dict[str, Any] = {k: v if v is None else v.cpu() for k, v in state["rng"].items()}
         self._batches.set_state(rng["batches"])
         self._draws.set_state(rng["draws"])
         self._rng, self._cuda_rng = rng["torch"], rng["cuda"]
 
     def final_state(self) -> dict[str, Any]:
-        """The network alone, to be kept: plain types and tensors.
+        """Return the network alone, to be stored: plain types and tensors.
 
         Returns:
-            config (``TrainConfig.to_dict()``), epoch, input_shape, num_classes, model (its
+            config (``TrainConfig.to_dict()``), epoch, input_shape, num_classes, model (the model's
             ``state_dict()``, zero where weights are off), masks (layer -> bool tensor) and
-            measures (layer -> float tensor, the measure values; empty where there are none).
+            measures (layer -> float tensor of measure values; empty for methods without them).
         """
         layers = self._sparsifier.state_dict()["layers"]
         return {
@@ -227,7 +236,7 @@ class Trainer:
         if self._full_sizes is None:
             return self._sparsifier.sparsity()
         full = self._full_sizes
-        sizes = {found.name: found.weight.numel() for found in prunable(self.model)}
+        sizes = {layer.name: layer.weight.numel() for layer in prunable(self.model)}
         by_layer = {name: 1 - sizes[name] / full[name] for name in full}
         return 1 - sum(sizes.values()) / sum(full.values()), by_layer
 
@@ -271,16 +280,16 @@ class Trainer:
         return F.cross_entropy(self._outputs(inputs), labels)
 
     def _outputs(self, inputs: Tensor) -> Tensor:
-        """Of the model, float32, computed in the precision asked for."""
+        """Return the model's outputs as float32, computed in the configuration's precision."""
         reduced = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
             outputs: Tensor = self.model(inputs)
         return outputs.float()
 
     def _repeatable(self, inputs: Tensor, labels: Tensor) -> Callable[[], Tensor]:
-        """Computes the loss of a batch again, with dropout as in the pass that comes next.
+        """Return a function that repeats the next loss of a batch, with the same dropout.
 
-        Leaves no trace: statistics of BatchNorm are put back.
+        The function restores the statistics of BatchNorm and the state of torch's generators.
         """
         rng = torch.get_rng_state()
         cuda_rng = None if self._cuda_rng is None else torch.cuda.get_rng_state(self.device)
@@ -300,7 +309,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _own_rng(self) -> Iterator[None]:
-        """Torch's default generators in the state this run left them in."""
+        """Set torch's default generators to the run's own state, and restore them afterwards."""
         with torch.random.fork_rng([self.device] if self._cuda_rng is not None else []):
             torch.set_rng_state(self._rng)
             if self._cuda_rng is not None:
@@ -320,7 +329,7 @@ def train(
     """Train one network from beginning to end.
 
     Args:
-        config: what to train.
+        config: the configuration to train.
         data_dir: folder of the data sets; by default ``RSAS_DATA_DIR``.
         on_epoch: called with each row of the history.
 

@@ -1,4 +1,4 @@
-"""Functions of the user's own, by name: models, experiments; and how rsas calls them."""
+"""Load the user's own functions by name, such as models and experiments, and run their code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["load_function", "users_code"]
 
 @contextlib.contextmanager
 def users_code() -> Iterator[None]:
-    """Call a user's code within this context; an exit that it asks for is an error like any other.
+    """Run a user's code in this context, which turns an exit of the code into an ordinary error.
 
     Ctrl-C stays an interrupt.
 
@@ -32,50 +32,50 @@ def users_code() -> Iterator[None]:
     except (Exception, KeyboardInterrupt):
         raise
     except SystemExit as error:
-        raise RuntimeError(f"it called sys.exit({error.code!r})") from error
+        raise RuntimeError(f"the code called sys.exit({error.code!r})") from error
     except BaseException as error:
-        raise RuntimeError(f"it raised {reason_of(error)}") from error
+        raise RuntimeError(f"the code raised {reason_of(error)}") from error
 
 
 def load_function(spec: str, what: str) -> Callable[..., Any]:
-    """The function named by ``module:function`` or ``path/to/file.py:function``.
+    """Return the function named by ``module:function`` or ``path/to/file.py:function``.
 
-    The current folder, and the folder of the file, are searched for modules.
+    Python then searches the current folder and the folder of the file for modules.
 
     Args:
         spec: the name.
-        what: what the function is, to begin an error message with, such as ``"model"``.
+        what: the kind of function, which begins an error message, such as ``"model"``.
 
     Raises:
-        InputError: the file, module or function is not there, or importing it failed.
+        InputError: the file, module or function does not exist, or its import failed.
     """
-    place, _, name = spec.rpartition(":")
-    path = Path(place)
-    is_file = place.endswith(".py")
-    if is_file and not os.path.isfile(place):  # False, too, for a name that is too long
-        raise InputError(f"{what} {spec!r}: there is no file {place!r}")
+    source, _, name = spec.rpartition(":")
+    path = Path(source)
+    is_file = source.endswith(".py")
+    if is_file and not os.path.isfile(source):  # isfile is also False for a name that is too long
+        raise InputError(f"{what} {spec!r}: there is no file {source!r}")
     for folder in [Path.cwd()] + [path.resolve().parent] * is_file:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
     try:
         with users_code():
-            module = _import_file(path) if is_file else importlib.import_module(place)
+            module = _import_file(path) if is_file else importlib.import_module(source)
     except InputError as error:  # raised by the file's own use of rsas
         raise InputError(f"{what} {spec!r}: {error}") from error
     except Exception as error:
         reason = reason_of(error)
-        raise InputError(f"{what} {spec!r}: cannot import {place!r} ({reason})") from error
+        raise InputError(f"{what} {spec!r}: cannot import {source!r} ({reason})") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise InputError(f"{what} {spec!r}: {place!r} has no function {name!r}")
+        raise InputError(f"{what} {spec!r}: {source!r} has no function {name!r}")
     return function  # type: ignore[no-any-return]
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"rsas_userfile_{path.stem}"  # may not hide a module of the file's name
+    name = f"rsas_userfile_{path.stem}"  # must not hide a module with the file's name
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module

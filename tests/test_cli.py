@@ -203,12 +203,20 @@ def net():
 @pytest.mark.parametrize(
     ("body", "function", "message"),
     [
-        ("import sys\nsys.exit(0)", "experiment", "it called sys.exit(0)"),
-        (ENDING, "experiment", "calling experiment() failed (RuntimeError: it called sys.exit(0))"),
-        (ENDING, "space", "<lambda>': RuntimeError: it called sys.exit(0)"),
-        (ENDING, "cancelled", "RuntimeError: it raised CancelledError: no reason"),
-        (ENDING, "model", "calling it failed (RuntimeError: it called sys.exit('no more'))"),
-        (ENDING, "forward", "in 10 classes: RuntimeError: it called sys.exit(0)"),
+        ("import sys\nsys.exit(0)", "experiment", "the code called sys.exit(0)"),
+        (
+            ENDING,
+            "experiment",
+            "calling experiment() failed (RuntimeError: the code called sys.exit(0))",
+        ),
+        (ENDING, "space", "<lambda>': RuntimeError: the code called sys.exit(0)"),
+        (ENDING, "cancelled", "RuntimeError: the code raised CancelledError: no reason"),
+        (
+            ENDING,
+            "model",
+            "calling the function failed (RuntimeError: the code called sys.exit('no more'))",
+        ),
+        (ENDING, "forward", "in 10 classes: RuntimeError: the code called sys.exit(0)"),
     ],
 )
 def test_code_of_a_user_that_ends_the_process_is_one_line(body, function, message, rsas, tmp_path):

@@ -248,7 +248,7 @@ def test_network_shows_the_trial_that_is_clicked(opened, made, workspace):
     for title in (
         "Mask of fc1",
         "Mask of fc2",
-        "Inputs that fc1 looks at",
+        "Inputs of fc1 in use",
         "Measure values of fc1",
     ):
         page.get_by_text(title, exact=True).wait_for()

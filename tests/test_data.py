@@ -133,7 +133,7 @@ def test_damaged_files_are_named(tmp_path):
     write_mnist(tmp_path / "MNIST" / "raw", np.random.default_rng(1))
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(InputError, match="dataset='mnist': damaged files"):
+    with pytest.raises(InputError, match="dataset='mnist': corrupt files"):
         load("mnist", tmp_path)
 
 

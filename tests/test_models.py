@@ -100,7 +100,7 @@ def test_own_function_gets_what_it_names(place, monkeypatch):
     [
         ("own_models.py:nothing", "'own_models.py' has no function 'nothing'"),
         ("own_models.py:wrong", "returned str, not an nn.Module"),
-        ("own_models.py:broken", r"calling it failed \(KeyError: 'no weights'\)"),
+        ("own_models.py:broken", r"calling the function failed \(KeyError: 'no weights'\)"),
         ("missing.py:net", "there is no file 'missing.py'"),
         ("missing_module:net", "cannot import 'missing_module'"),
         ("vgg99", "expected mlp, resnet18, vgg16 or module:function"),

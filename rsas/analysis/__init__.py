@@ -1,4 +1,7 @@
-"""What a sweep found: numpy, pandas, moocore and plotly; neither ray, optuna nor mlflow."""
+"""Analyze sweeps with numpy, pandas, moocore and plotly.
+
+Importing this package imports neither ray, optuna nor mlflow.
+"""
 
 from rsas.analysis.compare import Comparison, compare
 from rsas.analysis.importance import importance, without_effect

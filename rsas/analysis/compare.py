@@ -1,4 +1,4 @@
-"""Sweeps side by side: whose front is better, where, and how sure that is."""
+"""Compare sweeps: which front is better, at which values, and with which confidence."""
 
 from __future__ import annotations
 
@@ -26,61 +26,63 @@ __all__ = ["Comparison", "attained", "compare"]
 
 _RESAMPLES = 500
 _LEVEL = 0.95
-_PLACES = 6  # where values are compared, unless the caller says where
+_THRESHOLDS = 6  # number of values of the last objective at which sweeps are compared by default
 
 Floats = npt.NDArray[np.float64]
-Front = Sequence[TrialRecord]  # its members alone
+Front = Sequence[TrialRecord]  # only its members
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What ``compare`` found. ``low`` and ``high`` are NaN where sweeps have one seed alone."""
+    """The result of ``compare``. ``low`` and ``high`` are NaN for sweeps with a single seed."""
 
     objectives: tuple[Objective, ...]
     sweeps: pd.DataFrame
-    """A row a sweep: sweep, complete, front, hypervolume, low, high, knee, seeds."""
+    """A row per sweep: sweep, complete, front, hypervolume, low, high, knee, seeds."""
     differences: pd.DataFrame
-    """A row each other sweep: sweep, against (the first), hypervolume (its own less the first's),
-    low, high, epsilon (by how much its front must be shifted to cover the first's)."""
+    """A row per other sweep: sweep, against (the first), hypervolume (its own less the first's),
+    low, high, epsilon (how far its front must be shifted to cover the first's)."""
     values: pd.DataFrame
-    """A row a place and a sweep: at (a value of the last objective), sweep, value (the best of the
-    first objective that is had there, NaN where nothing is), low, high, trial_id."""
+    """A row per threshold and sweep: at (a value of the last objective), sweep, value (the best of
+    the first objective there, NaN if no trial reaches the threshold), low, high, trial_id."""
     ranges: pd.DataFrame
-    """A row a range of the last objective: low, high, best (a sweep, or ``equal``), lead (mean
-    difference to the next best in the first objective, NaN where no other has anything)."""
+    """A row per range of the last objective: low, high, best (a sweep, or ``equal``), lead (mean
+    difference to the next best in the first objective, NaN if no other sweep has a trial there)."""
 
     @property
     def word(self) -> str:
-        """How the places of ``values`` are meant: at ``least`` or at ``most`` so much."""
+        """Kind of the thresholds in ``values``: at ``least`` or at ``most``."""
         return "least" if self.objectives[-1].direction == "max" else "most"
 
 
 def compare(*sweeps: Sweep, at: Sequence[float] | None = None, seed: int = 0) -> Comparison:
     """Compare sweeps, each with the first.
 
-    Intervals are of 95%, by the basic bootstrap (Davison and Hinkley 1997, 5.2) over seeds: each
-    trial's seeds are drawn again, its objectives are means over them, and the front is taken
-    anew. They say what other seeds of the same trials would give, not what another search would.
+    Intervals are of 95%, by the basic bootstrap (Davison and Hinkley 1997, 5.2) over seeds. Each
+    trial's seeds are resampled, its objectives are means over them, and the front is computed
+    again. So the intervals hold for other seeds of the same trials, not for another search.
 
     Args:
         sweeps: at least two, with the same objectives, each with a complete trial.
-        at: values of the last objective at which the first one is compared; by default six over
-            the range of the fronts.
+        at: values of the last objective at which the first objective is compared; by default six
+            over the range of the fronts.
         seed: of the resampling.
 
     Raises:
-        InputError: they cannot be compared.
+        InputError: the sweeps cannot be compared.
     """
     objectives = _shared_objectives(sweeps)
     fronts = [front(sweep.trials, objectives) for sweep in sweeps]
-    places = _places(fronts, objectives) if at is None else np.asarray(at, dtype=np.float64)
-    found = [_measures(values_of(members, objectives), objectives, places) for members in fronts]
+    thresholds = _thresholds(fronts, objectives) if at is None else np.asarray(at, dtype=np.float64)
+    measures = [
+        _measures(values_of(members, objectives), objectives, thresholds) for members in fronts
+    ]
     draws = [
-        _resampled(sweep.trials, objectives, places, np.random.default_rng([seed, i]))
+        _resampled(sweep.trials, objectives, thresholds, np.random.default_rng([seed, i]))
         for i, sweep in enumerate(sweeps)
     ]
     rows = []
-    for sweep, members, own, drawn in zip(sweeps, fronts, found, draws, strict=True):
+    for sweep, members, own, drawn in zip(sweeps, fronts, measures, draws, strict=True):
         low, high = _interval(own[0], None if drawn is None else drawn[:, 0])
         middle = knee(members, objectives)
         rows.append(
@@ -99,25 +101,26 @@ def compare(*sweeps: Sweep, at: Sequence[float] | None = None, seed: int = 0) ->
     for i, sweep in enumerate(sweeps[1:], 1):
         ours, first = draws[i], draws[0]
         both = None if ours is None or first is None else ours[:, 0] - first[:, 0]
-        low, high = _interval(found[i][0] - found[0][0], both)
+        difference = measures[i][0] - measures[0][0]
+        low, high = _interval(difference, both)
         differences.append(
             {
                 "sweep": sweep.name,
                 "against": sweeps[0].name,
-                "hypervolume": found[i][0] - found[0][0],
+                "hypervolume": difference,
                 "low": low,
                 "high": high,
                 "epsilon": epsilon(fronts[i], fronts[0], objectives),
             }
         )
     values = []
-    for j, place in enumerate(places, 1):
-        for sweep, members, own, drawn in zip(sweeps, fronts, found, draws, strict=True):
+    for j, threshold in enumerate(thresholds, 1):
+        for sweep, members, own, drawn in zip(sweeps, fronts, measures, draws, strict=True):
             low, high = _interval(own[j], None if drawn is None else drawn[:, j])
-            best = attained(members, objectives, place)
+            best = attained(members, objectives, threshold)
             values.append(
                 {
-                    "at": place,
+                    "at": threshold,
                     "sweep": sweep.name,
                     "value": own[j],
                     "low": low,
@@ -135,25 +138,32 @@ def compare(*sweeps: Sweep, at: Sequence[float] | None = None, seed: int = 0) ->
 
 
 def attained(
-    trials: Sequence[TrialRecord], objectives: Sequence[Objective], place: float
+    trials: Sequence[TrialRecord], objectives: Sequence[Objective], threshold: float
 ) -> TrialRecord | None:
-    """The best complete trial in the first objective, at least as good as ``place`` in the last.
+    """Return the best complete trial in the first objective, among those at a threshold.
 
-    None where there is none.
+    Such a trial is at least as good as the threshold in the last objective.
+
+    Returns:
+        The trial; None if no trial reaches the threshold.
     """
-    up, across = objectives[0], objectives[-1]
-    there = [
+    first, last = objectives[0], objectives[-1]
+    candidates = [
         trial
         for trial in front(trials, objectives)
-        if _sign(across) * trial.objectives[across.name] >= _sign(across) * place
+        if _sign(last) * trial.objectives[last.name] >= _sign(last) * threshold
     ]
-    return max(there, key=lambda trial: _sign(up) * trial.objectives[up.name], default=None)
+    return max(candidates, key=lambda t: _sign(first) * t.objectives[first.name], default=None)
 
 
 def _ranges(
     sweeps: Sequence[Sweep], fronts: Sequence[Front], objectives: Sequence[Objective]
 ) -> pd.DataFrame:
-    """Between neighbouring values of the fronts nothing changes: the better end speaks for all."""
+    """Return the ranges of the last objective in which the same sweep is best.
+
+    The best sweep can only change at a value of a front. So between two neighbouring values, the
+    better one decides.
+    """
     sign = _sign(objectives[-1])
     edges = np.unique(sign * _across(fronts, objectives))
     values = [values_of(members, objectives) for members in fronts]
@@ -175,9 +185,10 @@ def _leader(
     sweeps: Sequence[Sweep],
     values: Sequence[Floats],
     objectives: Sequence[Objective],
-    place: float,
+    threshold: float,
 ) -> tuple[str, float]:
-    best = np.array([_best(each, objectives, place) for each in values])
+    """Return the sweep that is best at a threshold, and its lead."""
+    best = np.array([_best(own, objectives, threshold) for own in values])
     scores = np.where(np.isnan(best), -np.inf, _sign(objectives[0]) * best)
     order = np.argsort(-scores, kind="stable")
     first, second = scores[order[0]], scores[order[1]]
@@ -189,36 +200,42 @@ def _leader(
 def _resampled(
     trials: Sequence[TrialRecord],
     objectives: Sequence[Objective],
-    places: Floats,
+    thresholds: Floats,
     rng: np.random.Generator,
 ) -> Floats | None:
-    """Measures of trials whose seeds are drawn again, shape (resamples, measures)."""
+    """Return measures of trials with resampled seeds, shape (resamples, measures)."""
     sets = split_seeds(trials, objectives)
     if len(sets) < 2:
         return None
-    values = np.array([values_of(each, objectives) for each in sets])
-    found = []
+    values = np.array([values_of(of_seed, objectives) for of_seed in sets])
+    measures = []
     for _ in range(_RESAMPLES):
         drawn = rng.integers(len(sets), size=(len(sets), values.shape[1]))
         means = np.take_along_axis(values, drawn[..., None], axis=0).mean(axis=0)
-        found.append(_measures(means, objectives, places))
-    return np.array(found)
+        measures.append(_measures(means, objectives, thresholds))
+    return np.array(measures)
 
 
-def _measures(values: Floats, objectives: Sequence[Objective], places: Floats) -> Floats:
-    """The hypervolume of values of shape (trials, objectives), and what they attain at places."""
-    best = [_best(values, objectives, place) for place in places]
+def _measures(values: Floats, objectives: Sequence[Objective], thresholds: Floats) -> Floats:
+    """Return the hypervolume, then the best value at each threshold.
+
+    Args:
+        values: shape (trials, objectives).
+        objectives: of the sweeps.
+        thresholds: of the last objective.
+    """
+    best = [_best(values, objectives, threshold) for threshold in thresholds]
     return np.array([hypervolume_of(values, objectives), *best])
 
 
-def _best(values: Floats, objectives: Sequence[Objective], place: float) -> float:
-    """The value of ``attained``; NaN where nothing is.
+def _best(values: Floats, objectives: Sequence[Objective], threshold: float) -> float:
+    """Return the first objective of ``attained``; NaN if no trial reaches the threshold.
 
-    The whole set of trials and their front have the same one.
+    The value is the same for all trials and for their front.
     """
-    up, across = _sign(objectives[0]), _sign(objectives[-1])
-    there = values[across * values[:, -1] >= across * place, 0]
-    return float(up * np.max(up * there)) if len(there) else np.nan
+    first, last = _sign(objectives[0]), _sign(objectives[-1])
+    candidates = values[last * values[:, -1] >= last * threshold, 0]
+    return float(first * np.max(first * candidates)) if len(candidates) else np.nan
 
 
 def _interval(estimate: float, draws: Floats | None) -> tuple[float, float]:
@@ -242,13 +259,13 @@ def _shared_objectives(sweeps: Sequence[Sweep]) -> tuple[Objective, ...]:
     return sweeps[0].objectives
 
 
-def _places(fronts: Sequence[Front], objectives: Sequence[Objective]) -> Floats:
+def _thresholds(fronts: Sequence[Front], objectives: Sequence[Objective]) -> Floats:
     values = _across(fronts, objectives)
-    return np.linspace(values.min(), values.max(), _PLACES)
+    return np.linspace(values.min(), values.max(), _THRESHOLDS)
 
 
 def _across(fronts: Sequence[Front], objectives: Sequence[Objective]) -> Floats:
-    """Values of the last objective of all members of the fronts."""
+    """Return the values of the last objective of all members of the fronts."""
     return np.concatenate([values_of(members, objectives)[:, -1] for members in fronts])
 
 

@@ -1,4 +1,4 @@
-"""What the dashboards show: figures that points can be chosen in, tables and numbers."""
+"""Figures, tables and numbers of the dashboards; points of figures can be selected."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ _HEIGHT = 340
 
 
 def front_panel(sweeps: Sequence[Sweep], chosen: Iterable[Point] = ()) -> go.Figure:
-    """``front_figure`` of one sweep, ``fronts_figure`` of several, to choose trials in.
+    """Return a figure in which trials can be selected.
 
     Args:
-        sweeps: at least one, with the same objectives.
-        chosen: the trials that stand out; all where none is.
+        sweeps: at least one, with the same objectives. One sweep gives its ``front_figure``;
+            several give their ``fronts_figure``.
+        chosen: the trials that are highlighted; without any, all trials look alike.
     """
     if len(sweeps) == 1:
         figure = front_figure(sweeps[0].trials, sweeps[0].objectives)
         figure.update_traces(meta=sweeps[0].name)
     else:
         figure = fronts_figure(sweeps)
-    marked = set(chosen)
-    for trace in figure.data if marked else ():
+    selected = set(chosen)
+    for trace in figure.data if selected else ():
         trace.selectedpoints = [
-            i for i, trial in enumerate(trace.customdata) if (trace.meta, trial) in marked
+            i for i, trial in enumerate(trace.customdata) if (trace.meta, trial) in selected
         ]
         trace.unselected = {"marker": {"opacity": 0.35}}
     return on_page(figure).update_layout(
@@ -59,7 +60,12 @@ def front_panel(sweeps: Sequence[Sweep], chosen: Iterable[Point] = ()) -> go.Fig
 
 
 def picked(figure: go.Figure, points: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """The trials of points of ``front_panel`` as ``mo.ui.plotly`` tells them, each once."""
+    """Return the trials of selected points of ``front_panel``, each once.
+
+    Args:
+        figure: as ``front_panel`` returned it.
+        points: as ``mo.ui.plotly`` reports them.
+    """
     traces = [
         (figure.data[point["curveNumber"]], point["pointIndex"])
         for point in points
@@ -71,15 +77,15 @@ def picked(figure: go.Figure, points: Sequence[Mapping[str, Any]]) -> list[Point
 def trials_table(
     sweeps: Sequence[Sweep], chosen: Iterable[Point] = (), *, ui: str = ""
 ) -> pd.DataFrame:
-    """A row a trial, the fronts first, then the newest; only the chosen ones where there are any.
+    """Return a table with a row per trial: the fronts first, then the others, newest first.
 
     Args:
-        sweeps: whose trials.
-        chosen: of these sweeps.
+        sweeps: at least one, with the same objectives.
+        chosen: trials of these sweeps; if there are any, the table has only these.
         ui: address of MLflow's UI.
 
     Returns:
-        sweep, where there are several; trial; MLflow, the address of its run where that is known;
+        sweep, if there are several; trial; MLflow, the address of its run if that is known;
         front, a mark; state; objectives; parameters that any of these trials has; epochs
         trained; and device seconds.
     """
@@ -92,89 +98,92 @@ def trials_table(
         frame = frame[[point in chosen for point in points]]
     newest = frame[::-1]
     frame = pd.concat([newest[newest["pareto"]], newest[~newest["pareto"]]])
-    found = pd.DataFrame({"sweep": frame["sweep"]} if len(sweeps) > 1 else {}, index=frame.index)
-    found = found.assign(trial=frame["trial_id"], MLflow=frame["url"])
-    found["front"] = frame["pareto"].map({True: "●", False: ""})
-    found["state"] = frame["state"]
+    table = pd.DataFrame({"sweep": frame["sweep"]} if len(sweeps) > 1 else {}, index=frame.index)
+    table = table.assign(trial=frame["trial_id"], MLflow=frame["url"])
+    table["front"] = frame["pareto"].map({True: "●", False: ""})
+    table["state"] = frame["state"]
     names = [objective.name for objective in sweeps[0].objectives]
     for name in names:
-        found[_label(name)] = frame.get(name, np.nan)
+        table[_label(name)] = frame.get(name, np.nan)
     for column in frame.columns[frame.columns.str.startswith("params.")]:
         if frame[column].notna().any():
             name = column.removeprefix("params.")
-            # The pruning rate asked for may differ from the sparsity measured.
-            found[f"{name} asked" if name in names else name] = frame[column]
-    found["epochs trained"] = frame["epochs"].astype(int)
-    found["device seconds"] = frame["device_seconds"]
-    return found.reset_index(drop=True)
+            # A sparsity that is a parameter may differ from the sparsity that is measured.
+            table[f"{name} asked" if name in names else name] = frame[column]
+    table["epochs trained"] = frame["epochs"].astype(int)
+    table["device seconds"] = frame["device_seconds"]
+    return table.reset_index(drop=True)
 
 
 def as_column(rows: pd.DataFrame) -> pd.DataFrame:
-    """The first row of a ``trials_table`` as name and value, without what is empty or a link."""
+    """Return the first row of a ``trials_table`` as name and value, without links and gaps."""
     first = rows.drop(columns=["MLflow", "trial"]).iloc[0]
-    told = {name: _short(value) for name, value in first.items() if not pd.isna(value)}
-    return pd.DataFrame({"name": told.keys(), "value": told.values()})
+    texts = {name: _short(value) for name, value in first.items() if not pd.isna(value)}
+    return pd.DataFrame({"name": texts.keys(), "value": texts.values()})
 
 
 def volumes_table(comparison: Comparison) -> pd.DataFrame:
-    """A row a sweep: sweep, hypervolume, 95% (where known), front, knee."""
-    found = comparison.sweeps
-    known = found["low"].notna()
-    interval = found["low"].map("{:.4f} to ".format) + found["high"].map("{:.4f}".format)
-    rows = found[["sweep", "hypervolume"]].assign(**{"95%": interval.where(known, "")})
-    return rows.join(found[["front", "knee"]])
+    """Return a table with a row per sweep: sweep, hypervolume, 95% (if known), front, knee."""
+    sweeps = comparison.sweeps
+    known = sweeps["low"].notna()
+    interval = sweeps["low"].map("{:.4f} to ".format) + sweeps["high"].map("{:.4f}".format)
+    rows = sweeps[["sweep", "hypervolume"]].assign(**{"95%": interval.where(known, "")})
+    return rows.join(sweeps[["front", "knee"]])
 
 
 def first_choice(sweep: Sweep) -> str:
-    """The trial that is shown before one is chosen: the knee, of which the network is kept."""
+    """Return the trial that is shown at first: the knee, since its network is stored.
+
+    Without complete trials the text is empty.
+    """
     middle = knee(sweep.trials, sweep.objectives)
     return "" if middle is None else middle.trial_id
 
 
 def summary(sweep: Sweep) -> list[tuple[str, str, str]]:
-    """What a sweep has come to, as (label, number, note)."""
+    """Return the main numbers of a sweep, each as (label, number, note)."""
     states = [trial.state for trial in sweep.trials]
     done = states.count("complete")
-    told = [
+    tiles = [
         ("state", sweep.state, f"{done + states.count('pruned')} of {_asked(sweep)} trials done"),
         ("complete", str(done), f"{states.count('running')} running"),
         ("stopped early", str(states.count("pruned")), f"{states.count('failed')} failed"),
     ]
     complete = [trial for trial in sweep.trials if trial.state == "complete"]
-    for each in sweep.objectives if complete else ():
-        sign = 1 if each.direction == "max" else -1
-        best = max(complete, key=lambda trial: sign * trial.objectives[each.name])
-        number = f"{best.objectives[each.name]:.4f}"
-        told.append((_label(each.name), number, f"best, {best.trial_id}"))
+    for objective in sweep.objectives if complete else ():
+        sign = 1 if objective.direction == "max" else -1
+        best = max(complete, key=lambda trial: sign * trial.objectives[objective.name])
+        number = f"{best.objectives[objective.name]:.4f}"
+        tiles.append((_label(objective.name), number, f"best, {best.trial_id}"))
     volume = hypervolume(sweep.trials, sweep.objectives)
     middle = knee(sweep.trials, sweep.objectives)
     bend = "" if middle is None else f", knee {middle.trial_id}"
-    told.append(("hypervolume", f"{volume:.4f}", f"front {len(sweep.front)}{bend}"))
+    tiles.append(("hypervolume", f"{volume:.4f}", f"front {len(sweep.front)}{bend}"))
     seconds = sum(trial.device_seconds for trial in sweep.trials)
-    told.append(("device time", clock(seconds), "h:min:s"))
-    return told
+    tiles.append(("device time", clock(seconds), "h:min:s"))
+    return tiles
 
 
 def run_url(sweep: Sweep, trial: str, ui: str) -> str:
-    """Where a browser finds the run of a trial; empty where it is not known.
+    """Return the address of a trial's run for a browser; empty if the address is not known.
 
     Args:
         sweep: of the trial.
-        trial: its identity.
-        ui: address of the UI that ``rsas ui`` serves, for a sweep in a file of its workspace;
-            one on a tracking server is seen there.
+        trial: the ``trial_id``.
+        ui: address of the UI that ``rsas ui`` serves, for a mirror in a file of the workspace. A
+            mirror on a tracking server has the server's own address.
     """
     run = sweep.runs.get(trial)
     if not run:
         return ""
-    place = urlsplit(sweep.tracking_uri)
-    if place.scheme in ("http", "https"):  # its password is nobody's business
-        ui = urlunsplit(place._replace(netloc=place.netloc.rpartition("@")[2]))
+    server = urlsplit(sweep.tracking_uri)
+    if server.scheme in ("http", "https"):  # without the user and the password in the address
+        ui = urlunsplit(server._replace(netloc=server.netloc.rpartition("@")[2]))
     return f"{ui.rstrip('/')}/#/runs/{run}" if ui else ""
 
 
 def on_page(figure: go.Figure) -> go.Figure:
-    """A figure without a ground of its own, and in colours that are seen on light and on dark."""
+    """Style a figure for a page, light or dark: without a background of its own."""
     axis = {"gridcolor": _GRID, "zeroline": False, "linecolor": _GRID, "automargin": True}
     figure.update_xaxes(**axis, title_font_size=13)
     figure.update_yaxes(**axis, title_font_size=13)

@@ -1,4 +1,4 @@
-"""One network in pictures: its masks, its layers over the epochs, and its measure values."""
+"""Draw one network: its masks, its layers over the epochs, and its measure values."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ __all__ = [
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-_CELLS = 192  # on each side of a picture; more are not told apart
+_CELLS = 192  # on each side of a picture; more cells would be too small to see
 _SCALE = [[0.0, "rgba(128, 128, 128, 0.10)"], [1.0, COLORS[0]]]
 _BINS = 60
 
 
 def as_picture(mask: Mask, cells: int = _CELLS) -> Floats:
-    """A mask in two dimensions, in which large ones are shares of blocks.
+    """Return a mask as a picture in two dimensions.
 
-    A row an output. A convolution's kernels, of shape (out, in, height, width), stand side by
-    side as they are, so that the picture has the shape (out * height, in * width).
+    Each output is a row. A convolution's kernels, of shape (out, in, height, width), are side by
+    side, so that the picture has the shape (out * height, in * width). In the picture of a large
+    mask a cell is the share of a block of weights.
 
     Args:
         mask: at least one dimension.
-        cells: at most so many on each side.
+        cells: the greatest number of cells on each side.
 
     Returns:
         Shares of weights that are on, in [0, 1].
@@ -60,14 +61,14 @@ def as_picture(mask: Mask, cells: int = _CELLS) -> Floats:
 
 
 def inputs_in_use(mask: Mask, input_shape: Sequence[int]) -> Floats | None:
-    """Weights that are on, by pixel, summed over channels; shape (height, width).
+    """Return the number of weights that are on, by pixel, summed over channels.
 
     Args:
         mask: of a layer.
         input_shape: of the network: channels, height, width.
 
     Returns:
-        None where the layer does not see the pixels themselves.
+        Shape (height, width); None if the layer's inputs are not the pixels.
     """
     if mask.ndim != 2 or len(input_shape) != 3 or mask.shape[1] != math.prod(input_shape):
         return None
@@ -75,12 +76,12 @@ def inputs_in_use(mask: Mask, input_shape: Sequence[int]) -> Floats | None:
     return counts
 
 
-def mask_panel(picture: Floats, told: str, *, square: bool = False) -> go.Figure:
-    """A mask, or the inputs in use, as a picture.
+def mask_panel(picture: Floats, label: str, *, square: bool = False) -> go.Figure:
+    """Draw a mask, or the inputs in use.
 
     Args:
         picture: as ``as_picture`` or ``inputs_in_use`` return it.
-        told: what a cell is, such as ``share on``.
+        label: the meaning of a cell's value, such as ``share on``.
         square: cells are as high as wide.
     """
     figure = go.Figure()
@@ -90,7 +91,7 @@ def mask_panel(picture: Floats, told: str, *, square: bool = False) -> go.Figure
         zmax=max(float(picture.max(initial=0.0)), 1e-9),
         colorscale=_SCALE,
         showscale=False,
-        hovertemplate=f"row %{{y}}, column %{{x}}: {told} %{{z:.3g}}<extra></extra>",
+        hovertemplate=f"row %{{y}}, column %{{x}}: {label} %{{z:.3g}}<extra></extra>",
     )
     on_page(figure)
     hidden: dict[str, Any] = {"showticklabels": False, "showgrid": False, "ticks": ""}
@@ -102,7 +103,12 @@ def mask_panel(picture: Floats, told: str, *, square: bool = False) -> go.Figure
 
 
 def layers_table(masks: dict[str, Mask]) -> pd.DataFrame:
-    """A row a layer: layer, shape, weights, on, density in [0, 1], and outputs without a weight."""
+    """Return a table with a row per layer.
+
+    Returns:
+        layer; shape; weights; on, the number of weights that are on; density in [0, 1]; and
+        outputs cut off, the number of outputs without a weight that is on.
+    """
     return pd.DataFrame(
         {
             "layer": name,
@@ -117,12 +123,12 @@ def layers_table(masks: dict[str, Mask]) -> pd.DataFrame:
 
 
 def curves_panel(history: pd.DataFrame, names: Sequence[str], y: str) -> go.Figure:
-    """Numbers over epochs; ``density`` has a curve a layer.
+    """Draw columns of a history over the epochs; ``density`` has a curve per layer.
 
     Args:
         history: of one trial, as ``load_history`` returns it.
-        names: of what is drawn, as in the history.
-        y: what stands at the axis.
+        names: names in the history, or ``density``, which is 1 - sparsity.
+        y: label of the y axis.
     """
     figure = go.Figure()
     rows = history[history["seed"].isna()]
@@ -155,7 +161,7 @@ def curves_panel(history: pd.DataFrame, names: Sequence[str], y: str) -> go.Figu
 
 
 def measure_panel(measure: Floats, mask: Mask) -> go.Figure:
-    """Histograms of the measure values of a layer, of weights that are on and off.
+    """Draw histograms of a layer's measure values, for weights that are on and off.
 
     Args:
         measure: of the shape of ``mask``.
@@ -177,6 +183,6 @@ def measure_panel(measure: Floats, mask: Mask) -> go.Figure:
         )
     on_page(figure)
     figure.update_xaxes(title_text="measure value")
-    # Most weights share few values; a linear axis would show those alone.
+    # Most weights share few values, and a linear axis would show only these.
     figure.update_yaxes(title_text="weights", type="log", dtick=1)
     return figure.update_layout(height=280, barmode="overlay", bargap=0)

@@ -1,4 +1,4 @@
-"""Figures of sweeps: fronts, hypervolumes, attainment, importance."""
+"""Draw figures of sweeps: fronts, hypervolumes, attainment, importance."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ __all__ = [
     "values_figure",
 ]
 
-_METHODS = (*COLORS[1:], "#8c6bb1", "#7f7f7f")  # the first one is the front's
-_MANY = 1000  # trials, above which points would hide each other
+_METHODS = (*COLORS[1:], "#8c6bb1", "#7f7f7f")  # the first colour is the front's
+_MANY = 1000  # trials; the points of more would hide each other
 
 
 def front_figure(
     trials: Sequence[TrialRecord], objectives: Sequence[Objective], title: str = ""
 ) -> go.Figure:
-    """The complete trials, the front and its knee among them, over the last and first objective.
+    """Draw the complete trials with their front and its knee.
 
-    Trials of several methods differ in colour; several seeds give bars of one standard deviation.
-    Points of more than 1,000 trials are small and translucent.
+    The last objective is on the x axis, the first on the y axis. Trials of several methods differ
+    in colour. Several seeds give bars of one standard deviation. Points of more than 1,000 trials
+    are small and translucent.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     figure = go.Figure()
@@ -58,7 +59,7 @@ def front_figure(
 
 
 def fronts_figure(sweeps: Sequence[Sweep], title: str = "") -> go.Figure:
-    """The fronts of several sweeps with the same objectives, each with its other trials, faint.
+    """Draw the fronts of several sweeps with the same objectives, and faintly their other trials.
 
     Each trace has the name of its sweep as ``meta``.
     """
@@ -74,12 +75,12 @@ def fronts_figure(sweeps: Sequence[Sweep], title: str = "") -> go.Figure:
 
 
 def values_figure(comparison: Comparison, title: str = "") -> go.Figure:
-    """The best of the first objective that each sweep has at values of the last one.
+    """Draw the best of the first objective that each sweep has at values of the last one.
 
-    Bars are intervals of 95% over seeds, where there are several.
+    Bars are intervals of 95% over seeds, if there are several.
     """
     figure = go.Figure()
-    up, across = comparison.objectives[0], comparison.objectives[-1]
+    first, last = comparison.objectives[0], comparison.objectives[-1]
     groups = comparison.values.groupby("sweep", sort=False)
     for (name, rows), color in zip(groups, cycled(len(groups)), strict=True):
         figure.add_scatter(
@@ -100,30 +101,29 @@ def values_figure(comparison: Comparison, title: str = "") -> go.Figure:
             },
             hovertemplate="%{customdata}: %{y:.4f}<extra>%{fullData.name}</extra>",
         )
-    told = f"at {comparison.word} this {across.name.replace('_', ' ')}"
-    figure.update_xaxes(title_text=told)
-    figure.update_yaxes(title_text=f"best {label_of(up.name)}")
+    figure.update_xaxes(title_text=f"at {comparison.word} this {last.name.replace('_', ' ')}")
+    figure.update_yaxes(title_text=f"best {label_of(first.name)}")
     return themed(figure, title)
 
 
 def attainment_figure(sweep: Sweep, title: str = "") -> go.Figure:
-    """What the best seed, half of the seeds and all seeds of a sweep attain.
+    """Draw what the best seed, half of the seeds and all seeds of a sweep attain.
 
     Raises:
-        InputError: it has one seed alone.
+        InputError: the sweep has only one seed.
     """
     sets = split_seeds(sweep.trials, sweep.objectives)
     if len(sets) < 2:
         raise InputError(f"sweep {sweep.name!r}: attainment over seeds needs several seeds")
     surfaces = attainment(sets, sweep.objectives)
-    across, up = sweep.objectives[-1].name, sweep.objectives[0].name
+    last, first = sweep.objectives[-1].name, sweep.objectives[0].name
     figure = go.Figure()
     styles = ((0, "the best seed", "dot"), (50, "half of the seeds", "solid"), (100, "all", "dash"))
     for percentile, name, dash in styles:
-        corners = surfaces[surfaces["percentile"] == percentile].sort_values(across)
+        corners = surfaces[surfaces["percentile"] == percentile].sort_values(last)
         figure.add_scatter(
-            x=corners[across],
-            y=corners[up],
+            x=corners[last],
+            y=corners[first],
             name=name,
             mode="lines+markers",
             line={"color": COLORS[0], "shape": _shape(sweep.objectives), "dash": dash},
@@ -132,18 +132,18 @@ def attainment_figure(sweep: Sweep, title: str = "") -> go.Figure:
 
 
 def course_figure(sweeps: Sequence[Sweep], title: str = "") -> go.Figure:
-    """The hypervolume over complete trials, and over device-seconds of all trials."""
+    """Draw the hypervolume over complete trials, and over device-seconds of all trials."""
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     for sweep, color in zip(sweeps, cycled(len(sweeps)), strict=True):
-        found = course(sweep.trials, sweep.objectives)
-        for column, across in ((1, "trials"), (2, "device_seconds")):
+        steps = course(sweep.trials, sweep.objectives)
+        for column, name in ((1, "trials"), (2, "device_seconds")):
             figure.add_scatter(
-                x=found[across],
-                y=found["hypervolume"],
+                x=steps[name],
+                y=steps["hypervolume"],
                 name=sweep.name,
                 legendgroup=sweep.name,
                 showlegend=column == 1 and len(sweeps) > 1,
-                text=found["trial_id"],
+                text=steps["trial_id"],
                 hovertemplate="%{text}: %{y:.4f}<extra></extra>",
                 mode="lines",
                 line={"color": color, "shape": "hv", "width": 2},
@@ -157,7 +157,7 @@ def course_figure(sweeps: Sequence[Sweep], title: str = "") -> go.Figure:
 
 
 def importance_figure(frame: pd.DataFrame, title: str = "") -> go.Figure:
-    """Bars of ``rsas.analysis.importance`` with their intervals, the most important one on top."""
+    """Draw bars of ``rsas.analysis.importance`` with their intervals, the most important on top."""
     rows, figure = frame[::-1], go.Figure()
     names = [name for name in frame.columns if f"{name}_low" in frame.columns]
     for name, color in zip(names, cycled(len(names)), strict=True):
@@ -182,7 +182,8 @@ def importance_figure(frame: pd.DataFrame, title: str = "") -> go.Figure:
         )
     figure.update_layout(barmode="group", height=140 + 44 * len(frame))
     figure.update_xaxes(
-        title_text="share of the variance explained, of the trials that have it", tickformat=".0%"
+        title_text="share of the variance explained, among trials with the parameter",
+        tickformat=".0%",
     )
     return themed(figure, title)
 
@@ -226,7 +227,7 @@ def _add_front(
         **spread,
         name=name,
         mode="lines+markers",
-        # The region a front dominates has corners, not slopes.
+        # The region that a front dominates has corners, not slopes.
         line={"color": color, "width": 2, "shape": _shape(objectives)},
         marker={"color": color, "size": 10},
         legendgroup=name,
@@ -248,10 +249,10 @@ def _add_front(
 
 
 def _points(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> dict[str, Any]:
-    across, up = objectives[-1].name, objectives[0].name
+    last, first = objectives[-1].name, objectives[0].name
     return {
-        "x": [trial.objectives[across] for trial in trials],
-        "y": [trial.objectives[up] for trial in trials],
+        "x": [trial.objectives[last] for trial in trials],
+        "y": [trial.objectives[first] for trial in trials],
         "text": [_description(trial) for trial in trials],
         "customdata": [trial.trial_id for trial in trials],
         "hovertemplate": "%{text}<extra></extra>",
@@ -259,7 +260,7 @@ def _points(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> d
 
 
 def _deviation(trial: TrialRecord, name: str) -> float:
-    """Standard deviation of an objective over seeds; 0 with one."""
+    """Return the standard deviation of an objective over seeds; 0 with one seed."""
     values = values_by_seed(trial.by_seed, [name]).get(name, [])
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
@@ -267,14 +268,17 @@ def _deviation(trial: TrialRecord, name: str) -> float:
 def _description(trial: TrialRecord) -> str:
     values: dict[str, Any] = dict(trial.objectives)
     for name, value in trial.params.items():
-        # The pruning rate asked for may differ from the sparsity measured.
+        # A sparsity that is a parameter may differ from the sparsity that is measured.
         values[f"{name} asked" if name in trial.objectives else name] = value
     lines = [f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in values.items()]
     return "<br>".join([f"<b>{trial.trial_id}</b>", *lines])
 
 
 def _shape(objectives: Sequence[Objective]) -> str:
-    """Of the line between two members: to the corner that the better one still dominates."""
+    """Return the shape of the line between two members of the front.
+
+    The line goes through the corner that the better of the two still dominates.
+    """
     return "vh" if objectives[-1].direction == "max" else "hv"
 
 

@@ -1,4 +1,4 @@
-"""One self-contained page on one sweep or several: pictures, tables, and a sentence on each."""
+"""Write a self-contained page on one sweep or several: pictures, tables, and short texts."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from rsas.records import TrialRecord, clock
 __all__ = ["report"]
 
 _CHOICES = ("knee", "most-accurate", "sparsest")
-_JUDGED = 200  # trials whose importances are computed within seconds
-_SHOWN = 40  # rows of a front that are not folded away
+_JUDGED = 200  # trials; importances from more would take longer than seconds
+_SHOWN = 40  # rows; the table of a longer front is folded
 
 
 def report(sweeps: Sequence[Sweep]) -> str:
-    """A page of HTML that needs no network.
+    """Return a page of HTML that works offline.
 
     Args:
         sweeps: at least one; several need the same objectives.
 
     Raises:
-        InputError: a sweep has no complete trial, or they cannot be compared.
+        InputError: a sweep has no complete trial, or the sweeps cannot be compared.
     """
     for sweep in sweeps:
         if not sweep.front:
@@ -68,7 +68,7 @@ def report(sweeps: Sequence[Sweep]) -> str:
 
 
 class _Parts:
-    """What the page is put together of."""
+    """The parts of the page."""
 
     def __init__(self) -> None:
         self.html: list[str] = []
@@ -101,46 +101,47 @@ class _Parts:
         )
 
     def table(self, frame: pd.DataFrame, *, summary: str = "") -> None:
-        """A table; folded away under its summary where there is one."""
-        shown = frame.to_html(index=False, border=0, na_rep="", float_format=_short, escape=True)
-        inner = f'<div class="table">{shown}</div>'
+        """Add a table; with a summary, the table is folded under this line."""
+        rows = frame.to_html(index=False, border=0, na_rep="", float_format=_short, escape=True)
+        inner = f'<div class="table">{rows}</div>'
         if summary:
             inner = f"<details><summary>{html.escape(summary)}</summary>{inner}</details>"
         self.html.append(inner)
 
 
 def _add_comparison(parts: _Parts, sweeps: Sequence[Sweep]) -> None:
-    found = compare(*sweeps)
-    up, across = sweeps[0].objectives[0].name, sweeps[0].objectives[-1].name
+    comparison = compare(*sweeps)
+    first, last = sweeps[0].objectives[0].name, sweeps[0].objectives[-1].name
     parts.heading("Side by side")
     parts.figure(fronts_figure(sweeps), height=540)
-    for row in found.differences.to_dict("records"):
-        parts.text(_told(row))
-    parts.table(found.sweeps)
-    parts.heading("Which is better where", level=3)
-    parts.table(found.ranges.rename(columns={"low": f"{across} from", "high": "to"}))
-    parts.heading(f"Best {up} at {found.word} this {across}", level=3)
-    parts.figure(values_figure(found))
-    parts.table(values_table(found))
+    for row in comparison.differences.to_dict("records"):
+        parts.text(_difference(row))
+    parts.table(comparison.sweeps)
+    parts.heading("The better sweep by range", level=3)
+    parts.table(comparison.ranges.rename(columns={"low": f"{last} from", "high": "to"}))
+    parts.heading(f"Best {first} at {comparison.word} this {last}", level=3)
+    parts.figure(values_figure(comparison))
+    parts.table(values_table(comparison))
     parts.heading("Hypervolume over trials and time", level=3)
     parts.figure(course_figure(sweeps))
 
 
-def values_table(found: Comparison) -> pd.DataFrame:
-    """A row a place, a column a sweep: the value, with its interval where there is one."""
-    across = found.objectives[-1].name
+def values_table(comparison: Comparison) -> pd.DataFrame:
+    """Return a row per threshold, a column per sweep: the value, with its interval if known."""
+    last = comparison.objectives[-1].name
     cells = {
         (row["at"], row["sweep"]): _with_interval(row["value"], row["low"], row["high"])
-        for row in found.values.to_dict("records")
+        for row in comparison.values.to_dict("records")
     }
-    names = list(dict.fromkeys(found.values["sweep"]))
+    names = list(dict.fromkeys(comparison.values["sweep"]))
     return pd.DataFrame(
-        {across: place, **{name: cells[place, name] for name in names}}
-        for place in dict.fromkeys(found.values["at"])
+        {last: threshold, **{name: cells[threshold, name] for name in names}}
+        for threshold in dict.fromkeys(comparison.values["at"])
     )
 
 
-def _told(row: Mapping[Any, Any]) -> str:
+def _difference(row: Mapping[Any, Any]) -> str:
+    """Return a sentence on the difference between the hypervolumes of two sweeps."""
     if row["hypervolume"] == 0:
         return f"The hypervolumes of {row['sweep']} and {row['against']} are equal."
     word = "larger" if row["hypervolume"] > 0 else "smaller"
@@ -149,13 +150,14 @@ def _told(row: Mapping[Any, Any]) -> str:
         f"{row['against']}"
     )
     if pd.isna(row["low"]):
-        return sentence + "; with one seed a trial, nobody knows how much of that is chance."
-    sure = (
-        "which other seeds would hardly turn round"
+        return sentence + "; with one seed per trial, the share of chance is unknown."
+    effect_of_seeds = (
+        "other seeds would hardly reverse the order"
         if row["low"] * row["high"] > 0
-        else ("so other seeds might turn it round")
+        else "other seeds might reverse the order"
     )
-    return sentence + f" (95% interval {row['low']:+.4f} to {row['high']:+.4f}), {sure}."
+    interval = f"95% interval {row['low']:+.4f} to {row['high']:+.4f}"
+    return f"{sentence} ({interval}); {effect_of_seeds}."
 
 
 def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
@@ -163,7 +165,7 @@ def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
     parts.heading("The front" if is_one else sweep.name)
     base = sweep.experiment["base"]
     parts.text(
-        f"{base['model']} on {base['dataset']}, {base['epochs']} epochs a trial; "
+        f"{base['model']} on {base['dataset']}, {base['epochs']} epochs per trial; "
         f"{sweep.experiment.get('sampler', '')} over "
         f"{', '.join(sweep.experiment.get('axes', {})) or sweep.experiment['space']}."
     )
@@ -175,18 +177,18 @@ def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
     parts.table(members, summary=f"All {len(members)} members" if len(members) > _SHOWN else "")
     if len(sweep.objectives) > 1 and len(split_seeds(sweep.trials, sweep.objectives)) > 1:
         parts.heading("Over seeds", level=3)
-        parts.text("What the best of the seeds reaches, half of them, and all of them.")
+        parts.text("The values that the best seed, half of the seeds and all seeds reach.")
         parts.figure(attainment_figure(sweep))
     if is_one:
         parts.heading("Hypervolume over trials and time", level=3)
         parts.figure(course_figure([sweep]))
-    _add_what_mattered(parts, sweep)
+    _add_importance(parts, sweep)
     history = load_history(sweep, trials=list(chosen))
     if (history["layer"] != "").any():
-        parts.heading("Where the weights went", level=3)
+        parts.heading("Sparsity of the layers", level=3)
         parts.text(
             "Sparsity of each layer; then the share of the mask that each epoch replaced, and, "
-            "dotted, the share that its redraws explored."
+            "dotted, the share that the redraws of the epoch explored."
         )
         parts.figure(layers_figure(history, chosen))
         if (history["name"] == "churn").any():
@@ -194,7 +196,7 @@ def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
     parts.heading("Cost", level=3)
     parts.table(_cost(sweep))
     steps = course(sweep.trials, sweep.objectives)
-    parts.table(steps, summary="What each trial added to the hypervolume")
+    parts.table(steps, summary="The gain of hypervolume by each trial")
     parts.table(load_trials(sweep).drop(columns=["run_id", "checkpoint"]), summary="All trials")
     resolved = json.dumps(sweep.experiment, indent=1)
     parts.html.append(
@@ -203,40 +205,40 @@ def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
     )
 
 
-def _add_what_mattered(parts: _Parts, sweep: Sweep) -> None:
+def _add_importance(parts: _Parts, sweep: Sweep) -> None:
     judged = sampled(sweep.trials, _JUDGED)
     frame = importance(judged, sweep.objectives, sweep.experiment.get("axes"))
     if len(frame):
-        parts.heading("What mattered", level=3)
+        parts.heading("Importance of the parameters", level=3)
         count = sum(trial.state == "complete" for trial in sweep.trials)
         if len(judged) < count:
             parts.text(
                 f"Importance from {len(judged)} of {count:,} complete trials, drawn at random."
             )
         parts.figure(importance_figure(frame))
-        idle = without_effect(sweep.trials, sweep.objectives)
-        if idle:
-            parts.text(f"No effect can be seen of {', '.join(idle)}, with as many trials as these.")
+        ineffective = without_effect(sweep.trials, sweep.objectives)
+        if ineffective:
+            parts.text(f"These trials show no effect of {', '.join(ineffective)}.")
     parts.heading("All trials at once", level=3)
     parts.figure(parallel_figure(sweep), height=480)
 
 
 def _chosen(sweep: Sweep) -> dict[str, str]:
-    """The members people ask for -> what they are called."""
+    """Return the members of the front that ``choose`` names -> their names."""
     names: dict[str, list[str]] = {}
     for choice in _CHOICES:
         try:
             trial = choose(sweep.trials, sweep.objectives, choice)
-        except InputError:  # a sweep without sparsity as objective has no sparsest
+        except InputError:  # without sparsity as objective, no trial is the sparsest
             continue
         names.setdefault(trial.trial_id, []).append(choice)
-    return {trial: ", ".join(called) for trial, called in names.items()}
+    return {trial: ", ".join(choices) for trial, choices in names.items()}
 
 
 def _numbers(sweep: Sweep) -> list[tuple[str, str]]:
     states = [trial.state for trial in sweep.trials]
     middle = knee(sweep.trials, sweep.objectives)
-    assert middle is not None  # report() has seen to it
+    assert middle is not None  # report() has checked that a trial is complete
     seconds = sum(trial.device_seconds for trial in sweep.trials)
     return [
         ("trials complete", str(states.count("complete"))),
@@ -246,24 +248,24 @@ def _numbers(sweep: Sweep) -> list[tuple[str, str]]:
         ("hypervolume", f"{hypervolume(sweep.trials, sweep.objectives):.4f}"),
         *((f"{o.name} at the knee", _short(middle.objectives[o.name])) for o in sweep.objectives),
         ("device time", clock(seconds)),
-        ("seeds a trial", str(len(split_seeds(sweep.trials, sweep.objectives)))),
+        ("seeds per trial", str(len(split_seeds(sweep.trials, sweep.objectives)))),
     ]
 
 
 def _trade_off(sweep: Sweep) -> str:
-    """The knee in words, against the best of the first objective."""
+    """Return a sentence on the knee, compared with the best of the first objective."""
     middle = choose(sweep.trials, sweep.objectives, "knee")
-    up, across = sweep.objectives[0], sweep.objectives[-1]
-    sign = 1 if up.direction == "max" else -1
-    best = max(sweep.front, key=lambda trial: sign * trial.objectives[up.name])
+    first, last = sweep.objectives[0], sweep.objectives[-1]
+    sign = 1 if first.direction == "max" else -1
+    best = max(sweep.front, key=lambda trial: sign * trial.objectives[first.name])
     if middle.trial_id == best.trial_id:
-        return f"The knee, {middle.trial_id}, is also the best in {up.name}."
-    given = abs(best.objectives[up.name] - middle.objectives[up.name])
+        return f"The knee, {middle.trial_id}, is also the best in {first.name}."
+    loss = abs(best.objectives[first.name] - middle.objectives[first.name])
     return (
-        f"The knee is {middle.trial_id}: {across.name} {_short(middle.objectives[across.name])} "
-        f"instead of {_short(best.objectives[across.name])} for {given:.4f} of {up.name} given up "
-        f"({_short(middle.objectives[up.name])} instead of {_short(best.objectives[up.name])}, "
-        f"{best.trial_id})."
+        f"The knee is {middle.trial_id}: {last.name} {_short(middle.objectives[last.name])} "
+        f"instead of {_short(best.objectives[last.name])} for {loss:.4f} of {first.name} given up "
+        f"({_short(middle.objectives[first.name])} instead of "
+        f"{_short(best.objectives[first.name])}, {best.trial_id})."
     )
 
 
@@ -275,9 +277,9 @@ def _front_table(sweep: Sweep) -> pd.DataFrame:
     for objective in sweep.objectives:
         by_seed = frame.filter(regex=f"^seed\\d+/{objective.name}$")
         if len(by_seed.columns) > 1:
-            place = frame.columns.get_loc(objective.name)
-            assert isinstance(place, int)
-            frame.insert(place + 1, f"{objective.name} ±", by_seed.std(axis=1))
+            index = frame.columns.get_loc(objective.name)
+            assert isinstance(index, int)
+            frame.insert(index + 1, f"{objective.name} ±", by_seed.std(axis=1))
             frame = frame.drop(columns=by_seed.columns)
     unused = ["state", "pareto", "fidelity", "run_id", "checkpoint", "reason", "same_as"]
     return frame.drop(columns=unused).dropna(axis=1, how="all")
@@ -290,11 +292,11 @@ def _cost(sweep: Sweep) -> pd.DataFrame:
             "trials": name,
             "count": len(trials),
             "device time": clock(seconds),
-            "device-seconds a trial": seconds / len(trials) if trials else None,
+            "device-seconds per trial": seconds / len(trials) if trials else None,
         }
 
-    states = {"complete": "complete", "pruned": "stopped early", "failed": "failed"}
-    rows = [row(told, [t for t in sweep.trials if t.state == s]) for s, told in states.items()]
+    labels = {"complete": "complete", "pruned": "stopped early", "failed": "failed"}
+    rows = [row(label, [t for t in sweep.trials if t.state == s]) for s, label in labels.items()]
     return pd.DataFrame([*rows, row("all", sweep.trials)])
 
 

@@ -1,4 +1,4 @@
-"""The frame of a report: its style, light and dark, on a screen, a phone and paper."""
+"""The HTML template of a report, with styles for screens, phones and paper, light and dark."""
 
 from __future__ import annotations
 
@@ -54,26 +54,26 @@ footer { margin-top: 4rem; font-size: .85rem; }
 <script>$plotly</script>
 </head>
 <body>
-<header><h1>$title</h1><p>Sparsity-accuracy trade-off, searched by rsas; made $made.</p>
+<header><h1>$title</h1><p>Sparsity-accuracy trade-off, searched by rsas; written $made.</p>
 <nav>$contents</nav></header>
 <main>$body</main>
-<footer>Made by <code>rsas report</code>. Point at a figure for values; drag to zoom.</footer>
+<footer>Written by <code>rsas report</code>. Point at a figure for values; drag to zoom.</footer>
 <script type="application/json" id="figures">$figures</script>
 <script>
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 function colors(layout, printing) {
   const isDark = dark.matches && !printing;
-  const found = {paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+  const changes = {paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     "font.color": isDark ? "#e5eaf1" : "#1e293b"};
   for (const name of Object.keys(layout).filter((key) => /^[xy]axis/.test(key))) {
     for (const part of ["gridcolor", "zerolinecolor", "linecolor"]) {
-      found[name + "." + part] = isDark ? "#2d3744" : "#dde3ea";
+      changes[name + "." + part] = isDark ? "#2d3744" : "#dde3ea";
     }
   }
-  return found;
+  return changes;
 }
-function narrow(layout) {  // a phone: legend and title below each other would cover the figure
+function narrow(layout) {  // on a phone, legend and title would cover the figure
   if (innerWidth < 600) {
     layout.margin = {...layout.margin, l: 48, r: 10};
     layout.legend = {...layout.legend, x: 0, xanchor: "left", font: {size: 10}};

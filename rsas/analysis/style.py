@@ -1,4 +1,4 @@
-"""What all figures share: colours, labels, theme; ``to_html`` makes pages that need no network."""
+"""Style of all figures: colours, labels, theme; ``to_html`` returns pages that work offline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 __all__ = ["COLORS", "OTHERS", "cycled", "label_of", "themed", "to_html"]
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, and which show on light and dark.
+# The colours of Okabe and Ito: the colour-blind can distinguish them, on light and dark pages.
 COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 OTHERS = "#94a3b8"
 _LABELS = {
@@ -16,22 +16,22 @@ _LABELS = {
     "train_loss": "training loss",
     "sparsity": "sparsity (share of weights that are off)",
     "churn": "churn (share of weights on that were off)",
-    "seconds": "seconds an epoch",
+    "seconds": "seconds per epoch",
 }
 
 
 def label_of(name: str) -> str:
-    """What a column of the history is called on an axis."""
+    """Return the label of a column of the history on an axis."""
     return _LABELS.get(name, name)
 
 
 def cycled(count: int) -> list[str]:
-    """So many colours, again from the first where there are more."""
+    """Return ``count`` colours; after the last colour they repeat."""
     return [COLORS[i % len(COLORS)] for i in range(count)]
 
 
 def themed(figure: go.Figure, title: str) -> go.Figure:
-    """How every figure looks on a page of its own or of a report."""
+    """Style a figure for a page of its own or a report."""
     return figure.update_layout(
         title=title or None,
         template="plotly_white",
@@ -41,6 +41,6 @@ def themed(figure: go.Figure, title: str) -> go.Figure:
 
 
 def to_html(figure: go.Figure) -> str:
-    """A page with everything inside, as MLflow's artifact viewer needs it."""
+    """Return a page that contains plotly itself, as MLflow's artifact viewer requires."""
     html: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"responsive": True})
     return html

@@ -1,4 +1,4 @@
-"""Figures of single trainings: their epochs, and configurations trained with several seeds."""
+"""Draw figures of single trainings, and of configurations trained with several seeds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _DASHES = ("solid", "dot", "dash")  # of lines that share a colour
 
 
 def layers_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = "") -> go.Figure:
-    """Sparsity of each layer over the epochs, a panel a trial.
+    """Draw the sparsity of each layer over the epochs, with a panel per trial.
 
     Args:
-        history: as of ``load_history``.
-        names: trials to show -> what they are called.
+        history: as ``load_history`` returns it.
+        names: trials to show -> their names in the figure.
         title: of the figure.
     """
     rows = history[(history["name"] == "sparsity") & (history["layer"] != "")]
@@ -53,20 +53,20 @@ def layers_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = 
 
 
 def churn_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = "") -> go.Figure:
-    """How much of the masks each epoch explored, dotted, and how much of them it so replaced.
+    """Draw the share of the masks that each epoch replaced, and, dotted, the share it explored.
 
-    Arguments as of ``layers_figure``.
+    The arguments are as in ``layers_figure``.
     """
     rows = history[history["seed"].isna()]
     figure = go.Figure()
     for (trial, name), color in zip(names.items(), cycled(len(names)), strict=True):
-        for what, dash in (("churn", "solid"), ("exploration", "dot")):
-            own = rows[(rows["trial_id"] == trial) & (rows["name"] == what)]
-            if what == "churn" or own["value"].any():
+        for column, dash in (("churn", "solid"), ("exploration", "dot")):
+            own = rows[(rows["trial_id"] == trial) & (rows["name"] == column)]
+            if column == "churn" or own["value"].any():
                 figure.add_scatter(
                     x=own["epoch"],
                     y=own["value"],
-                    name=f"{what}, {trial} ({name})",
+                    name=f"{column}, {trial} ({name})",
                     mode="lines",
                     line={"color": color, "width": 2, "dash": dash},
                 )
@@ -76,7 +76,7 @@ def churn_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = "
 
 
 def accuracy_figure(history: pd.DataFrame, title: str) -> go.Figure:
-    """Validation accuracy and sparsity over the epochs of one run."""
+    """Draw validation accuracy and sparsity over the epochs of one run."""
     figure = go.Figure()
     for name, color in (("val_accuracy", COLORS[0]), ("sparsity", OTHERS)):
         figure.add_scatter(
@@ -92,11 +92,11 @@ def accuracy_figure(history: pd.DataFrame, title: str) -> go.Figure:
 
 
 def repeats_figure(comparison: pd.DataFrame, measure: str, title: str = "") -> go.Figure:
-    """A line a configuration: each seed, their mean, and its 95% interval.
+    """Draw a line per configuration: each seed, the mean over seeds, and its 95% interval.
 
     Args:
-        comparison: of ``rsas.seed_study.comparison``; the first configuration's mean goes through
-            the figure as a dashed line.
+        comparison: as ``rsas.seed_study.comparison`` returns it; a dashed line through the figure
+            shows the mean of the first configuration.
         measure: name of the column that was compared.
         title: of the figure.
     """
@@ -126,38 +126,38 @@ def repeats_figure(comparison: pd.DataFrame, measure: str, title: str = "") -> g
     if math.isfinite(comparison["mean"].iloc[0]):
         figure.add_vline(x=comparison["mean"].iloc[0], line={"dash": "dash", "color": OTHERS})
     figure.update_xaxes(title_text=label_of(measure))
-    figure.update_yaxes(autorange="reversed", automargin=True)  # the first one on top
+    figure.update_yaxes(autorange="reversed", automargin=True)  # the first configuration is on top
     return themed(figure, title)
 
 
 def tradeoff_figure(
     comparisons: Mapping[float, pd.DataFrame], measure: str, title: str = ""
 ) -> go.Figure:
-    """A line a configuration over the sparsities: means, with their 95% intervals as bars.
+    """Draw a line per configuration over the sparsities: means, with 95% intervals as bars.
 
     Args:
-        comparisons: of ``rsas.seed_study.comparison``, of the same configurations, by the sparsity
-            at which they were made.
+        comparisons: as ``rsas.seed_study.comparison`` returns them, of the same configurations, by
+            sparsity.
         measure: name of the column that was compared.
         title: of the figure.
     """
-    found = pd.concat(comparisons, names=["sparsity"])
+    rows = pd.concat(comparisons, names=["sparsity"])
     levels = list(comparisons)
-    names = found["configuration"].unique()
+    names = rows["configuration"].unique()
     figure = go.Figure()
     for number, (name, color) in enumerate(zip(names, cycled(len(names)), strict=True)):
-        own = found[found["configuration"] == name]
-        # Evenly spaced, as 0.98 and 0.99 are as far apart as 0.8 and 0.9; side by side, so that
-        # bars do not hide each other.
-        aside = 0.02 * (number - (len(names) - 1) / 2)
+        own = rows[rows["configuration"] == name]
+        # Sparsities are evenly spaced: from 0.98 to 0.99 the weights halve, as from 0.8 to 0.9.
+        # Configurations are side by side, so that bars do not hide each other.
+        offset = 0.02 * (number - (len(names) - 1) / 2)
         figure.add_scatter(
-            x=[at + aside for at in range(len(levels))],
+            x=[index + offset for index in range(len(levels))],
             y=own["mean"],
             name="<br>".join(textwrap.wrap(name, 40)),
             mode="lines+markers",
             line={
                 "color": color,
-                "width": 2 if number else 4,  # the first one is what the others are compared with
+                "width": 2 if number else 4,  # others are compared with the first
                 "dash": _DASHES[number // len(COLORS) % len(_DASHES)],
             },
             error_y={

@@ -1,4 +1,4 @@
-"""MLflow as a mirror of a sweep: the only package that imports mlflow."""
+"""The mirror of a sweep in MLflow: the only package that imports mlflow."""
 
 from rsas.records import MirroredRun
 from rsas.tracking.client import connect, delete_run

@@ -1,4 +1,4 @@
-"""Make the pages of a sweep in MLflow: its origin, its data set, its front and its report."""
+"""Make the pages of a sweep in MLflow: provenance, data set, front and report."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def dataset_input(data: Mapping[str, Any]) -> DatasetInput:
     """Return an input of a run from ``rsas.data.describe``."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    found = Dataset(
+    dataset = Dataset(
         name=redact(data["name"]),
         digest=data["digest"],
         source_type="local",
@@ -87,7 +87,7 @@ def dataset_input(data: Mapping[str, Any]) -> DatasetInput:
         profile=json.dumps({"train": data["train"], "test": data["test"]}),
         schema=json.dumps({"input_shape": data["input_shape"], "classes": data["num_classes"]}),
     )
-    return DatasetInput(found, [InputTag("mlflow.data.context", "training")])
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def log_front(
@@ -103,7 +103,7 @@ def log_front(
     Args:
         client: of the tracking server.
         run: of the sweep.
-        sweep: its name.
+        sweep: name of the sweep.
         trials: the complete ones, at least one.
         objectives: of the sweep.
         runs: MLflow's identifier of each trial's run, by ``trial_id``.
@@ -136,8 +136,8 @@ def log_front(
     ]
     note = (
         f"{title}, hypervolume {hypervolume(trials, objectives):.4f}. The picture is the artifact "
-        "`pareto/front.html`, of a finished sweep with all else in `report.html`. Its trials are "
-        "the runs below this one; `tags.\"rsas.pareto\" = 'true'` finds the front's.\n\n"
+        "`pareto/front.html`; a finished sweep also has `report.html`. The trials are the runs "
+        "below this one; `tags.\"rsas.pareto\" = 'true'` finds the members of the front.\n\n"
     )
     client.set_tag(run, "mlflow.note.content", note + _markdown(rows))
     client.set_tag(run, "rsas.knee", middle.trial_id)
@@ -159,14 +159,14 @@ def report_page(sweeps: Sequence[Sweep]) -> str:
 
 def redacted(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return JSON values with the secrets in their texts hidden; keys and numbers stay."""
-    return {name: _hidden(each) for name, each in value.items()}
+    return {name: _hidden(item) for name, item in value.items()}
 
 
 def _hidden(value: Any) -> Any:
     if isinstance(value, Mapping):
         return redacted(value)
     if isinstance(value, (list, tuple)):
-        return [_hidden(each) for each in value]
+        return [_hidden(item) for item in value]
     return redact(value) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""Where MLflow is, and what is found there by tag."""
+"""The connection to MLflow, its experiments, and the search for runs by tag."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from rsas.errors import InputError, first_line, reason_of
 from rsas.tracking.database import follow_replaced_files
 from rsas.uris import sqlite_file, sqlite_uri
 
-# Read by mlflow when it is used: an unreachable server is noticed in seconds, not minutes.
+# With these limits an unreachable server is noticed in seconds, not minutes. MLflow reads the
+# variables at each use, not at its import.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-# Or a server, or a proxy before it, could ask for a pause of a day ("Retry-After").
+# A server or a proxy could otherwise ask for a pause of a day ("Retry-After").
 os.environ.setdefault("MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER", "false")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of single small files
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # of each run that ends
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # the files are small
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # a line per ended run
 
 if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run
@@ -28,15 +29,15 @@ __all__ = ["connect", "delete_run", "experiment_id", "search_runs"]
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the tracking server, or of the SQLite file, once it has answered.
+    """Return a client of the tracking server, or of the SQLite file, once it has answered.
 
     Raises:
-        InputError: it does not answer.
+        InputError: the server does not answer.
     """
     from mlflow.tracking import MlflowClient
 
-    # Errors come as exceptions, too, and are told in a line; MLflow would log them with tracebacks.
-    for name in ("mlflow", "alembic"):  # after the import, which sets levels of its own
+    # MLflow also raises its errors, and rsas prints one line of each. MLflow would log tracebacks.
+    for name in ("mlflow", "alembic"):  # after the import, which sets its own levels
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if sqlite_file(uri) is not None:
         follow_replaced_files()
@@ -45,7 +46,7 @@ def connect(uri: str) -> MlflowClient:
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
     except Exception as error:
-        # Of MLflow's sentence the innermost cause, such as a refused connection.
+        # The end of MLflow's sentence is the innermost cause, such as a refused connection.
         reason = reason_of(error).rpartition(" failed with exception ")[2]
         reason = reason.rpartition("(Caused by ")[2].removesuffix(")")
         raise InputError(
@@ -56,42 +57,44 @@ def connect(uri: str) -> MlflowClient:
 
 
 def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """The experiment of this name, made or restored where it is not there.
+    """Return the id of the experiment of this name.
+
+    A missing experiment is created; a deleted one is restored.
 
     Raises:
-        InputError: the server refuses it.
+        InputError: the server refuses the experiment.
     """
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             return str(client.create_experiment(name, artifact_location=artifacts))
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
     except MlflowException as error:
         raise InputError(f"MLflow experiment {name!r}: {first_line(error)}") from None
 
 
 def search_runs(client: MlflowClient, condition: str) -> list[Run]:
-    """The runs of all experiments that a condition holds for, oldest first."""
+    """Return the runs of all experiments that meet a condition, oldest first."""
     experiments: list[str] = []
     token: str | None = None
     while True:
-        found = client.search_experiments(page_token=token)
-        experiments += [each.experiment_id for each in found]
-        token = found.token
+        experiments_page = client.search_experiments(page_token=token)
+        experiments += [experiment.experiment_id for experiment in experiments_page]
+        token = experiments_page.token
         if not token:
             break
     runs: list[Run] = []
     token = None
     while True:
-        page = client.search_runs(
+        runs_page = client.search_runs(
             experiments, condition, order_by=["attributes.start_time"], page_token=token
         )
-        runs += page
-        token = page.token
+        runs += runs_page
+        token = runs_page.token
         if not token:
             return runs
 
@@ -102,7 +105,10 @@ def delete_run(uri: str, run_id: str) -> None:
 
 
 def _make_database(uri: str) -> None:
-    """Make a new SQLite file aside, so that a kill in between does not leave half its tables."""
+    """Create a missing SQLite file under another name, then link it into place.
+
+    So a process that is killed in between leaves no database with half of its tables.
+    """
     from mlflow.tracking import MlflowClient
 
     path = sqlite_file(uri)
@@ -111,7 +117,7 @@ def _make_database(uri: str) -> None:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         MlflowClient(tracking_uri=sqlite_uri(partial)).search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another sweep was sooner
+        with contextlib.suppress(FileExistsError):  # another sweep was faster
             os.link(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a study has, as MLflow's entities."""
+"""Values of a study as MLflow's entities: metrics, parameters and tags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ __all__ = ["end_metrics", "end_tags", "params_of", "tags_of"]
 
 
 def end_tags(trial: TrialRecord, member: bool | None) -> dict[str, str]:
-    """Return the tags of a trial that ended; ``rsas.state`` says that all of it is logged."""
+    """Return the tags of a trial that ended; with ``rsas.state`` the whole trial is logged.
+
+    Args:
+        trial: the trial; a running one has no such tags.
+        member: whether the trial is on the front; None if that is not known.
+    """
     if trial.state == "running":
         return {}
     tags = {
@@ -28,7 +33,7 @@ def end_tags(trial: TrialRecord, member: bool | None) -> dict[str, str]:
 
 
 def end_metrics(trial: TrialRecord) -> list[Metric]:
-    """Return the points of a trial that ended; their time is its end."""
+    """Return the metrics of a trial that ended; their time is the trial's end."""
     from mlflow.entities import Metric
 
     if not trial.device_seconds:
@@ -38,14 +43,14 @@ def end_metrics(trial: TrialRecord) -> list[Metric]:
 
 
 def params_of(params: Mapping[str, Any]) -> list[Param]:
-    """Return parameters without secrets."""
+    """Return parameters as MLflow's entities, without secrets."""
     from mlflow.entities import Param
 
     return [Param(name, redact(str(value))) for name, value in params.items()]
 
 
 def tags_of(tags: Mapping[str, str]) -> list[RunTag]:
-    """Return tags."""
+    """Return tags as MLflow's entities."""
     from mlflow.entities import RunTag
 
     return [RunTag(name, text) for name, text in tags.items()]

@@ -1,7 +1,7 @@
-"""Which of MLflow's runs are a sweep's: found by tag, each once.
+"""The runs of a sweep in MLflow: found by tag, each once.
 
-A server whose answer is lost has made the run all the same, and the request is sent again. So a
-run that was asked for once may be there several times; what is surplus is known by its tags.
+A server may create a run although its answer is lost, and the request is then sent again. So
+there may be several runs of one trial; surplus ones are recognised by their tags.
 """
 
 from __future__ import annotations
@@ -49,33 +49,36 @@ class Found:
 
 
 def find(client: MlflowClient, sweep_id: str) -> Found:
-    """Find the runs that are tagged as a sweep's; of several of one thing keep the fullest."""
+    """Find the runs with the tag of a sweep; among several of one trial, choose the fullest.
+
+    The same choice is made among several parent runs.
+    """
     groups: dict[str, list[Run]] = {}
     for run in search_runs(client, f"tags.`{SWEEP_ID}` = '{sweep_id}'"):
         groups.setdefault(run.data.tags.get(TRIAL_ID, ""), []).append(run)
-    kept = {trial: max(runs, key=_content) for trial, runs in groups.items()}
-    surplus = [run for trial, runs in groups.items() for run in runs if run is not kept[trial]]
-    return Found(parent=kept.pop("", None), runs=kept, surplus=surplus)
+    fullest = {trial: max(runs, key=_content) for trial, runs in groups.items()}
+    surplus = [run for trial, runs in groups.items() for run in runs if run is not fullest[trial]]
+    return Found(parent=fullest.pop("", None), runs=fullest, surplus=surplus)
 
 
 def tidy(client: MlflowClient, sweep_id: str) -> Found:
     """Find the runs of a sweep, mark surplus ones as deleted, and put strays under the parent."""
-    found = find(client, sweep_id)
-    _delete(client, found.surplus)
-    if found.parent is not None:
-        for run in found.strays:
-            client.set_tag(run.info.run_id, PARENT, found.parent.info.run_id)
-    return found
+    runs = find(client, sweep_id)
+    _delete(client, runs.surplus)
+    if runs.parent is not None:
+        for run in runs.strays:
+            client.set_tag(run.info.run_id, PARENT, runs.parent.info.run_id)
+    return runs
 
 
 def missing_artifacts(client: MlflowClient, parent: Run) -> set[str]:
-    """Return the artifacts that a parent run is said to have, and that are gone."""
+    """Return the artifacts that a parent run should have by its tags, and that are missing."""
     tags, run = parent.data.tags, parent.info.run_id
-    wanted = {"experiment.json"} if parent.data.params else set()
-    wanted |= FRONT_FILES if "rsas.front" in tags else set()
-    wanted |= {"report.html"} if "rsas.report" in tags else set()
-    there = [*client.list_artifacts(run), *client.list_artifacts(run, "pareto")]
-    return wanted - {each.path for each in there}
+    expected = {"experiment.json"} if parent.data.params else set()
+    expected |= FRONT_FILES if "rsas.front" in tags else set()
+    expected |= {"report.html"} if "rsas.report" in tags else set()
+    files = [*client.list_artifacts(run), *client.list_artifacts(run, "pareto")]
+    return expected - {file.path for file in files}
 
 
 def _delete(client: MlflowClient, runs: Iterable[Run]) -> None:
@@ -84,6 +87,6 @@ def _delete(client: MlflowClient, runs: Iterable[Run]) -> None:
 
 
 def _content(run: Run) -> tuple[float, int]:
-    """How much a run holds: its epochs, then all else."""
+    """Return how much a run holds: its epochs, then its number of parameters, metrics and tags."""
     data = run.data
     return data.metrics.get("epoch", 0), len(data.params) + len(data.metrics) + len(data.tags)

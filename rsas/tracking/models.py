@@ -1,4 +1,4 @@
-"""Networks as models in MLflow, in torch's own exchange format, which holds no pickled code."""
+"""Networks as models in MLflow, in torch's exchange format, which contains no pickled code."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = ["log_model", "register"]
 
 
 def log_model(uri: str, run: str, model: nn.Module, example: npt.NDArray[Any]) -> str:
-    """Log a network to a run; ``mlflow.pytorch.load_model`` gives it back.
+    """Log a network to a run, from which ``mlflow.pytorch.load_model`` loads it.
 
     Args:
-        uri: of the tracking server.
-        run: whose model it is.
-        model: in eval mode, on the CPU.
-        example: two inputs, shape (2, ...); other numbers of them can be given to the model.
+        uri: the URI of the tracking server.
+        run: the run that the model belongs to.
+        model: the network, in eval mode, on the CPU.
+        example: two inputs, shape (2, ...); the logged model takes any number of inputs.
 
     Returns:
         The URI of the model.
 
     Raises:
-        Exception: of torch's, where the network cannot be exported.
+        Exception: torch cannot export the network.
     """
     import mlflow.pytorch
     import torch
@@ -39,19 +39,19 @@ def log_model(uri: str, run: str, model: nn.Module, example: npt.NDArray[Any]) -
 
     with _quiet(), _uri(uri):
         client = connect(uri)
-        found = client.get_run(run)
-        # Else it would be one of the default experiment, whose files lie where the process does.
-        made = client.create_logged_model(
-            found.info.experiment_id, "model", run, params=dict(found.data.params)
+        owner = client.get_run(run)
+        # Model.log alone would take the default experiment, whose files are in the current folder.
+        logged = client.create_logged_model(
+            owner.info.experiment_id, "model", run, params=dict(owner.data.params)
         )
         info = Model.log(
             artifact_path=None,
             flavor=mlflow.pytorch,
-            model_id=made.model_id,
+            model_id=logged.model_id,
             run_id=run,
             pytorch_model=model,
             input_example=example,
-            # Known already: MLflow would load the model in another process to find out.
+            # Named here, because MLflow would load the model in another process to find them.
             pip_requirements=[f"torch=={torch.__version__.partition('+')[0]}"],
             serialization_format="pt2",
         )
@@ -59,42 +59,42 @@ def log_model(uri: str, run: str, model: nn.Module, example: npt.NDArray[Any]) -
 
 
 def register(uri: str, name: str, models: Mapping[str, str]) -> dict[str, str]:
-    """Make models versions of a registered model, with aliases.
+    """Register models as versions of a registered model, with aliases.
 
     Args:
-        uri: of the tracking server.
-        name: of the registered model; made where it is not there.
+        uri: the URI of the tracking server.
+        name: the name of the registered model; a missing one is created.
         models: alias -> URI of a model that ``log_model`` returned.
 
     Returns:
         Alias -> version.
 
     Raises:
-        InputError: the server refuses it.
+        InputError: the server refuses the registered model.
     """
     from mlflow.exceptions import MlflowException
 
     client = connect(uri)
-    found: dict[str, str] = {}
+    registered: dict[str, str] = {}
     try:
         with _uri(uri):
             if not client.search_registered_models(f"name = '{name}'"):
                 client.create_registered_model(name)
-            versions = client.search_model_versions(f"name = '{name}'")
-            known = {each.source: str(each.version) for each in versions}
+            known = client.search_model_versions(f"name = '{name}'")
+            versions = {version.source: str(version.version) for version in known}
             for alias, source in models.items():
-                if source not in known:
-                    known[source] = str(client.create_model_version(name, source).version)
-                client.set_registered_model_alias(name, alias, known[source])
-                found[alias] = known[source]
+                if source not in versions:
+                    versions[source] = str(client.create_model_version(name, source).version)
+                client.set_registered_model_alias(name, alias, versions[source])
+                registered[alias] = versions[source]
     except MlflowException as error:
         raise InputError(f"registered model {name!r}: {first_line(error)}") from None
-    return found
+    return registered
 
 
 @contextlib.contextmanager
 def _uri(uri: str) -> Iterator[None]:
-    """MLflow's models know of no client, only of the one server of the process."""
+    """Set the tracking server of the process: MLflow's models take no client."""
     import mlflow
 
     before = mlflow.get_tracking_uri()
@@ -107,7 +107,7 @@ def _uri(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notes of MLflow and torch.export, which tell users of rsas nothing."""
+    """Silence MLflow and torch.export, whose notes do not help users of rsas."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "torch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What MLflow has of a sweep."""
+"""Read a sweep, or parts of one, from MLflow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SWEEP_STATES = {status: state for state, status in SWEEP_STATUS.items()}
 
 @dataclass(frozen=True)
 class LoggedSweep:
-    """A sweep as far as MLflow knows it."""
+    """A sweep as it is logged in MLflow."""
 
     state: str  # running, finished, interrupted or failed
     experiment: dict[str, Any]  # as resolved
@@ -37,20 +37,21 @@ class LoggedSweep:
 
 
 def read_sweep(uri: str, name: str) -> LoggedSweep:
-    """A sweep from MLflow alone; of several of this name the one begun last.
+    """Return a sweep, read from MLflow alone; among several of this name, the newest.
 
     Raises:
-        InputError: there is none, or the server does not answer.
+        InputError: the server has no such sweep, or does not answer.
     """
     client = connect(uri)
     with _answering(uri):
-        found = search_runs(client, f"tags.`rsas.sweep` = '{name}' AND tags.`rsas.kind` = 'sweep'")
-        if not found:
+        condition = f"tags.`rsas.sweep` = '{name}' AND tags.`rsas.kind` = 'sweep'"
+        parents = search_runs(client, condition)
+        if not parents:
             raise InputError(f"tracking server {uri!r} has no sweep {name!r}")
-        parent = found[-1]
+        parent = parents[-1]
         with tempfile.TemporaryDirectory() as folder:
-            place = client.download_artifacts(parent.info.run_id, "experiment.json", folder)
-            experiment = json.loads(Path(place).read_text("utf-8"))
+            path = client.download_artifacts(parent.info.run_id, "experiment.json", folder)
+            experiment = json.loads(Path(path).read_text("utf-8"))
         children = find(client, parent.data.tags[SWEEP_ID]).runs
     tags = {trial: run.data.tags for trial, run in children.items()}
     return LoggedSweep(
@@ -58,12 +59,12 @@ def read_sweep(uri: str, name: str) -> LoggedSweep:
         experiment=experiment,
         trials=[_record(run, experiment) for _, run in sorted(children.items())],
         runs={trial: run.info.run_id for trial, run in children.items()},
-        models={t: each["rsas.model"] for t, each in tags.items() if "rsas.model" in each},
+        models=_models(tags),
     )
 
 
 def read_runs(uri: str, sweep_id: str) -> dict[str, str]:
-    """The runs of the trials of a sweep, by trial.
+    """Return the ids of the runs of a sweep's trials, by trial.
 
     Raises:
         InputError: the server does not answer.
@@ -74,10 +75,10 @@ def read_runs(uri: str, sweep_id: str) -> dict[str, str]:
 
 
 def read_mirror(uri: str, sweep_id: str) -> Mirror:
-    """What the tracking server, or the SQLite file, has of a sweep.
+    """Return the mirror of a sweep on the tracking server or in the SQLite file.
 
     Raises:
-        InputError: it does not answer.
+        InputError: the server does not answer.
     """
     client = connect(uri)
     with _answering(uri):
@@ -85,7 +86,11 @@ def read_mirror(uri: str, sweep_id: str) -> Mirror:
 
 
 def read_history(uri: str, run_id: str) -> list[dict[str, float]]:
-    """The rows that MLflow has of a trial, from which a lost history is made again."""
+    """Return the rows that MLflow has of a trial; a lost history can be restored from them.
+
+    Raises:
+        InputError: the server does not answer.
+    """
     client = connect(uri)
     rows: dict[int, dict[str, float]] = {}
     with _answering(uri):
@@ -97,7 +102,7 @@ def read_history(uri: str, run_id: str) -> list[dict[str, float]]:
 
 
 def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
-    found = find(client, sweep_id)
+    runs_of_sweep = find(client, sweep_id)
     runs = [
         MirroredRun(
             run_id=run.info.run_id,
@@ -109,28 +114,31 @@ def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
             metrics=run.data.metrics,
             epochs=_steps(client, run.info.run_id, "epoch"),
         )
-        for trial, run in sorted(found.runs.items())
+        for trial, run in sorted(runs_of_sweep.runs.items())
     ]
-    parent = found.parent
+    parent = runs_of_sweep.parent
     return Mirror(
         parent=parent.info.run_id if parent else "",
         status=parent.info.status if parent else "",
         front=parent.data.tags.get("rsas.front", "") if parent else "",
         points=_steps(client, parent.info.run_id, "hypervolume") if parent else [],
         runs=runs,
-        surplus={run.info.run_id: run.data.tags.get(TRIAL_ID, "") for run in found.surplus},
+        surplus={run.info.run_id: run.data.tags.get(TRIAL_ID, "") for run in runs_of_sweep.surplus},
         missing=missing_artifacts(client, parent) if parent else set(),
-        strays={run.info.run_id for run in found.strays},
+        strays={run.info.run_id for run in runs_of_sweep.strays},
     )
 
 
 def _steps(client: MlflowClient, run: str, metric: str) -> list[int]:
-    """The steps of a metric, in order: MLflow has them by time, and a clock may be set back."""
+    """Return the steps of a metric, in order.
+
+    MLflow sorts them by time, and a clock may be set back.
+    """
     return sorted(point.step for point in client.get_metric_history(run, metric))
 
 
 def read_models(uri: str, runs: Mapping[str, str]) -> dict[str, str]:
-    """The URIs of the networks that are logged to runs of trials, by trial.
+    """Return the URIs of the networks that are logged to runs of trials, by trial.
 
     Raises:
         InputError: the server does not answer.
@@ -138,7 +146,12 @@ def read_models(uri: str, runs: Mapping[str, str]) -> dict[str, str]:
     client = connect(uri)
     with _answering(uri):
         tags = {trial: client.get_run(run).data.tags for trial, run in runs.items()}
-    return {trial: each["rsas.model"] for trial, each in tags.items() if "rsas.model" in each}
+    return _models(tags)
+
+
+def _models(tags: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return the URI of each trial's network from the tags of the trials' runs."""
+    return {trial: own["rsas.model"] for trial, own in tags.items() if "rsas.model" in own}
 
 
 @contextlib.contextmanager
@@ -147,14 +160,14 @@ def _answering(uri: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # of mlflow's, and of those it uses
+    except Exception as error:  # by mlflow or a library below it
         reason = first_line(error)
         raise InputError(f"tracking server {uri!r} stopped answering ({reason[:200]})") from None
 
 
 def _record(run: Run, experiment: dict[str, Any]) -> TrialRecord:
     tags, metrics = run.data.tags, run.data.metrics
-    names = [each["name"] for each in experiment["objectives"]]
+    names = [objective["name"] for objective in experiment["objectives"]]
     state: State = cast(State, tags.get("rsas.state", "running"))
     axes = experiment.get("axes", {})
     by_seed = columns.by_seed(metrics, names)
@@ -175,7 +188,7 @@ def _record(run: Run, experiment: dict[str, Any]) -> TrialRecord:
 
 
 def _value(text: str, axis: dict[str, Any] | None) -> Any:
-    """A parameter from the text that MLflow keeps, by its distribution where that is known."""
+    """Return a parameter from the text in MLflow, by its distribution if that is known."""
     if axis is not None and axis["name"] == "CategoricalDistribution":
         return {str(choice): choice for choice in axis["attributes"]["choices"]}.get(text, text)
     for kind in (int, float):

@@ -1,8 +1,8 @@
-"""Mirrors a sweep in MLflow while it runs, and lives with outages of the server.
+"""Mirror a sweep in MLflow while the sweep runs, also across outages of the server.
 
-What is logged comes from the study and the trials' histories, so whatever MLflow missed is made up
-for when it can be reached again. All of it happens on a thread of its own and never holds up the
-sweep; mlflow is imported there, too, since that takes seconds.
+All values come from the study and the trials' histories. So values that MLflow missed are logged
+when the server answers again. A separate thread does all of this and never delays the sweep. The
+thread also imports mlflow, which takes seconds.
 """
 
 from __future__ import annotations
@@ -19,54 +19,54 @@ from rsas.tracking.writer import Say, Source, Writer
 
 __all__ = ["Tracker"]
 
-_RETRY_SECONDS = 10.0  # between attempts to reach a server that is away
-_PATIENCE_SECONDS = 10.0  # of the user, at the end of a sweep
+_RETRY_SECONDS = 10.0  # between attempts to reach a server that does not answer
+_PATIENCE_SECONDS = 10.0  # at the end of a sweep, before the user is shown the reason for the delay
 _SLOW = (
-    "MLflow takes its time; all results are kept, and Ctrl-C leaves to 'rsas resume' what is not "
-    "logged yet"
+    "MLflow is slow; all results are stored, and after Ctrl-C 'rsas resume' logs those that MLflow "
+    "lacks"
 )
 
 _Action = Callable[[Writer], None]
 
 
 class Tracker:
-    """Mirrors one sweep, on a thread of its own that connects first and then catches up.
+    """The mirror of one sweep, on a thread of its own that connects and then catches up.
 
     Args:
-        source: the sweep; what it gives is asked for on the thread.
-        say: tells the user when the server is lost and when it is back, once each.
+        source: the sweep; its functions are called on the thread.
+        say: shows the user one line when the server is lost, and one when the server answers again.
     """
 
     def __init__(self, source: Source, say: Say) -> None:
         self._source, self._say = source, say
-        self._writer: Writer | None = None  # None while the server is away
-        self._told = False  # that the server is lost
+        self._writer: Writer | None = None  # None while the server does not answer
+        self._is_lost = False  # the server, as the user has been shown
         self._queue: queue.Queue[_Action | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def begin(self, trial: TrialRecord) -> None:
-        """A trial is handed out."""
+        """Log a trial that begins."""
         self._queue.put(lambda writer: writer.log(trial))
 
     def rows(self, trial: str, rows: Sequence[dict[str, float]]) -> None:
-        """A trial has trained epochs."""
+        """Log rows of a trial's history, one per epoch."""
         self._queue.put(lambda writer: writer.log_rows(trial, rows))
 
     def end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """A trial ended; ``trials`` are all of the sweep now."""
+        """Log a trial that ended, and the front; ``trials`` are all trials of the sweep."""
         self._queue.put(lambda writer: writer.log(trial))
         self._queue.put(lambda writer: writer.log_front(trials))
 
     def close(self, state: str) -> bool:
-        """Log what is left and end the parent run.
+        """Log the remaining results and end the parent run.
 
         Args:
-            state: of the sweep: ``finished``, ``failed`` or ``interrupted``; the running trials of
-                an interrupted one are marked KILLED until it is resumed.
+            state: of the sweep: ``finished``, ``failed`` or ``interrupted``. The running trials of
+                an interrupted sweep are marked KILLED until the sweep is resumed.
 
         Returns:
-            Whether MLflow has everything, as it was found there in the end.
+            Whether MLflow has everything; its runs are compared with the study at the end.
         """
         self._queue.put(None)
         patience = threading.Timer(_PATIENCE_SECONDS, self._say, [_SLOW])
@@ -85,7 +85,7 @@ class Tracker:
         return True
 
     def _work(self) -> None:
-        with contextlib.suppress(LeaseLost):  # the driver ends, and says why
+        with contextlib.suppress(LeaseLost):  # the driver ends, and shows the reason
             self._write_on()
 
     def _write_on(self) -> None:
@@ -94,7 +94,7 @@ class Tracker:
             now = time.monotonic()
             if self._writer is None and now >= retry:
                 retry = now + _RETRY_SECONDS
-                with contextlib.suppress(queue.Empty):  # what is told so far is in the study, too
+                with contextlib.suppress(queue.Empty):  # the study has all queued results
                     while (action := self._queue.get_nowait()) is not None:
                         pass
                     return
@@ -124,21 +124,21 @@ class Tracker:
             self._lost(error)
             return
         self._writer = writer
-        if self._told:
-            self._told = False
-            self._say("the tracking server is back; what it lacked is logged")
+        if self._is_lost:
+            self._is_lost = False
+            self._say("the tracking server answers again; the missing results are logged")
 
     def _lost(self, error: Exception) -> None:
         self._writer = None
-        if not self._told:
-            self._told = True
+        if not self._is_lost:
+            self._is_lost = True
             if isinstance(error, (Halted, StorageError)):  # of the sweep's own files
                 self._say(f"MLflow is not brought up to date: {first_line(error)}")
                 return
-            # What a database's driver says: SQLAlchemy's error begins with other things.
+            # The driver's error names the cause; SQLAlchemy's error begins with other text.
             error = getattr(error.__cause__, "orig", error)
             reason = first_line(error)
             self._say(
-                f"the tracking server stopped answering ({reason[:200]}); the sweep goes on, and "
-                "logs what is missing when it is back or when the sweep is resumed"
+                f"the tracking server stopped answering ({reason[:200]}); the sweep continues, "
+                "and logs the missing results when the server answers or when the sweep is resumed"
             )

@@ -1,8 +1,8 @@
-"""Writes a sweep to MLflow: one parent run, a child run a trial, the front on the parent.
+"""Write a sweep to MLflow: a parent run with the front, and a child run per trial.
 
-Whatever is written can be written again: runs are found by tag, and points of metrics have times
-that depend on the study alone, so MLflow takes a point that it has for the same one. A server may
-do what it is asked and lose the answer.
+Every write can be repeated, because a server may carry out a request and lose the answer. Runs are
+found by tag. The times of metrics depend on the study alone, so MLflow recognises a point that it
+has already.
 """
 
 from __future__ import annotations
@@ -44,55 +44,55 @@ if TYPE_CHECKING:  # seconds to import
 __all__ = ["Progress", "Say", "Source", "Writer"]
 
 Say = Callable[[str], None]
-"""Tells the user a line."""
+"""Show the user a line."""
 Progress = Callable[[int, int], None]
-"""Shows how many trials a catch-up has logged, and of how many."""
+"""Show how many trials a catch-up has logged, and how many there are."""
 
-_METRICS_A_BATCH = 800  # of the 1000 things that log_batch takes, with 100 params and 100 tags
+_METRICS_A_BATCH = 800  # log_batch takes 1000 entities, among them up to 100 params and 100 tags
 
 
 @dataclass(frozen=True)
 class Source:
-    """A sweep that is mirrored, as the study and the histories have it."""
+    """A sweep that is mirrored, read from the study and the histories."""
 
     uri: str  # of the tracking server or the SQLite file
-    trials: Callable[[], Sequence[TrialRecord]]  # all that the study holds now
+    trials: Callable[[], Sequence[TrialRecord]]  # all trials that the study has now
     rows: Callable[[TrialRecord], Sequence[dict[str, float]]]  # the history of a trial
-    sweep: str  # its name, the tag rsas.sweep of its runs
-    sweep_id: str  # by which its runs are found among those of other sweeps of this name
+    sweep: str  # name of the sweep, and the tag rsas.sweep of its runs
+    sweep_id: str  # distinguishes the runs from those of other sweeps of this name
     experiment: str  # name of the MLflow experiment
-    artifacts: str | None  # where a new MLflow experiment keeps them; None is the server's choice
+    artifacts: str | None  # where a new MLflow experiment stores artifacts; None: server's choice
     objectives: Sequence[Objective]
     record: Mapping[str, Any]  # the resolved experiment
-    origin: Mapping[str, Any]  # as ``rsas.sweep.provenance`` returned it
-    # Raises LeaseLost where another process has taken the sweep over, and writes to MLflow.
+    origin: Mapping[str, Any]  # the sweep's provenance, as ``rsas.sweep.provenance`` returned it
+    # Raises LeaseLost after another process has taken the sweep over, and writes to MLflow.
     check: Callable[[], None] = lambda: None
     progress: Progress = lambda done, total: None
-    # The final network of a trial, in eval mode, and two inputs as an array; None where none is.
+    # Returns a trial's final network, in eval mode, and two inputs as an array, or None.
     models: Callable[[TrialRecord], tuple[Any, Any] | None] = lambda trial: None
 
 
 @dataclass
 class _Mirrored:
-    """What MLflow has of a trial."""
+    """The run of a trial, and its parts that are logged."""
 
     run_id: str
     trial: TrialRecord
     status: str = "RUNNING"
-    params: int = 0  # how many are logged
-    epoch: float = 0.0  # last one logged
+    params: int = 0  # number of logged parameters
+    epoch: float = 0.0  # last logged epoch
     seconds: float = 0.0  # of training, up to that epoch
     tags: dict[str, str] = field(default_factory=dict)
 
 
 class Writer:
-    """Writes one sweep to a tracking server.
+    """A writer of one sweep to a tracking server.
 
-    Begin with ``catch_up``. Any call may fail; ``catch_up`` of a new writer writes the rest.
+    Call ``catch_up`` first. Any call may fail; ``catch_up`` of a new writer writes the rest.
 
     Args:
-        source: what is written.
-        say: tells the user a line.
+        source: the sweep.
+        say: shows the user a line.
     """
 
     def __init__(self, source: Source, say: Say) -> None:
@@ -100,10 +100,10 @@ class Writer:
         self._parent = ""
         self._runs: dict[str, _Mirrored] = {}  # by trial
         self._points: set[int] = set()  # complete trials at which the hypervolume is logged
-        self._tags: dict[str, str] = {}  # of the parent
+        self._tags: dict[str, str] = {}  # of the parent run
 
     def catch_up(self) -> None:
-        """Connect, and bring MLflow in line with the study: runs, points, states and the front.
+        """Connect, and log the differences to the study: runs, points, states and the front.
 
         Raises:
             InputError: the server does not answer, or refuses the experiment.
@@ -111,16 +111,17 @@ class Writer:
         source = self._source
         self._client = connect(source.uri)
         self._experiment = experiment_id(self._client, source.experiment, source.artifacts)
-        made = True
-        while made:  # once more: of a run whose first answer was lost there are two
-            found = tidy(self._client, source.sweep_id)
-            if found.surplus:
-                self._say(f"MLflow: {len(found.surplus)} surplus runs are marked as deleted")
-            if found.parent is None:
+        # Again after a run was created: if the first answer was lost, the server has two such runs.
+        has_new_runs = True
+        while has_new_runs:
+            logged = tidy(self._client, source.sweep_id)
+            if logged.surplus:
+                self._say(f"MLflow: {len(logged.surplus)} surplus runs are marked as deleted")
+            if logged.parent is None:
                 self._make_parent()
                 continue
             trials = source.trials()
-            self._take_parent(found.parent)
+            self._take_parent(logged.parent)
             known = {trial.trial_id: trial for trial in trials}
             self._runs = {
                 name: _Mirrored(
@@ -131,23 +132,23 @@ class Writer:
                     epoch=run.data.metrics.get("epoch", 0),
                     tags=dict(run.data.tags),
                 )
-                for name, run in found.runs.items()
+                for name, run in logged.runs.items()
                 if name in known
             }
-            made = len(self._runs) < len(trials)
+            has_new_runs = len(self._runs) < len(trials)
             self._log_all(trials)
 
     def log(self, trial: TrialRecord, *, member: bool | None = None) -> None:
-        """Bring the run of a trial in line with the study.
+        """Update the run of a trial to the study's state of the trial.
 
         Args:
-            trial: as the study has it now.
-            member: whether it is on the front, where that is known.
+            trial: the trial, as the study has it now.
+            member: whether the trial is on the front; None if that is not known.
         """
         run = self._runs.get(trial.trial_id) or self._make_run(trial)
         run.trial = trial
-        wanted = end_tags(trial, member)
-        lacking = {name: text for name, text in wanted.items() if run.tags.get(name) != text}
+        expected = end_tags(trial, member)
+        lacking = {name: text for name, text in expected.items() if run.tags.get(name) != text}
         params = params_of(trial.params) if run.params < len(trial.params) else []
         batches: list[list[Metric]] = [[]]
         if "rsas.state" in lacking:
@@ -160,17 +161,17 @@ class Writer:
             self._client.log_batch(run.run_id, metrics=batches[-1], params=params, tags=tags)
         run.params = len(trial.params)
         run.tags |= lacking
-        if trial.state != "complete" and "rsas.pareto" in run.tags:  # somebody else's tag
+        if trial.state != "complete" and "rsas.pareto" in run.tags:  # another program's tag
             self._client.delete_tag(run.run_id, "rsas.pareto")
             del run.tags["rsas.pareto"]
         self._set_status(run, status_of(trial.state, running=True))
 
     def log_rows(self, trial: str, rows: Sequence[dict[str, float]]) -> None:
-        """Log the rows MLflow lacks. An epoch that was trained again gave the same numbers."""
+        """Log the rows that MLflow lacks. An epoch that is trained again gives the same numbers."""
         run = self._runs[trial]
         lacking = [row for row in rows if row["epoch"] > run.epoch]
         if lacking and lacking[0]["epoch"] > run.epoch + 1:
-            # A process that trained the epochs between died before it told of them.
+            # The process that trained the epochs between ended before it reported them.
             lacking = self._lacking_rows(run) or lacking
         self._log_rows(run, lacking)
 
@@ -189,12 +190,12 @@ class Writer:
         self._log_points(complete)
 
     def end(self, state: str) -> None:
-        """Log what is left and end the parent run; ``state`` as of ``Tracker.close``."""
+        """Log the rest and end the parent run; for ``state`` see ``Tracker.close``."""
         trials = self._source.trials()
         complete = _in_order(trials)
         members = front(complete, self._source.objectives)
         if int(self._tags.get("rsas.front_trials", 0)) < len(complete):
-            self._log_front_files(complete, _mark(members))  # dominated ones came since
+            self._log_front_files(complete, _mark(members))  # dominated trials were added since
         if state != "interrupted" and members:
             self._log_end(trials, members)
         for trial in trials:
@@ -225,7 +226,7 @@ class Writer:
         )
 
     def _take_parent(self, run: Run) -> None:
-        """Go on in a parent run, with what it lacks of the sweep's own record."""
+        """Continue a parent run, and log the parts of the sweep's record that the run lacks."""
         parent = self._parent = str(run.info.run_id)
         self._tags = dict(run.data.tags)
         if run.info.status != "RUNNING":
@@ -244,7 +245,7 @@ class Writer:
             self._client.log_dict(parent, redacted(record), "experiment.json")
             log_origin(self._client, parent, self._source.origin)
             self._log_dataset(parent)
-            # Last: parameters in the parent mean that all of this is there.
+            # Last, because parameters in the parent mean that all of this is logged.
             self._client.log_batch(parent, params=params_of(plain | base))
 
     def _make_run(self, trial: TrialRecord) -> _Mirrored:
@@ -255,13 +256,13 @@ class Writer:
             "rsas.kind": "trial",
             TRIAL_ID: trial.trial_id,
         }
-        made = self._client.create_run(
+        created = self._client.create_run(
             self._experiment,
             start_time=round(trial.started * 1000),
             run_name=run_name(trial),
             tags={**tags, **author()},
         )
-        run = self._runs[trial.trial_id] = _Mirrored(made.info.run_id, trial)
+        run = self._runs[trial.trial_id] = _Mirrored(created.info.run_id, trial)
         self._log_dataset(run.run_id)
         return run
 
@@ -284,20 +285,21 @@ class Writer:
         run.status = status
 
     def _lacking_rows(self, run: _Mirrored) -> list[dict[str, float]]:
-        """The rows of a trial's history that MLflow lacks."""
+        """Return the rows of a trial's history that MLflow lacks."""
         rows = self._source.rows(run.trial)
-        there = [row for row in rows if row["epoch"] <= run.epoch]
-        run.seconds = sum(row.get("seconds", 0.0) for row in there)
+        logged = [row for row in rows if row["epoch"] <= run.epoch]
+        run.seconds = sum(row.get("seconds", 0.0) for row in logged)
         return [row for row in rows if row["epoch"] > run.epoch]
 
     def _batches(self, run: _Mirrored, rows: Sequence[dict[str, float]]) -> list[list[Metric]]:
-        """Points in batches of whole rows: of a row that was cut off nobody knew what is missing.
+        """Return the points of rows, in batches of whole rows.
 
-        The time of a row is the trial's start and the seconds of training since.
+        Only the last epoch tells which rows are logged, so a row must not be logged in part. The
+        time of a row is the trial's start plus the seconds of training since.
         """
         from mlflow.entities import Metric
 
-        at_once = max(_METRICS_A_BATCH // max(map(len, rows), default=1), 1)
+        rows_a_batch = max(_METRICS_A_BATCH // max(map(len, rows), default=1), 1)
         points = []
         for row in rows:
             run.seconds += row.get("seconds", 0.0)
@@ -306,19 +308,19 @@ class Writer:
             step = round(row["epoch"])
             points.append([Metric(name, value, moment, step) for name, value in row.items()])
         return [
-            [point for row in points[start : start + at_once] for point in row]
-            for start in range(0, len(points), at_once)
+            [point for row in points[start : start + rows_a_batch] for point in row]
+            for start in range(0, len(points), rows_a_batch)
         ]
 
     def _log_points(self, complete: Sequence[TrialRecord]) -> None:
-        """The front's size and hypervolume at each complete trial where MLflow lacks them."""
+        """Log the front's size and hypervolume at the complete trials where MLflow lacks them."""
         from mlflow.entities import Metric
 
         objectives = self._source.objectives
         lacking = set(range(1, len(complete) + 1)) - self._points
         if not lacking:
             return
-        begin = min(lacking) - 1
+        begin = min(lacking) - 1  # number of complete trials before the first that is lacking
         members = front(complete[:begin], objectives)
         fronts = running_fronts([*members, *complete[begin:]], objectives)
         metrics = []
@@ -342,7 +344,7 @@ class Writer:
         self._tags |= tags
 
     def _log_end(self, trials: Sequence[TrialRecord], members: Sequence[TrialRecord]) -> None:
-        """What a finished sweep has beside: the networks of the front, and the report."""
+        """Log the networks of the front and the report, which only a finished sweep has."""
         for trial in members:
             run = self._runs[trial.trial_id]
             if "rsas.model" not in run.tags:
@@ -360,7 +362,7 @@ class Writer:
         )
         try:
             page = report_page([sweep])
-        except Exception as error:  # a picture is not worth a sweep
+        except Exception as error:  # a report that fails must not end the sweep
             self._say(f"its report is not in MLflow ({reason_of(error)})")
         else:
             self._client.log_text(self._parent, page, "report.html")
@@ -368,11 +370,11 @@ class Writer:
 
     def _log_model(self, trial: TrialRecord, run: _Mirrored) -> None:
         try:
-            found = self._source.models(trial)
-            if found is None:
+            network = self._source.models(trial)
+            if network is None:
                 return
-            uri = log_model(self._source.uri, run.run_id, *found)
-        except Exception as error:  # of torch.export, or of the user's own model
+            uri = log_model(self._source.uri, run.run_id, *network)
+        except Exception as error:  # by torch.export or the user's model
             reason = reason_of(error)[:200]
             self._say(f"{trial.trial_id}: its network is not in MLflow ({reason})")
             return
@@ -385,6 +387,6 @@ def _mark(members: Sequence[TrialRecord]) -> str:
 
 
 def _in_order(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The complete trials in the order they were finished."""
+    """Return the complete trials in the order in which they finished."""
     complete = [trial for trial in trials if trial.state == "complete"]
     return sorted(complete, key=lambda trial: trial.finished or 0.0)

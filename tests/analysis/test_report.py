@@ -68,7 +68,7 @@ def test_its_numbers_are_those_of_the_sweep(pages, sweeps):
     assert f"<b>{volume:.4f}</b><span>hypervolume</span>" in page
     assert "<b>9</b><span>trials complete</span>" in page
     assert "<b>1</b><span>stopped early</span>" in page
-    assert "<b>2</b><span>seeds a trial</span>" in page
+    assert "<b>2</b><span>seeds per trial</span>" in page
     assert "out of memory" in page  # why a trial failed, in the table of all
     both = pages["two"].read_text("utf-8")
     other = hypervolume(sweeps[1].trials, EXPERIMENT.objectives)

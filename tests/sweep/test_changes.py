@@ -253,7 +253,7 @@ def test_a_resume_tells_what_changed_and_keeps_it_once(begun, file, command_line
             "def space(trial):\n    trial.suggest_int('sparsity', 0, 1)\n    return {}\n",
             "changing.py:experiment: the space asks for sparsity as IntDistribution",
         ),
-        ("def experiment():\n    raise SystemExit\n", "it called sys.exit(None)"),
+        ("def experiment():\n    raise SystemExit\n", "the code called sys.exit(None)"),
     ],
 )
 def test_a_file_with_which_no_resume_can_go_on(more, message, begun, file):

@@ -152,10 +152,10 @@ def points(store, name):
 
 
 LOST = (
-    "the tracking server stopped answering (no server); the sweep goes on, and logs what is "
-    "missing when it is back or when the sweep is resumed"
+    "the tracking server stopped answering (no server); the sweep continues, and logs the missing "
+    "results when the server answers or when the sweep is resumed"
 )
-BACK = "the tracking server is back; what it lacked is logged"
+BACK = "the tracking server answers again; the missing results are logged"
 
 
 def trial(number, state="running", epochs=3, **others):
@@ -620,7 +620,7 @@ def test_a_long_end_tells_how_to_leave_it(sweep, monkeypatch):
     sweep.track()
     assert sweep.close()
     assert len(sweep.said) == 1
-    assert "Ctrl-C leaves to 'rsas resume'" in sweep.said[0]
+    assert "after Ctrl-C 'rsas resume' logs those that MLflow lacks" in sweep.said[0]
 
 
 def test_what_mlflow_has_of_a_sweep_is_read(store, sweep, request):

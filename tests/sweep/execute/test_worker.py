@@ -486,7 +486,7 @@ def test_a_model_that_calls_exit_fails_its_trial(model, tmp_path):
     results = to_the_end(worker_of(tmp_path, config=ending(tmp_path, model), retries=1))
     assert [failed(result) for result in results] == [
         None,
-        "RuntimeError: it called sys.exit(0)",
+        "RuntimeError: the code called sys.exit(0)",
     ]
 
 

@@ -337,7 +337,7 @@ def test_a_trial_goes_on_with_the_configuration_that_it_began_with(open_study):
 
 def test_a_space_that_ends_the_process_fails_its_trial(tmp_path):
     study = Study(tmp_path / "study", experiment(space=lambda trial: sys.exit(0)))
-    with pytest.raises(RuntimeError, match=r"^it called sys.exit\(0\)$"):
+    with pytest.raises(RuntimeError, match=r"^the code called sys.exit\(0\)$"):
         study.config(study.begin())
 
 
