@@ -12,10 +12,10 @@ from rich.console import Console
 
 from rsas import InputError, TrainConfig
 from rsas.sweep import commands
-from rsas.sweep.audit import repair
 from rsas.sweep.changes import check_axes, definition, differences
 from rsas.sweep.experiment import Budget, Experiment, Objective, load_experiment
 from rsas.sweep.files.workspace import Workspace
+from rsas.sweep.study.study import Study
 
 NEW = "; new trials follow the space as it is now"
 KEPT = "; the sweep keeps what it began with"
@@ -134,9 +134,9 @@ def test_axes_that_no_study_can_hold_beside_the_old_ones_are_refused(space, axis
     with pytest.raises(InputError, match=f"asks for {axis} as .*: one study cannot hold both"):
         check_axes(kept(), changed(space=space))
     # Optuna says so, too.
-    study = repair.Study(tmp_path / "study", EXPERIMENT)
+    study = Study(tmp_path / "study", EXPERIMENT)
     study.begin()
-    study = repair.Study(tmp_path / "study", dataclasses.replace(EXPERIMENT, space=space))
+    study = Study(tmp_path / "study", dataclasses.replace(EXPERIMENT, space=space))
     with pytest.raises(ValueError, match="does not support dynamic value space|Cannot set diff"):
         study.config(study.begin())
 
@@ -228,7 +228,7 @@ def test_a_resume_tells_what_changed_and_keeps_it_once(begun, file, command_line
     assert [change["what"] for change in folder.record["changes"]] == [space_line, base_line]
     assert folder.record["experiment"]["base"]["epochs"] == 1
 
-    monkeypatch.setattr(repair, "check", lambda _: [])
+    monkeypatch.setattr("rsas.sweep.audit.check.check", lambda _: [])
     monkeypatch.setenv("COLUMNS", "1000")
     asked = ("check", "first", "--workspace", begun.path)
     code, out, _ = command_line(*asked)

@@ -394,7 +394,7 @@ def test_what_a_running_sweep_is_about_to_write_is_no_fault(sweep, command_line,
     late, lasting = (Fault("gap", "mlflow", f"t000{n}", "the trial has no run") for n in (1, 2))
     looks = [[late, lasting], [lasting], [late]]
     monkeypatch.setattr("rsas.cli.look._A_WHILE", 0.01)
-    monkeypatch.setattr(repair, "check", lambda _: looks.pop(0))
+    monkeypatch.setattr("rsas.sweep.audit.check.check", lambda _: looks.pop(0))
     asked = ("check", sweep.name, "--workspace", sweep.workspace, "--json")
     for runner, told in ((sweep.locked(), ["t0002"]), (contextlib.nullcontext(), ["t0001"])):
         with runner:
