@@ -121,12 +121,11 @@ def test_every_document_is_linked_from_the_front_page():
 def test_the_tree_has_all_of_rsas():
     (tree,) = blocks(ROOT / "CONTRIBUTING.md", "text")
     named = [line.split()[0] for line in tree.splitlines()]
-    found = [path for path in (ROOT / "rsas").iterdir() if path.suffix == ".py" or path.is_dir()]
-    expected = {f"rsas/{path.name}{'' if path.suffix else '/'}" for path in found}
-    assert {name for name in named if name.startswith("rsas/")} == expected - {
-        "rsas/__init__.py",
-        "rsas/__pycache__/",
-    }
+    packages = {path.parent for path in (ROOT / "rsas").rglob("__init__.py")} - {ROOT / "rsas"}
+    modules = {path for path in (ROOT / "rsas").glob("*.py") if path.name != "__init__.py"}
+    expected = {f"{path.relative_to(ROOT)}/" for path in packages}
+    expected |= {str(path.relative_to(ROOT)) for path in modules}
+    assert {name for name in named if name.startswith("rsas/")} == expected
     assert all((ROOT / name).exists() for name in named)
 
 

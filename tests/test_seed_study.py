@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import rsas
-from rsas import InputError, TrainConfig, repeats
+from rsas import InputError, TrainConfig, seed_study
 from rsas.analysis.training_plots import repeats_figure, tradeoff_figure
 from rsas.cli.repeat import _known
 from rsas.seed_study import COLUMNS, comparison, mean_interval, runs_of, train_all
@@ -28,13 +28,13 @@ def cli(monkeypatch, command_line, request):
 @pytest.fixture
 def trained(monkeypatch):
     """The runs that are trained, as they begin."""
-    begun, real = [], repeats._row
+    begun, real = [], seed_study._row
 
     def row(run, *others):
         begun.append((run.name, run.config.seed))
         return real(run, *others)
 
-    monkeypatch.setattr(repeats, "_row", row)
+    monkeypatch.setattr(seed_study, "_row", row)
     return begun
 
 

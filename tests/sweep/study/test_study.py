@@ -697,7 +697,7 @@ def test_a_database_that_restarts_is_waited_for(server):
 
 
 def test_a_database_that_stays_away(server, monkeypatch):
-    study = Study(server.url, experiment(), study="away")
+    study = Study(server.url, experiment(), name="away")
     no_patience(monkeypatch)
     password = server.url.split("@")[0].rsplit(":", 1)[1]
     server.stop()
@@ -705,7 +705,7 @@ def test_a_database_that_stays_away(server, monkeypatch):
         with pytest.raises(Halted, match="the study's database does not answer") as halted:
             study.begin()
         with pytest.raises(InputError, match="the study of the sweep cannot be read") as refused:
-            Study(server.url, experiment(), study="away")
+            Study(server.url, experiment(), name="away")
     finally:
         server.start()
     for caught in (halted, refused):
@@ -715,7 +715,7 @@ def test_a_database_that_stays_away(server, monkeypatch):
 
 def test_a_database_that_mlflow_uses_too(server):
     """Both have a table of the name alembic_version, with revisions the other does not know."""
-    Study(server.url, experiment(), study="beside MLflow").begin()
+    Study(server.url, experiment(), name="beside MLflow").begin()
     with server.connect() as connection:
         rows = connection.execute("SELECT * FROM public.alembic_version").fetchall()
         found = connection.execute(
@@ -734,8 +734,8 @@ def test_studies_in_a_database_are_apart_until_deleted(server):
     assert second.trials(OBJECTIVES) == []
     first.delete()
     with pytest.raises(NotBegun, match="there is no study 'one'"):
-        Study(server.url, study="one")
-    assert Study(server.url, study="two").trials(OBJECTIVES) == []
+        Study(server.url, name="one")
+    assert Study(server.url, name="two").trials(OBJECTIVES) == []
 
 
 def test_points_that_are_enqueued_leave_the_rest_of_their_axes_to_seeds_of_their_own(tmp_path):
