@@ -74,7 +74,7 @@ def measure(trials: int, epochs: int) -> dict[str, float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, nargs="+", default=[500, 2000])
+    parser.add_argument("--trials", type=int, nargs="+", default=[500, 5000])
     parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
     table = Table(title="seconds")
