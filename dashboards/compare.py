@@ -41,7 +41,7 @@ def _(mo, page, sweep_names):
 
 @app.cell
 def _(errors, compare, grouping, load_sweep, mo, page, picker, split_by):
-    mo.stop(not picker.value, page.told("Choose sweeps above."))
+    mo.stop(not picker.value, page.message("Choose sweeps above."))
     try:
         _loaded = [load_sweep(name) for name in picker.value]
         if grouping.value == "method":
@@ -49,7 +49,7 @@ def _(errors, compare, grouping, load_sweep, mo, page, picker, split_by):
         sweeps = [sweep for sweep in _loaded if sweep.front]  # compare needs fronts
         comparison = compare(*sweeps)
     except (errors.InputError, errors.StorageError) as _error:
-        mo.stop(True, page.told(str(_error)))
+        mo.stop(True, page.message(str(_error)))
     return comparison, sweeps
 
 

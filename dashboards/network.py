@@ -51,8 +51,8 @@ def _(errors, load_sweep, mo, page, dashboard_figures, picker):
     try:
         sweep = load_sweep(picker.value)
     except (errors.InputError, errors.StorageError) as _error:
-        mo.stop(True, page.told(str(_error)))
-    mo.stop(not sweep.front, page.told("No trial of this sweep is complete yet."))
+        mo.stop(True, page.message(str(_error)))
+    mo.stop(not sweep.front, page.message("No trial of this sweep is complete yet."))
     get_trial, set_trial = mo.state(dashboard_figures.first_choice(sweep))
     return get_trial, set_trial, sweep
 
@@ -117,12 +117,12 @@ def _(errors, load_network, mo, page, sweep, trial):
     try:
         network = load_network(sweep, trial)
     except (errors.InputError, errors.StorageError) as _error:
-        mo.stop(True, page.told(str(_error)))
+        mo.stop(True, page.message(str(_error)))
     mo.stop(
         network is None,
-        page.told("The weights of this trial are not stored: only those of the front are."),
+        page.message("This trial is not on the front, so its weights were not kept."),
     )
-    mo.stop(not network.masks, page.told("This network has no masks: it was trained dense."))
+    mo.stop(not network.masks, page.message("This network has no masks: it was trained dense."))
     return (network,)
 
 
@@ -172,7 +172,7 @@ def _(network, mask_figures, page):
 def _(mo, network, mask_figures, page):
     mo.stop(
         not network.measures,
-        page.told("This trial has no measure values: its method does not learn any."),
+        page.message("The method of this trial has no measure values."),
     )
     page.columns(
         *(

@@ -14,6 +14,7 @@ __all__ = [
     "HOW_TO_CHOOSE",
     "columns",
     "heading",
+    "message",
     "mlflow_ui",
     "nothing",
     "part",
@@ -22,7 +23,6 @@ __all__ = [
     "run_links",
     "table",
     "tiles",
-    "told",
     "trials",
 ]
 
@@ -42,8 +42,8 @@ def nothing() -> mo.Html:
     return mo.callout(mo.md(message), kind="info")
 
 
-def told(text: str) -> mo.Html:
-    """Return a message on why the page has no content."""
+def message(text: str) -> mo.Html:
+    """Return a text that explains why the page is empty."""
     return mo.callout(text, kind="neutral")
 
 

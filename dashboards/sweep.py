@@ -52,7 +52,7 @@ def _(errors, clock, get_sweep, load_sweep, memory, mo, page, picker, set_chosen
     try:
         _now = load_sweep(picker.value, runs=False)
     except (errors.InputError, errors.StorageError) as _error:
-        mo.stop(True, page.told(str(_error)))
+        mo.stop(True, page.message(str(_error)))
     if _shown is None or _shown.name != _now.name:
         memory.clear()
         set_chosen([])

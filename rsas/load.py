@@ -39,7 +39,7 @@ def load_sweep(
             The sweep has no runs if MLflow does not answer.
 
     Raises:
-        InputError: there is no such sweep, or the sweep cannot be read.
+        InputError: the sweep does not exist or cannot be read.
     """
     if tracking_uri is not None:
         return _from_mlflow(sweep, tracking_uri)

@@ -33,7 +33,7 @@ def build(
         width: factor of the widths of all hidden layers, above 0; each width stays at least 1.
 
     Raises:
-        InputError: there is no such model, or the model does not fit the input.
+        InputError: the model does not exist or does not fit the input.
     """
     if ":" in config.model:
         return _build_users(config, input_shape, num_classes, width)

@@ -138,7 +138,7 @@ def choose(
             is, in the first objective. ``sparsest`` has the highest ``sparsity``.
 
     Raises:
-        InputError: there is no such trial.
+        InputError: the trial does not exist.
     """
     if which not in ("knee", "most-accurate", "sparsest"):
         for trial in trials:

@@ -1,6 +1,5 @@
 """What all tests share."""
 
-import os
 import shutil
 import signal
 import sys
@@ -11,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from rsas.cli import main
+from tests.needs import lacking
 
 # A shell has what it runs in the background ignore Ctrl-C, which commands under test would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -60,8 +60,7 @@ def browser():
     """Debian's chromium; without it these tests are skipped, but in CI they fail."""
     chromium = shutil.which("chromium")
     if chromium is None:
-        told = "there is no chromium (apt-get install chromium): pages are not tested in a browser"
-        pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)
+        lacking("needs chromium (apt-get install chromium)")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
+from tests.needs import lacking
 
 _HOST = "127.0.0.1"
 _ROOT = Path(__file__).parents[1]
@@ -399,14 +399,14 @@ def _unprivileged() -> dict[str, Any]:
         with contextlib.suppress(KeyError):
             user = pwd.getpwnam(name)
             return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    pytest.skip("PostgreSQL refuses to run as root, and there is no other user")
+    lacking("PostgreSQL refuses to run as root, and there is no other user")
 
 
 def _programs() -> Path:
     """The folder with initdb and postgres."""
     folder = _search() or (_install() and _search())
     if not folder:
-        pytest.skip("needs PostgreSQL's initdb and postgres: apt-get install postgresql")
+        lacking("needs PostgreSQL's initdb and postgres: apt-get install postgresql")
     return folder
 
 

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from rsas import TrainConfig, Trainer, data
+from tests.needs import lacking
 
 FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 
 
 def arrays_of(name):
-    folder = Path(os.environ.get("RSAS_DATA_DIR", "unset"))
-    if not (folder / FOLDERS[name] / "raw").is_dir():
-        pytest.skip(f"RSAS_DATA_DIR has no {FOLDERS[name]}")
+    if "RSAS_DATA_DIR" not in os.environ:
+        pytest.skip("RSAS_DATA_DIR is not set")
+    if not Path(os.environ["RSAS_DATA_DIR"], FOLDERS[name], "raw").is_dir():
+        lacking(f"RSAS_DATA_DIR has no {FOLDERS[name]}")
     return data.load(name)
 
 

@@ -187,8 +187,8 @@ def _semi_structured(model: nn.Module) -> str:
     """Why 2:4 sparsity of GPUs is not timed."""
     weights = [found.weight for found in prunable(model) if found.weight.ndim == 2]
     fit = sum(fits_2_4(weight) for weight in weights)
-    told = f"2:4 on GPUs: does not apply to unstructured masks; {fit} of {len(weights)} Linear "
-    return told + "layers happen to have at most two weights in every four; not timed"
+    line = f"2:4 on GPUs: does not apply to unstructured masks; {fit} of {len(weights)} Linear "
+    return line + "layers happen to have at most two weights in every four; not timed"
 
 
 def fits_2_4(weight: Tensor) -> bool:
@@ -203,8 +203,8 @@ def _verdict(executions: Sequence[Execution], batch: int) -> str:
     sparse = min((e for e in executions if e.is_sparse), key=lambda e: e.seconds[batch])
     best = min((e for e in executions if not e.is_sparse), key=lambda e: e.seconds[batch])
     took = sparse.seconds[batch]
-    told = f"at batch {batch} the fastest sparse execution ({sparse.name}) takes "
-    told += f"{took / dense:.2f}x as long as dense torch"
+    line = f"at batch {batch} the fastest sparse execution ({sparse.name}) takes "
+    line += f"{took / dense:.2f}x as long as dense torch"
     if best is not executions[0]:
-        told += f", {took / best.seconds[batch]:.2f}x as long as the fastest dense ({best.name})"
-    return f"{told}: sparse is {'faster' if took < best.seconds[batch] else 'slower'} here"
+        line += f", {took / best.seconds[batch]:.2f}x as long as the fastest dense ({best.name})"
+    return f"{line}: sparse is {'faster' if took < best.seconds[batch] else 'slower'} here"

@@ -64,7 +64,7 @@ class PruningMethod:
         return None
 
     def explored(self, progress: float) -> float:
-        """Return the share of the budget that a redraw chooses anew, in [0, 1]."""
+        """Return the share of the budget that a redraw explores, in [0, 1]."""
         return 0.0
 
     def schedule(self, layer: Layer, progress: float) -> Redraw | None:

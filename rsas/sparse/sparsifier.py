@@ -217,9 +217,9 @@ class Sparsifier:
         return float(new / on) if on else 0.0
 
     def exploration(self) -> float:
-        """Return the share of the budget that redraws of the last epoch chose anew, in [0, 1].
+        """Return the share of the budget that was explored in the last epoch, in [0, 1].
 
-        This is the mean over these redraws; 0 where there was none.
+        This is the mean over the epoch's redraws; 0 if the epoch had no redraw.
         """
         return fmean(self._explored) if self._explored else 0.0
 

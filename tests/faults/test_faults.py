@@ -27,6 +27,7 @@ from tests.faults.harness import (
     seeded,
     undisturbed,
 )
+from tests.needs import lacking
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,7 @@ def test_a_full_disk_stops_the_sweep_and_counts_as_nobodys_failure(tmp_path, exp
         ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("only root may mount a small disk to fill")
+        lacking("needs the right to mount a small disk")
     try:
         place = Place(tmp_path, options=["--workspace", str(disk)])
         place.runs = disk

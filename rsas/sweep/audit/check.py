@@ -127,7 +127,7 @@ def check_storage(folder: SweepDir, status: Status) -> Iterator[Fault]:
 def check_mirror(mirror: Mirror, folder: SweepDir, status: Status) -> Iterator[Fault]:
     """Yield the faults of the mirror: what MLflow lacks, or what differs from the study there."""
     if not mirror.parent:
-        yield Fault("gap", "mlflow", "", "there is no parent run of this sweep")
+        yield Fault("gap", "mlflow", "", "the sweep has no parent run")
         return
     for run_id, name in mirror.surplus.items():
         message = f"{'run' if name else 'parent run'} {run_id} is a duplicate"

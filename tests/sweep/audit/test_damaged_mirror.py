@@ -122,7 +122,7 @@ def test_a_repair_makes_it_again_and_names_the_other_sweeps(workspace):
     )
     assert (workspace.path / "mlflow.db.damaged").read_bytes() == damaged
     assert check(one) == []
-    assert [fault.what for fault in check(two)] == ["there is no parent run of this sweep"]
+    assert [fault.what for fault in check(two)] == ["the sweep has no parent run"]
 
 
 def test_a_journal_of_sqlite_goes_aside_with_the_file(workspace):

@@ -459,7 +459,7 @@ def test_a_database_without_the_study_is_a_sweep_that_has_not_begun(tmp_path):
     study.delete()
     status = Workspace(tmp_path / "runs").open("first").status()
     assert (status.state, status.trials) == ("interrupted", [])
-    assert check(folder)[0].what == "there is no parent run of this sweep"
+    assert check(folder)[0].what == "the sweep has no parent run"
 
 
 def test_a_database_that_has_lost_the_study_is_no_sweep_that_has_not_begun(tmp_path):
