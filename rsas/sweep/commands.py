@@ -22,7 +22,7 @@ from rsas import build, data, tracking
 from rsas.config import TrainConfig
 from rsas.errors import InputError, StorageError, first_line
 from rsas.redact import without_passwords
-from rsas.sweep.audit.repair import mend_mirror, mend_study
+from rsas.sweep.audit.repair import repair_mirror, repair_study
 from rsas.sweep.changes import check_axes, definition, differences
 from rsas.sweep.execute import cluster, doctor
 from rsas.sweep.experiment import Experiment, load_experiment
@@ -274,7 +274,7 @@ def _ready(
     sys.path += [path for path in record["python_path"] if path not in sys.path]
     current, _ = load_experiment(record["source"])
     experiment = Experiment.from_dict(record["experiment"], current.space)
-    for line in mend_study(folder, experiment):
+    for line in repair_study(folder, experiment):
         console.print(f"note: {line}", style="yellow", markup=False)
     status = folder.status(mine=True)
     if status.state == "finished":
@@ -282,7 +282,7 @@ def _ready(
         study = folder.study(experiment)
         Retention(folder.storage, study, folder.objectives, console.print).close(status.trials)
         with MirrorProgress(console, console.print) as progress:
-            for line in mend_mirror(folder):
+            for line in repair_mirror(folder):
                 console.print(line, markup=False)
             tracker = tracker_of(folder, study, say=console.print, progress=progress)
             mirrored = tracker.close(status.state)

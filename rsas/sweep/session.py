@@ -14,7 +14,7 @@ from rich.console import Console
 from rsas import data, tracking
 from rsas.errors import Halted, InputError, LeaseLost, StorageError
 from rsas.records import trial_id
-from rsas.sweep.audit.repair import mend_mirror
+from rsas.sweep.audit.repair import repair_mirror
 from rsas.sweep.execute import cluster
 from rsas.sweep.execute.dispatcher import Dispatcher
 from rsas.sweep.execute.tune import run_trials
@@ -68,7 +68,7 @@ def run(
         objectives=experiment.objectives,
         trials=study.trials(experiment.objectives),
     )
-    for line in mend_mirror(folder):
+    for line in repair_mirror(folder):
         progress.note(line)
     tracker = tracker_of(folder, study, say=progress.note, progress=progress.mirror)
     retention = Retention(folder.storage, study, experiment.objectives, progress.note)

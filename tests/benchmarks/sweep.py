@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rsas.records import trial_id
-from rsas.sweep.audit.repair import mend_study
+from rsas.sweep.audit.repair import repair_study
 from rsas.sweep.execute.dispatcher import Dispatcher
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Retention
@@ -122,7 +122,7 @@ def resume(folder, trials):
     """Seconds from the command to the first epoch, to Tune's start, and for the study."""
     experiment, sweep, _ = filled(folder, f"r{trials}", trials)
     before = time.perf_counter()
-    assert mend_study(sweep, experiment) == []
+    assert repair_study(sweep, experiment) == []
     sweep.status(mine=True)
     study = sweep.study(experiment)
     Dispatcher(

@@ -27,7 +27,7 @@ from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.mirror import tracker_of
 
-__all__ = ["experiment_of", "mend_mirror", "mend_study", "repair"]
+__all__ = ["experiment_of", "repair", "repair_mirror", "repair_study"]
 
 
 def repair(folder: SweepDir) -> list[str]:
@@ -37,7 +37,7 @@ def repair(folder: SweepDir) -> list[str]:
     as deleted in MLflow and logged again. Folders that the study does not know are renamed.
     """
     experiment = experiment_of(folder)
-    lines = mend_study(folder, experiment) + mend_mirror(folder)
+    lines = repair_study(folder, experiment) + repair_mirror(folder)
     status = folder.status(mine=True)
     study = folder.study(experiment)
     uri = folder.tracking_uri()
@@ -47,7 +47,7 @@ def repair(folder: SweepDir) -> list[str]:
     runs = {run.trial_id: run.run_id for run in mirror.runs}
     for fault in faults:
         try:
-            line = _mend(fault, folder, uri, runs.get(fault.trial_id))
+            line = _repair_fault(fault, folder, uri, runs.get(fault.trial_id))
         except StorageError as error:  # one unwritable file must not stop the other repairs
             line = str(error)
         lines += [line] if line else []
@@ -64,7 +64,7 @@ def repair(folder: SweepDir) -> list[str]:
     return lines + messages
 
 
-def mend_study(folder: SweepDir, experiment: Experiment) -> list[str]:
+def repair_study(folder: SweepDir, experiment: Experiment) -> list[str]:
     """Rebuild the study if its file is damaged; return messages on the repair.
 
     Raises:
@@ -103,7 +103,7 @@ def _rebuild(
     return rebuild(folder.journal, records, experiment, record=folder.record, lease=folder.lease)
 
 
-def mend_mirror(folder: SweepDir) -> list[str]:
+def repair_mirror(folder: SweepDir) -> list[str]:
     """Keep the workspace's own MLflow file aside if it is damaged; return messages on that.
 
     The next tracker of this sweep logs the sweep's runs again.
@@ -173,7 +173,7 @@ def _check_objectives(folder: SweepDir, records: Mapping[int, Mapping[str, Any]]
             )
 
 
-def _mend(fault: Fault, folder: SweepDir, uri: str, run_id: str | None) -> str:
+def _repair_fault(fault: Fault, folder: SweepDir, uri: str, run_id: str | None) -> str:
     """Repair a fault of the storage; return a message on the repair, or on why it is impossible.
 
     Raises:

@@ -50,7 +50,7 @@ def sweep(tmp_path):
 def mend(sweep):
     """As ``rsas resume`` and ``rsas check --repair`` begin."""
     with sweep.locked():
-        return repair.mend_study(sweep, repair.experiment_of(sweep))
+        return repair.repair_study(sweep, repair.experiment_of(sweep))
 
 
 def trials_of(sweep):
@@ -326,7 +326,7 @@ def test_a_full_disk_costs_no_damaged_study(sweep, broken, monkeypatch):
         patch.setattr(Path, broken, raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
         message = "sweep 'first': its study cannot be rebuilt .No space left on device."
         with pytest.raises(InputError, match=message):
-            repair.mend_study(sweep, repair.experiment_of(sweep))
+            repair.repair_study(sweep, repair.experiment_of(sweep))
     assert sweep.journal.read_bytes() == content
     assert any("rebuilt from 5 trials" in line for line in mend(sweep))
     assert trials_of(sweep) == before
@@ -344,7 +344,7 @@ def test_two_processes_make_a_damaged_study_again_once(sweep):
 
     def mend_one(folder):
         start.wait()
-        return repair.mend_study(folder, experiment)
+        return repair.repair_study(folder, experiment)
 
     with ThreadPoolExecutor(2) as pool:
         lines = list(pool.map(mend_one, both))

@@ -135,7 +135,7 @@ def test_a_journal_of_sqlite_goes_aside_with_the_file(workspace):
         other.execute("BEGIN IMMEDIATE")
         other.execute("UPDATE experiments SET last_update_time = 1")
         assert (workspace.path / "mlflow.db-journal").exists()
-        said = repair.mend_mirror(one)
+        said = repair.repair_mirror(one)
         tracker = tracker_of(one, one.study(repair.experiment_of(one)), say=said.append)
         assert tracker.close("finished"), said
         assert (workspace.path / "mlflow.db.damaged1-journal").exists()
@@ -175,7 +175,7 @@ def test_a_file_of_the_users_is_left_as_it_is(workspace, tmp_path):
     with pytest.raises(InputError, match="theirs.db' does not answer") as caught:
         check(one)
     assert "file is not a database" in str(caught.value)
-    said = repair.mend_mirror(one)
+    said = repair.repair_mirror(one)
     tracker = tracker_of(one, one.study(repair.experiment_of(one)), say=said.append)
     assert not tracker.close("finished")
     assert len(said) == 1 and "file is not a database" in said[0]

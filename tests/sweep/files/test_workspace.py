@@ -469,13 +469,13 @@ def test_a_database_that_has_lost_the_study_is_no_sweep_that_has_not_begun(tmp_p
     folder, study = made.make(tmp_path / "runs", "first", experiment, source, study_storage=url)
     study.note_record(folder.record)
     TrialDir(folder.trials / "t0000").set_record(study.to_dict(study.begin()))
-    assert repair.mend_study(folder, experiment) == []
+    assert repair.repair_study(folder, experiment) == []
     study.delete()
     for begin_anew in (lambda: None, lambda: folder.study(experiment)):
         begin_anew()
         message = "the database .*study.db has no study of this sweep, yet 1 of its trials are kept"
         with pytest.raises(InputError, match=message):
-            repair.mend_study(folder, experiment)
+            repair.repair_study(folder, experiment)
 
 
 @pytest.mark.parametrize(
