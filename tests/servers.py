@@ -272,20 +272,25 @@ def mlflow_server(folder: Path, backend_url: str) -> Iterator[MlflowServer]:
 
 
 class LosingProxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to a server on this machine, and loses answers by a seeded schedule."""
+    """A proxy that passes requests on to a server on this machine, and loses some answers."""
 
-    def __init__(self, upstream, seed):
+    def __init__(self, upstream):
         super().__init__(("127.0.0.1", 0), _PassOn)
-        self.upstream, self.random = upstream, random.Random(seed)
-        self.calm, self.lost = False, Counter()
+        self.upstream = upstream
+        self.calm, self.lost, self._answers = False, Counter(), Counter()
         self.uri = f"http://127.0.0.1:{self.server_address[1]}"
 
     def loses(self, path):
-        """Whether this answer gets lost: the first ones of each kind do, and a third of others."""
-        if self.calm or (self.lost[path] >= 2 and self.random.random() > 1 / 3):
+        """Return whether to lose an answer: of each path, the first two and then each third one.
+
+        The choice depends on the path alone, not on the order in which threads ask.
+        """
+        if self.calm:
             return False
-        self.lost[path] += 1
-        return True
+        self._answers[path] += 1
+        is_lost = self._answers[path] == 2 or self._answers[path] % 3 == 1
+        self.lost[path] += is_lost
+        return is_lost
 
 
 class _PassOn(http.server.BaseHTTPRequestHandler):
@@ -304,7 +309,7 @@ class _PassOn(http.server.BaseHTTPRequestHandler):
         status = answer.status
         if self.command == "POST" and self.server.loses(self.path):
             self.close_connection = True
-            if self.server.random.random() < 0.5:
+            if self.server.lost[self.path] % 2:
                 return  # the client sees a connection that was reset
             status, content = 503, b"{}"
         self.send_response(status)
@@ -320,9 +325,9 @@ class _PassOn(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def losing_answers(upstream: int, seed: int) -> Iterator[LosingProxy]:
+def losing_answers(upstream: int) -> Iterator[LosingProxy]:
     """A ``LosingProxy`` in front of the server at a port."""
-    with LosingProxy(upstream, seed) as proxy:
+    with LosingProxy(upstream) as proxy:
         thread = threading.Thread(target=proxy.serve_forever, daemon=True)
         thread.start()
         try:

@@ -50,7 +50,7 @@ def main():
         if "answers lost" in plan:
             database = f"sqlite:///{folder}/server.db"
             server = stack.enter_context(mlflow_server(Path(folder) / "server", database))
-            proxy = stack.enter_context(losing_answers(server.port, options.seed))
+            proxy = stack.enter_context(losing_answers(server.port))
             proxy.calm = True
         first = Place(Path(folder) / "undisturbed")
         expected = undisturbed(first, _ROUNDS * _TRIALS, Path(folder) / "study")

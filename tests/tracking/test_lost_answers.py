@@ -31,7 +31,7 @@ def proxy(server, monkeypatch):
     monkeypatch.setattr("rsas.tracking.tracker._RETRY_SECONDS", 0.05)
     for name in ("BACKOFF_FACTOR", "BACKOFF_JITTER"):  # retries come at once
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "0")
-    with losing_answers(server[0].port, seed=0) as proxy:
+    with losing_answers(server[0].port) as proxy:
         yield proxy
 
 
