@@ -20,7 +20,7 @@ from rsas import build, data, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import NonFiniteLoss
 from rsas.pruning import method_of, target_of
-from rsas.sparse import Position, Sparsifier, prunable
+from rsas.sparse import Sparsifier, prunable
 from rsas.sparse.schedules import interpolate
 from rsas.userfile import users_code
 
@@ -91,6 +91,8 @@ class Trainer:
             method_of(config),
             target_of(config),
             generator=self._draws,
+            epochs=config.epochs,
+            steps_per_epoch=len(self._batch_sizes()),
         )
 
     @property
@@ -245,27 +247,25 @@ class Trainer:
         config, x, y = self.config, self._data.x_train, self._data.y_train
         self.model.train()
         order = torch.randperm(len(y), generator=self._batches, device=self.device)
-        batches = order.split(config.batch_size)
-        if len(batches) > 1 and len(batches[-1]) == 1 < config.batch_size:
-            batches = batches[:-1]  # BatchNorm has no statistics of one image
+        sizes = self._batch_sizes()
+        batches = order[: sum(sizes)].split(sizes)
         total = config.epochs * len(batches)
         # Losses stay on the device until the epoch is over, so that no step waits for a copy.
         losses = torch.empty(len(batches), device=self.device)
         for step, rows in enumerate(batches):
-            at = Position(self.epoch, step, config.epochs, len(batches))
             inputs, labels = data.to_input(x[rows], config, self._batches), y[rows]
             again = self._repeatable(inputs, labels) if self._sparsifier.is_paired else None
             loss = self._loss(inputs, labels)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             losses[step] = loss.detach()
-            self._sparsifier.observe(at, losses[step])
+            self._sparsifier.observe(losses[step])
             if config.lr_schedule == "cosine":
                 progress = (self.epoch * len(batches) + step) / total
                 for group in self._optimizer.param_groups:
                     group["lr"] = interpolate("cosine", config.lr, 0.0, progress)
             self._optimizer.step()
-            self._sparsifier.step(at, again)
+            self._sparsifier.step(loss_again=again)
         losses = losses.cpu()
         if not losses.isfinite().all():
             step = int((~losses.isfinite()).nonzero()[0])
@@ -273,8 +273,16 @@ class Trainer:
                 f"the training loss became {losses[step].item()} in epoch {self.epoch + 1}, "
                 f"step {step + 1} of {len(batches)}; try a smaller lr than {config.lr:g}"
             )
-        sizes = torch.tensor([len(rows) for rows in batches], dtype=losses.dtype)
-        return float((losses * sizes).sum() / sizes.sum())
+        weights = torch.tensor(sizes, dtype=losses.dtype)
+        return float((losses * weights).sum() / weights.sum())
+
+    def _batch_sizes(self) -> list[int]:
+        """Return the sizes of an epoch's batches."""
+        size = self.config.batch_size
+        whole, rest = divmod(len(self._data.y_train), size)
+        # BatchNorm has no statistics of one image, so a last batch of one image is left out.
+        has_last = rest > 1 or (rest == 1 and whole == 0)
+        return [size] * whole + [rest] * has_last
 
     def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self._outputs(inputs), labels)

@@ -177,7 +177,7 @@ def test_reference_point_of_the_method_is_the_published_algorithm():
             loss = nn.functional.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
-            sparsifier.observe(at, loss.detach())
+            sparsifier.observe(loss.detach(), at)
             optimizer.step()
             sparsifier.step(at)
     sparsifier.attach()

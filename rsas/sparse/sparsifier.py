@@ -33,15 +33,16 @@ class Sparsifier:
 
     A training loop calls ``observe`` and ``step`` once for each step of the optimizer::
 
-        for step, (x, y) in enumerate(batches):
-            at = Position(epoch, step, epochs, len(batches))
+        for x, y in batches:
             loss = F.cross_entropy(model(x), y)
             optimizer.zero_grad()
             loss.backward()
-            sparsifier.observe(at, loss)  # gradients are there, weights have not moved yet
+            sparsifier.observe(loss)  # gradients are there, weights have not moved yet
             optimizer.step()
-            sparsifier.step(at)  # gradients are still there
+            sparsifier.step()  # gradients are still there
 
+    - The sparsifier counts the steps if it has ``epochs`` and ``steps_per_epoch``. Otherwise both
+      calls need the ``Position`` of the step.
     - With a GradScaler, ``scaler.unscale_`` comes before ``observe``.
     - Gradients that are summed over several batches are observed once, when they are complete.
     - With ``method`` None the model stays dense, and both calls do nothing.
@@ -58,6 +59,8 @@ class Sparsifier:
         target: the sparsity, and of which layers.
         generator: source of all draws, on the device of the model. Its seed must not be that of
             the initialisation, or masks and weights are made of the same random numbers.
+        epochs: of the whole training, at least 1; None if all calls get a ``Position``.
+        steps_per_epoch: steps of the optimizer in an epoch, at least 1; None as for ``epochs``.
 
     Raises:
         InputError: the target does not fit the model, or the optimizer lacks a weight.
@@ -71,7 +74,12 @@ class Sparsifier:
         target: Target,
         *,
         generator: torch.Generator,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
     ) -> None:
+        self.steps = 0
+        """Steps that were counted: the calls of ``step`` without a ``Position``."""
+        self._length = epochs, steps_per_epoch
         self._optimizer = optimizer
         self._method = StaticPruning() if method is None else method  # dense: without layers
         self._generator = generator
@@ -114,17 +122,18 @@ class Sparsifier:
         """Whether ``step`` needs ``loss_again``."""
         return self._learner is not None and self._learner.is_paired
 
-    def observe(self, at: Position, loss: Tensor) -> None:
+    def observe(self, loss: Tensor, at: Position | None = None) -> None:
         """Take the loss and the gradients, between the backward pass and the optimizer's step.
 
         Args:
-            at: the step that is being done.
             loss: of the batch, one number.
+            at: the step that is being done; None for the next one by the sparsifier's own count.
 
         Raises:
-            InputError: the loss is not a tensor of one number, no weight has a gradient, or
-                ``step`` was not called after the step before.
+            InputError: the loss is not a tensor of one number, no weight has a gradient, ``step``
+                was not called after the step before, or the training has no further step.
         """
+        at = at or self._next("observe")
         if not self._layers:
             return
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -135,7 +144,7 @@ class Sparsifier:
             )
         if self._observed is not None:
             raise InputError(
-                f"Sparsifier.observe: step(at) was not called after {_label(self._observed)}; call "
+                f"Sparsifier.observe: step() was not called after {_label(self._observed)}; call "
                 "it after each optimizer.step()"
             )
         self._observed = at
@@ -150,18 +159,23 @@ class Sparsifier:
                 self._learner.before_step(self._layers, loss.detach().reshape(()))
 
     @torch.no_grad()
-    def step(self, at: Position, loss_again: Callable[[], Tensor] | None = None) -> None:
+    def step(
+        self, at: Position | None = None, loss_again: Callable[[], Tensor] | None = None
+    ) -> None:
         """Mask the weights after the optimizer's step, and redraw the masks where it is time.
 
         Args:
-            at: the step that is done.
+            at: the step that is done; None for the next one by the sparsifier's own count.
             loss_again: computes the loss of the same batch with the weights as they are now;
                 only a sparsifier that ``is_paired`` calls it.
 
         Raises:
             InputError: the method needs ``observe``, which was not called for this step, or the
-                gradients, which are gone.
+                gradients, which are gone; or the training has no further step.
         """
+        if at is None:
+            at = self._next("step")
+            self.steps += 1
         self._mask_weights()
         if at.step == 0:
             self._explored = []
@@ -171,8 +185,8 @@ class Sparsifier:
         gathers, learns, redraws = self._uses(at)
         if observed != at and (gathers or learns):
             raise InputError(
-                f"Sparsifier.step: observe(at, loss) was not called for {_label(at)}; call it "
-                "between loss.backward() and optimizer.step(), with the same position"
+                f"Sparsifier.step: observe(loss) was not called for {_label(at)}; call it between "
+                "loss.backward() and optimizer.step(), with the same position if you pass one"
             )
         if self._learner is not None and learns:
             self._learner.after_step(self._layers, loss_again)
@@ -274,8 +288,9 @@ class Sparsifier:
                 follow(module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return masks, latent and measure values, gathered gradients and open rewards."""
+        """Return masks, latent and measure values, gathered gradients, open rewards and steps."""
         return {
+            "steps": self.steps,
             "layers": {
                 layer.name: {name: getattr(layer, name) for name in (*_FIXED, "window")}
                 for layer in self._layers
@@ -305,7 +320,24 @@ class Sparsifier:
             layer.use(layer.mask)
         if self._learner is not None:
             self._learner.load_state_dict(state["learner"])
+        self.steps = state["steps"]
         self._observed = None
+
+    def _next(self, call: str) -> Position:
+        """Return the position of the next step by the sparsifier's own count."""
+        epochs, steps_per_epoch = self._length
+        if epochs is None or steps_per_epoch is None:
+            raise InputError(
+                f"Sparsifier.{call}: needs a Position, as Sparsifier(epochs=..., "
+                "steps_per_epoch=...) was not given"
+            )
+        epoch, step = divmod(self.steps, steps_per_epoch)
+        if epoch >= epochs:
+            raise InputError(
+                f"Sparsifier.{call}: all steps of the training are done, as epochs={epochs} and "
+                f"steps_per_epoch={steps_per_epoch}; count the steps of the optimizer"
+            )
+        return Position(epoch, step, epochs, steps_per_epoch)
 
     def _uses(self, at: Position) -> tuple[bool, bool, bool]:
         """Say whether a step's gradient and reward count for a redraw, and whether one is due."""
@@ -329,7 +361,7 @@ class Sparsifier:
             if count:
                 raise InputError(
                     f"layer {layer.name!r}: {count} of its weights are off but not zero; call "
-                    "Sparsifier.step(at) after each optimizer.step()"
+                    "Sparsifier.step() after each optimizer.step()"
                 )
 
     def _mask_weights(self) -> None:

@@ -102,7 +102,7 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             losses[step] = loss.detach()
-            self.sparsifier.observe(at, losses[step])
+            self.sparsifier.observe(losses[step], at)
             self.optimizer.step()
             self.sparsifier.step(at)
             self.done += 1

@@ -58,7 +58,7 @@ def train(model, method, inputs=None, steps=8, **target):
         loss = (output - 0.3 * inputs[0].roll(1, 0)).square().mean()
         optimizer.zero_grad()
         loss.backward()
-        sparsifier.observe(at, loss)
+        sparsifier.observe(loss, at)
         optimizer.step()
         sparsifier.step(at)
     return sparsifier
@@ -94,7 +94,7 @@ def test_weights_of_attention_move_and_come_back():
         optimizer.zero_grad()
         loss = model(x).square().mean() + model(x)[..., 0].mean()
         loss.backward()
-        sparsifier.observe(Position(0, step, 1, 100), loss)
+        sparsifier.observe(loss, Position(0, step, 1, 100))
         optimizer.step()
         memory = optimizer.state[weight]["exp_avg"].clone()
         sparsifier.step(Position(0, step, 1, 100))

@@ -54,7 +54,7 @@ class Loop:
             if "backward" not in without:
                 loss.backward()
             if "observe" not in without:
-                self.sparsifier.observe(at, given(loss))
+                self.sparsifier.observe(given(loss), at)
             self.optimizer.step()
             if "gradients" in without:
                 self.optimizer.zero_grad()
@@ -79,7 +79,7 @@ def refused(loop, **options):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_that_is_left_out_is_named_at_the_next_one(method):
     message = refused(Loop(METHODS[method]), without=("step",))
-    assert "step(at) was not called after step 0 of epoch 0" in message
+    assert "step() was not called after step 0 of epoch 0" in message
     assert "after each optimizer.step()" in message
 
 
@@ -103,10 +103,69 @@ def test_weights_that_are_not_numbers_are_no_mistake_of_the_loop():
     assert loop.sparsifier.sparsity()[0] == pytest.approx(0.9, abs=1e-3)
 
 
+def counted(epochs=3, steps_per_epoch=4, method="reinforced"):
+    """A loop whose sparsifier counts the steps."""
+    loop = Loop(METHODS[method])
+    loop.sparsifier = Sparsifier(
+        loop.model,
+        loop.optimizer,
+        METHODS[method],
+        Target(sparsity=0.9),
+        generator=torch.Generator().manual_seed(1),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+    )
+    return loop
+
+
+def count(loop, steps, position=lambda step: None):
+    for step in range(steps):
+        loss = nn.functional.cross_entropy(loop.model(loop.x), loop.y)
+        loop.optimizer.zero_grad()
+        loss.backward()
+        loop.sparsifier.observe(loss, position(step))
+        loop.optimizer.step()
+        loop.sparsifier.step(position(step))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_counted_steps_equal_positions(method):
+    by_count, by_position = counted(method=method), counted(method=method)
+    count(by_count, 12)
+    count(by_position, 12, lambda step: Position(step // 4, step % 4, 3, 4))
+    pairs = zip(by_count.model.parameters(), by_position.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert by_count.sparsifier.steps == 12
+
+
+def test_the_count_of_steps_is_part_of_the_state():
+    whole, first, second = counted(), counted(), counted()
+    count(whole, 12)
+    count(first, 5)
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.sparsifier.load_state_dict(copy.deepcopy(first.sparsifier.state_dict()))
+    count(second, 7)
+    pairs = zip(whole.sparsifier.masks(), second.sparsifier.masks(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_more_steps_than_the_training_has_are_an_error():
+    loop = counted()
+    with pytest.raises(InputError, match=r"epochs=3 and steps_per_epoch=4; count the steps"):
+        count(loop, 13)
+    assert loop.sparsifier.steps == 12
+
+
+def test_a_sparsifier_without_a_length_needs_positions():
+    with pytest.raises(InputError, match=r"observe: needs a Position, as Sparsifier\(epochs"):
+        count(Loop(METHODS["rigl"]), 1)
+
+
 @pytest.mark.parametrize("method", ["noise", "reinforced", "global"])
 def test_observe_that_is_left_out_is_named(method):
     message = refused(Loop(METHODS[method]), without=("observe",))
-    assert "observe(at, loss) was not called for step 0 of epoch 0" in message
+    assert "observe(loss) was not called for step 0 of epoch 0" in message
     assert "between loss.backward() and optimizer.step()" in message
 
 
@@ -121,7 +180,7 @@ def test_methods_that_need_no_loss_train_without_observe(method):
 def test_observe_of_another_step_is_named():
     loop = Loop(METHODS["reinforced"]).go(steps=3)
     nn.functional.cross_entropy(loop.model(loop.x), loop.y).backward()
-    loop.sparsifier.observe(Position(0, 2, 1, STEPS), torch.tensor(1.0))
+    loop.sparsifier.observe(torch.tensor(1.0), Position(0, 2, 1, STEPS))
     with pytest.raises(InputError, match="was not called for step 3 of epoch 0"):
         loop.sparsifier.step(Position(0, 3, 1, STEPS))
 
@@ -171,7 +230,7 @@ def test_a_loop_goes_on_from_a_state_after_an_interruption():
     loop = Loop(METHODS["reinforced"]).go(steps=2)
     state = copy.deepcopy(loop.sparsifier.state_dict())
     nn.functional.cross_entropy(loop.model(loop.x), loop.y).backward()
-    loop.sparsifier.observe(Position(0, 2, 1, STEPS), torch.tensor(1.0))
+    loop.sparsifier.observe(torch.tensor(1.0), Position(0, 2, 1, STEPS))
     loop.sparsifier.load_state_dict(state)
     loop.go()
 

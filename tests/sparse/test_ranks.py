@@ -50,7 +50,7 @@ def train(method, *, seed, data, wrap, first):
         loss = nn.functional.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
-        sparsifier.observe(at, loss)
+        sparsifier.observe(loss, at)
         optimizer.step()
         sparsifier.step(at, lambda x=x, y=y: nn.functional.cross_entropy(inner(x), y))
         if not all(map(torch.equal, seen[-1], sparsifier.masks())):

@@ -89,7 +89,7 @@ def train(
         loss = nn.functional.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
-        sparsifier.observe(at, loss.detach())
+        sparsifier.observe(loss.detach(), at)
         optimizer.step()
         before()
         sparsifier.step(at, lambda: nn.functional.cross_entropy(model(x), y))
@@ -231,7 +231,7 @@ def test_weights_regrow_at_zero_and_forgotten_by_the_optimizer(optimizer):
         loss = nn.functional.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
-        sparsifier.observe(Position(0, step, 1, 20), loss.detach())
+        sparsifier.observe(loss.detach(), Position(0, step, 1, 20))
         optimizer.step()
         sparsifier.step(Position(0, step, 1, 20))
         before, mask = mask, sparsifier.state_dict()["layers"]["1"]["mask"]
@@ -279,7 +279,7 @@ def test_explored_weights_follow_the_gradients_of_the_last_steps():
         loss = backward(model, generator)
         gradients.append(weight.grad.clone())
         at = Position(0, step, 1, 31)
-        sparsifier.observe(at, loss.detach())
+        sparsifier.observe(loss.detach(), at)
         optimizer.step()
         sparsifier.step(at)
         before, mask = mask, sparsifier.state_dict()["layers"]["1"]["mask"]
@@ -310,7 +310,7 @@ def test_rigl_grows_by_the_gradients_of_the_last_steps():
         gradients.append(weight.grad.clone())
         before = sparsifier.state_dict()["layers"]["1"]["mask"]
         at = Position(0, step, 1, 30)
-        sparsifier.observe(at, loss.detach())
+        sparsifier.observe(loss.detach(), at)
         optimizer.step()
         sparsifier.step(at)
         layer = sparsifier.state_dict()["layers"]["1"]
@@ -607,7 +607,7 @@ def test_measure_values_of_low_precision_weights_are_exact(dtype):
         loss = nn.functional.cross_entropy(model(x).float(), torch.arange(16) % 3)
         optimizer.zero_grad()
         loss.backward()
-        sparsifier.observe(Position(0, step, 1, 100), loss.detach())
+        sparsifier.observe(loss.detach(), Position(0, step, 1, 100))
         before = model[1].weight.detach().double().clone()
         gradient = model[1].weight.grad.double()
         optimizer.step()
@@ -644,7 +644,7 @@ def test_a_state_is_copied_and_not_shared(name):
     other.load_state_dict(state)
     for step in range(6):
         model(torch.randn(4, 1, 6, 6)).sum().backward()
-        other.observe(Position(0, step, 1, 100), torch.tensor(1.0 + step))
+        other.observe(torch.tensor(1.0 + step), Position(0, step, 1, 100))
         optimizer.step()
         other.step(Position(0, step, 1, 100))
     for layer_name, layer in before["layers"].items():
