@@ -27,8 +27,15 @@ def range_of(
     return {"range": (low, high, open_low, open_high)}
 
 
-def parse_assignments(cls: type, assignments: Iterable[str]) -> dict[str, Any]:
+def parse_assignments(
+    cls: type, assignments: Iterable[str], *, others: bool = False
+) -> dict[str, Any]:
     """Return ``{"epochs": 5}`` for ``["epochs=5"]``, typed by the fields of the dataclass ``cls``.
+
+    Args:
+        cls: the dataclass.
+        assignments: texts of the form NAME=VALUE.
+        others: allow other names, whose values are read as JSON, or else as texts.
 
     Raises:
         InputError: an assignment has no ``=``, or ``cls`` has no such field.
@@ -39,8 +46,9 @@ def parse_assignments(cls: type, assignments: Iterable[str]) -> dict[str, Any]:
         name = name.strip()
         if not equals:
             raise InputError(f"{text!r}: expected NAME=VALUE, such as epochs=5")
-        require_field(cls, name)
-        values[name] = _parse(value.strip(), _types(cls)[name])
+        if not others:
+            require_field(cls, name)
+        values[name] = _parse(value.strip(), _types(cls).get(name, Any))
     return values
 
 
@@ -105,6 +113,8 @@ def _convert(value: Any, kind: Any) -> tuple[Any, bool]:
             return value, False
         items = [_convert(item, kind) for item, kind in zip(value, kinds, strict=True)]
         return tuple(item for item, _ in items), all(ok for _, ok in items)
+    if get_origin(kind) is Mapping:
+        return value, isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value), True
@@ -119,6 +129,11 @@ def _convert(value: Any, kind: Any) -> tuple[Any, bool]:
 
 def _parse(text: str, kind: Any) -> Any:
     """Return the value of a text for a field of this type; ``validate`` rejects invalid texts."""
+    if kind is Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     try:
@@ -138,6 +153,8 @@ def _expected(kind: Any, interval: tuple[float, float, bool, bool] | None) -> st
         return "one of " + ", ".join(get_args(kind))
     if kind == _PAIRS:
         return """a mapping of texts to numbers, such as {"fc1": 0.1, "*": 1}"""
+    if get_origin(kind) is Mapping:
+        return "a mapping of names to values"
     if get_origin(kind) is tuple:
         return f"a list of {_NOUN[get_args(kind)[0]]}s, such as {_EXAMPLE[get_args(kind)[0]]}"
     if interval is None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rsas.config import TrainConfig
+from rsas.config import Pruning, TrainConfig
 from rsas.sparse import (
     GradualPruning,
     NoisePruning,
@@ -39,7 +39,7 @@ _PUBLISHED: Mapping[str, type[PruningMethod]] = {
 """The same methods with the options of the published algorithm."""
 
 
-def method_of(config: TrainConfig) -> PruningMethod | None:
+def method_of(config: Pruning) -> PruningMethod | None:
     """Return the method that a configuration names, with its options; None for dense training."""
     kind = _METHODS.get(config.method)
     if config.update_clock != "training" or config.budget != "exact" or config.count_first_loss:
@@ -47,25 +47,25 @@ def method_of(config: TrainConfig) -> PruningMethod | None:
     return None if kind is None else kind(**{name: getattr(config, name) for name in _names(kind)})
 
 
-def target_of(config: TrainConfig) -> Target:
+def target_of(config: Pruning) -> Target:
     """Return the sparsity that a configuration asks for, and of which layers."""
     options = {name: getattr(config, name) for name in _names(Target)}
     return Target(**options | {"layer_densities": dict(config.layer_densities)})
 
 
-def acting(config: TrainConfig) -> dict[str, Any]:
+def acting(config: Pruning) -> dict[str, Any]:
     """Return the fields that have an effect: two runs that share them are the same."""
     without = idle(config)
     return {name: value for name, value in config.to_dict().items() if name not in without}
 
 
-def acting_key(config: TrainConfig) -> str:
+def acting_key(config: Pruning) -> str:
     """Return hexadecimal digits that two configurations share when their runs are the same."""
     text = json.dumps(acting(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def idle(config: TrainConfig) -> dict[str, str]:
+def idle(config: Pruning) -> dict[str, str]:
     """Return the fields that have no effect on this run, each with the first reason for that."""
     reasons: dict[str, str] = {}
     for holds, names, reason in _rules(config):
@@ -74,12 +74,13 @@ def idle(config: TrainConfig) -> dict[str, str]:
     return reasons
 
 
-def _rules(config: TrainConfig) -> Iterator[tuple[bool, Iterable[str], str]]:
+def _rules(config: Pruning) -> Iterator[tuple[bool, Iterable[str], str]]:
     """Yield conditions, the fields that then have no effect, and the reason."""
     method, used = config.method, _used_by(config.method)
     unused = _names(Target).union(*map(_used_by, _METHODS)) - used
-    yield config.optimizer == "adam", ["momentum"], "optimizer='adam' has its own"
-    yield config.model != "mlp", ["hidden"], f"model={config.model!r} has no use for it"
+    if isinstance(config, TrainConfig):
+        yield config.optimizer == "adam", ["momentum"], "optimizer='adam' has its own"
+        yield config.model != "mlp", ["hidden"], f"model={config.model!r} has no use for it"
     yield True, unused, f"method={method!r} has no use for it"
     yield config.sparsity == 0, used - {"sparsity"}, "sparsity=0 switches nothing off"
     by_map = config.distribution == "map"
