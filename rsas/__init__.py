@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rsas import export
-    from rsas.config import TrainConfig
+    from rsas.config import Pruning, TrainConfig
     from rsas.errors import InputError, NonFiniteLoss
     from rsas.load import load_sweep
+    from rsas.loop import LoopResult, Run, run
     from rsas.records import Objective
     from rsas.sparse import PublishedPruning, ReinforcedPruning
     from rsas.sweep.experiment import Budget, Experiment, Resources, as_published
@@ -24,17 +25,21 @@ __all__ = [
     "Budget",
     "Experiment",
     "InputError",
+    "LoopResult",
     "NonFiniteLoss",
     "Objective",
+    "Pruning",
     "PublishedPruning",
     "ReinforcedPruning",
     "Resources",
+    "Run",
     "RunResult",
     "TrainConfig",
     "Trainer",
     "as_published",
     "export",
     "load_sweep",
+    "run",
     "train",
 ]
 
@@ -42,16 +47,20 @@ _HOME = {
     "Budget": "rsas.sweep.experiment",
     "Experiment": "rsas.sweep.experiment",
     "InputError": "rsas.errors",
+    "LoopResult": "rsas.loop",
     "NonFiniteLoss": "rsas.errors",
     "Objective": "rsas.records",
+    "Pruning": "rsas.config",
     "PublishedPruning": "rsas.sparse",
     "ReinforcedPruning": "rsas.sparse",
     "Resources": "rsas.sweep.experiment",
+    "Run": "rsas.loop",
     "RunResult": "rsas.trainer",
     "TrainConfig": "rsas.config",
     "Trainer": "rsas.trainer",
     "as_published": "rsas.sweep.experiment",
     "load_sweep": "rsas.load",
+    "run": "rsas.loop",
     "train": "rsas.trainer",
 }
 

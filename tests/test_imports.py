@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     "rsas.redact",
     "rsas.errors",
+    "rsas.states",
     "rsas.uris",
     "rsas.fields",
     "rsas.options",
@@ -31,6 +32,8 @@ LAYERS = [
     "rsas.pruning",
     "rsas.small_dense",
     "rsas.build",
+    "rsas.loop",
+    "rsas.loop_trainer",
     "rsas.trainer",
     "rsas.multi_seed",
     "rsas.seed_study",
