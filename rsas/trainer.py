@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from rsas.errors import NonFiniteLoss
 from rsas.pruning import method_of, target_of
 from rsas.sparse import Sparsifier, prunable
 from rsas.sparse.schedules import interpolate
+from rsas.states import DefaultGenerators
 from rsas.userfile import users_code
 
 __all__ = ["RunResult", "Trainer", "train"]
@@ -64,25 +64,20 @@ class Trainer:
         self._input_shape, self._num_classes = arrays.input_shape, arrays.num_classes
         # There are three streams of random numbers, so that drawing masks does not change the
         # batches. Sparsity 0 then equals dense training bit for bit. Initialisation and dropout
-        # use torch's default stream, which the run replaces by its own while the run computes.
+        # use the default generators, which the run replaces by its own while the run computes.
         # Each stream has a seed of its own. Masks drawn with the seed of the weights would switch
         # off all large positive weights, and the network would be dead.
         default, batches, draws = np.random.SeedSequence(config.seed).generate_state(3).tolist()
         self._batches = torch.Generator(self.device).manual_seed(batches)
         self._draws = torch.Generator(self.device).manual_seed(draws)
-        self._rng = torch.Generator().manual_seed(default).get_state()
-        self._cuda_rng = (
-            torch.Generator(self.device).manual_seed(default).get_state()
-            if self.device.type == "cuda"
-            else None
-        )
+        self._defaults = DefaultGenerators(default, self.device)
         self.history: list[Row] = []
         self._full_sizes = (
             small_dense.layer_sizes(config, arrays.input_shape, arrays.num_classes)
             if config.method == "small_dense"
             else None
         )
-        with self._own_rng():
+        with self._defaults.active():
             self.model = build.build_model(config, arrays, self.device)
         self._optimizer = build.optimizer_of(config, self.model)
         self._sparsifier = Sparsifier(
@@ -122,7 +117,7 @@ class Trainer:
         """
         start = time.perf_counter()
         masks = self._sparsifier.masks()
-        with self._own_rng():
+        with self._defaults.active():
             train_loss = self._train_epoch()
         val_loss, val_accuracy = self.evaluate(self._data.x_val, self._data.y_val)
         if len(self._data.y_val) and not math.isfinite(val_loss):
@@ -194,8 +189,7 @@ class Trainer:
             "rng": {
                 "batches": self._batches.get_state(),
                 "draws": self._draws.get_state(),
-                "torch": self._rng,
-                "cuda": self._cuda_rng,
+                "defaults": self._defaults.state_dict(),
             },
         }
 
@@ -206,10 +200,10 @@ class Trainer:
         self._sparsifier.load_state_dict(state["sparsifier"])
         self.history = list(state["history"])
         # Generators take their state from the CPU only, but a checkpoint may be on the GPU.
-        rng: dict[str, Any] = {k: v if v is None else v.cpu() for k, v in state["rng"].items()}
-        self._batches.set_state(rng["batches"])
-        self._draws.set_state(rng["draws"])
-        self._rng, self._cuda_rng = rng["torch"], rng["cuda"]
+        rng = state["rng"]
+        self._batches.set_state(rng["batches"].cpu())
+        self._draws.set_state(rng["draws"].cpu())
+        self._defaults.load_state_dict(rng["defaults"])
 
     def final_state(self) -> dict[str, Any]:
         """Return the network alone, to be stored: plain types and tensors.
@@ -300,11 +294,12 @@ class Trainer:
         The function restores the statistics of BatchNorm and the state of torch's generators.
         """
         rng = torch.get_rng_state()
-        cuda_rng = None if self._cuda_rng is None else torch.cuda.get_rng_state(self.device)
+        is_cuda = self.device.type == "cuda"
+        cuda_rng = torch.cuda.get_rng_state(self.device) if is_cuda else None
 
         def again() -> Tensor:
             buffers = [buffer.clone() for buffer in self.model.buffers()]
-            with torch.random.fork_rng([self.device] if cuda_rng is not None else []):
+            with torch.random.fork_rng([self.device] if is_cuda else []):
                 torch.set_rng_state(rng)
                 if cuda_rng is not None:
                     torch.cuda.set_rng_state(cuda_rng, self.device)
@@ -314,18 +309,6 @@ class Trainer:
             return loss
 
         return again
-
-    @contextlib.contextmanager
-    def _own_rng(self) -> Iterator[None]:
-        """Set torch's default generators to the run's own state, and restore them afterwards."""
-        with torch.random.fork_rng([self.device] if self._cuda_rng is not None else []):
-            torch.set_rng_state(self._rng)
-            if self._cuda_rng is not None:
-                torch.cuda.set_rng_state(self._cuda_rng, self.device)
-            yield
-            self._rng = torch.get_rng_state()
-            if self._cuda_rng is not None:
-                self._cuda_rng = torch.cuda.get_rng_state(self.device)
 
 
 def train(
