@@ -7,9 +7,9 @@ among several seeds (``seed3/val_accuracy``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-__all__ = ["METRICS", "Column", "by_seed", "metrics_of", "of_seed", "parse", "values_by_seed"]
+__all__ = ["METRICS", "Column", "by_seed", "of_seed", "parse", "values_by_seed"]
 
 METRICS = (
     "epoch",
@@ -21,8 +21,9 @@ METRICS = (
     "exploration",
     "seconds",
 )
-"""Columns that every row of a history has. A row also has ``sparsity/LAYER`` columns. A trial that
-is trained with several seeds also has ``seedN/NAME`` columns; its other columns are their means."""
+"""Columns that every row of rsas's own trainer has. A row also has ``sparsity/LAYER`` columns. A
+trial that is trained with several seeds also has ``seedN/NAME`` columns; its other columns are
+their means. A loop of the user's own reports columns of its choice."""
 
 
 class Column(NamedTuple):
@@ -47,13 +48,6 @@ def parse(column: str) -> Column:
     if slash and number != first and number.isdigit():
         return Column(rest, seed=int(number))
     return Column(column)
-
-
-def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return the columns of the history in a result, without the result's other columns."""
-    return {
-        column: float(value) for column, value in result.items() if parse(column).name in METRICS
-    }
 
 
 def by_seed(metrics: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:

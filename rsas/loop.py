@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from rsas.sparse.modules import inner
 from rsas.states import DefaultGenerators, restore_state, state_of
 from rsas.userfile import users_code
 
-__all__ = ["Loop", "LoopResult", "Run", "run", "run_loop"]
+__all__ = ["Loop", "LoopResult", "Run", "run", "run_loop", "set_up"]
 
 _MEASURED = ("epoch", "sparsity", "churn", "exploration", "seconds")
 """The columns of a row that rsas adds."""
@@ -427,6 +428,34 @@ def run_loop(
     return LoopResult(config, history, one.attach())
 
 
+class _SetUpDone(BaseException):
+    """Raised in a loop where its epochs would begin."""
+
+
+class _SetUpRun(Run):
+    def epochs(self) -> Iterator[int]:
+        self._begin()
+        raise _SetUpDone
+
+
+def set_up(loop: Loop, config: LoopConfig) -> Run:
+    """Run a loop up to its first epoch, to check it or to use its model.
+
+    Raises:
+        InputError: the loop does not use its run as ``Run`` describes.
+        Exception: any error of the loop.
+    """
+    one = _SetUpRun(config)
+    try:
+        with one.generators.active(), users_code():
+            loop(one)
+        one.finish()
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, _SetUpDone):
+            raise
+    return one
+
+
 def _seeds(seed: int) -> tuple[int, int]:
     """Return the seeds of the default generators, and of the draws of masks.
 
@@ -447,6 +476,8 @@ def _number(name: str, value: Any) -> float:
     Raises:
         InputError: the name is reserved, or the value is not one number.
     """
+    if not re.fullmatch(r"[\w .:/-]{1,250}", name):  # MLflow refuses other names
+        raise InputError(f"run.report: {name!r}: expected a name of letters and digits")
     if name in _MEASURED or parse(name) != Column(name):
         raise InputError(f"run.report: rsas measures {name!r} itself; report another name")
     if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1:

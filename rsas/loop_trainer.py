@@ -91,7 +91,7 @@ class LoopTrainer:
         return self._run.final_state()
 
     def close(self) -> None:
-        """End a loop that waits between two epochs."""
+        """End the thread of a loop that waits between two epochs."""
         if self._thread is not None and self._thread.is_alive():
             self._commands.put("stop")
             self._thread.join(_JOIN_SECONDS)

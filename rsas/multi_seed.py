@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 
-from rsas import data
-from rsas.columns import of_seed
-from rsas.config import TrainConfig
-from rsas.trainer import Row, Trainer
+from rsas.columns import of_seed, parse
+from rsas.trainer import EpochTrainer, Row
 
 __all__ = ["MultiSeedTrainer"]
 
-_BY_SEED = ("train_loss", "val_loss", "val_accuracy", "sparsity")
+_WHOLE = ("epoch", "churn", "exploration", "seconds")
+"""Columns that have no column for each seed."""
 
 
 class MultiSeedTrainer:
-    """Trainers that differ in their seed, with the interface of one Trainer.
+    """Trainers that differ in their seed, with the interface of one.
 
     All trainers train one epoch before any trains the next.
 
     Args:
-        config: the configuration; each seed replaces its ``seed``.
+        trainer_of: returns the trainer of a seed.
         seeds: at least one seed, without repetition.
-        arrays: the data set.
-
-    Raises:
-        InputError: the configuration does not fit the data or this machine.
     """
 
-    def __init__(self, config: TrainConfig, seeds: Sequence[int], arrays: data.Arrays) -> None:
-        self.config = config
-        self._trainers = {seed: Trainer(config.replace(seed=seed), arrays) for seed in seeds}
+    def __init__(self, trainer_of: Callable[[int], EpochTrainer], seeds: Sequence[int]) -> None:
+        self._trainers = {seed: trainer_of(seed) for seed in seeds}
         self._first = self._trainers[seeds[0]]
         self.history: list[Row] = []
 
@@ -52,8 +46,8 @@ class MultiSeedTrainer:
         """Train one epoch with each seed.
 
         Returns:
-            The columns of ``Trainer.run_epoch`` as means over the seeds, but ``seconds`` as a sum;
-            and ``seedN/NAME`` for the losses, the accuracy and the sparsity of each seed.
+            The columns of one trainer as means over the seeds, but ``seconds`` as a sum; and
+            ``seedN/NAME`` for the losses, the accuracies and the sparsity of each seed.
 
         Raises:
             NonFiniteLoss: a loss of one of the seeds became NaN or infinite.
@@ -63,7 +57,12 @@ class MultiSeedTrainer:
         row: Row = {str(name): float(value) for name, value in means.items()}
         row["epoch"] = self.epoch + 1
         row["seconds"] = sum(own["seconds"] for own in rows.values())
-        row |= {of_seed(seed, name): rows[seed][name] for seed in rows for name in _BY_SEED}
+        row |= {
+            of_seed(seed, name): value
+            for seed, own in rows.items()
+            for name, value in own.items()
+            if name not in _WHOLE and not parse(name).layer
+        }
         self.history.append(row)
         return row
 
@@ -80,4 +79,10 @@ class MultiSeedTrainer:
 
     def final_state(self) -> dict[str, Any]:
         """Return the network of the first seed, as ``Trainer.final_state``."""
-        return self._first.final_state()
+        states = [trainer.final_state() for trainer in self._trainers.values()]
+        return states[0]
+
+    def close(self) -> None:
+        """Close all trainers."""
+        for trainer in self._trainers.values():
+            trainer.close()

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rsas.columns import METRICS
 from rsas.errors import InputError
 
 __all__ = [
@@ -49,7 +48,7 @@ class Objective:
     """A number to optimise, and its worst value.
 
     Args:
-        name: a column of the history, such as ``val_accuracy``.
+        name: a column of the history, such as ``val_accuracy``, or a metric of an own loop.
         direction: ``max`` or ``min``.
         worst: the worst acceptable value, the reference point of the hypervolume. The user fixes
             it, so that hypervolumes of different sweeps can be compared.
@@ -63,8 +62,8 @@ class Objective:
     worst: float
 
     def __post_init__(self) -> None:
-        if self.name not in METRICS:
-            raise InputError(f"objective {self.name!r}: expected one of {', '.join(METRICS)}")
+        if not isinstance(self.name, str):
+            raise InputError(f"objective {self.name!r}: expected the name of a metric")
         if not isinstance(self.worst, (int, float)) or not math.isfinite(self.worst):
             raise InputError(f"objective {self.name!r}: worst={self.worst!r} is not a number")
         if self.direction not in ("max", "min"):

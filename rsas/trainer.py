@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -24,12 +24,43 @@ from rsas.sparse.schedules import interpolate
 from rsas.states import DefaultGenerators
 from rsas.userfile import users_code
 
-__all__ = ["RunResult", "Trainer", "train"]
+__all__ = ["EpochTrainer", "Row", "RunResult", "Trainer", "train"]
 
 _EVALUATION_BATCH = 256
 
 Row = dict[str, float]
 """A row of the history: column -> value."""
+
+
+class EpochTrainer(Protocol):
+    """A training run that its caller continues epoch by epoch."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device to which a checkpoint is read."""
+
+    @property
+    def epoch(self) -> int:
+        """Number of epochs trained."""
+
+    @property
+    def history(self) -> list[Row]:
+        """The rows of all epochs so far."""
+
+    def run_epoch(self) -> Row:
+        """Train one epoch; return its row."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state between two epochs: plain types and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore ``state_dict()`` of a run of the same configuration."""
+
+    def final_state(self) -> dict[str, Any]:
+        """Return the network alone, after the last epoch."""
+
+    def close(self) -> None:
+        """Release what the run holds; the run is over."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +258,9 @@ class Trainer:
                 if layer["measure"] is not None
             },
         }
+
+    def close(self) -> None:
+        """Do nothing: this run holds only memory."""
 
     def _sparsity(self) -> tuple[float, dict[str, float]]:
         if self._full_sizes is None:

@@ -14,6 +14,11 @@ CONFIG = TrainConfig(hidden=(20,), epochs=3, batch_size=100, update_interval=5, 
 SEEDS = (0, 7)
 
 
+def trained_with(seeds):
+    arrays = data.load("digits")
+    return MultiSeedTrainer(lambda seed: Trainer(CONFIG.replace(seed=seed), arrays), seeds)
+
+
 @pytest.fixture(scope="module")
 def alone():
     """The rows of each seed's own training."""
@@ -23,7 +28,7 @@ def alone():
 
 
 def test_rows_are_means_of_what_each_seed_does_alone(alone):
-    both = MultiSeedTrainer(CONFIG, SEEDS, data.load("digits"))
+    both = trained_with(SEEDS)
     assert both.epoch == 0
     for epoch in (1, 2, 3):
         row = both.run_epoch()
@@ -40,15 +45,14 @@ def test_rows_are_means_of_what_each_seed_does_alone(alone):
 
 def test_seconds_add_up(monkeypatch):
     monkeypatch.setattr(Trainer, "run_epoch", lambda self: {"epoch": 1, "seconds": 2.0} | _ZERO)
-    assert MultiSeedTrainer(CONFIG, (1, 2, 3), data.load("digits")).run_epoch()["seconds"] == 6.0
+    assert trained_with((1, 2, 3)).run_epoch()["seconds"] == 6.0
 
 
 _ZERO = dict.fromkeys(("train_loss", "val_loss", "val_accuracy", "sparsity"), 0.0)
 
 
 def test_goes_on_bit_for_bit():
-    arrays = data.load("digits")
-    whole, first, second = (MultiSeedTrainer(CONFIG, SEEDS, arrays) for _ in range(3))
+    whole, first, second = (trained_with(SEEDS) for _ in range(3))
     rows = [whole.run_epoch() for _ in range(3)]
     first.run_epoch()
     second.load_state_dict(first.state_dict())
@@ -60,7 +64,7 @@ def test_goes_on_bit_for_bit():
 
 
 def test_the_model_is_that_of_the_first_seed():
-    both = MultiSeedTrainer(CONFIG, (7, 0), data.load("digits"))
+    both = trained_with((7, 0))
     both.run_epoch()
     one = Trainer(CONFIG.replace(seed=7), data.load("digits"))
     one.run_epoch()
@@ -70,7 +74,7 @@ def test_the_model_is_that_of_the_first_seed():
 
 
 def test_one_that_diverges_spoils_all():
-    both = MultiSeedTrainer(CONFIG, SEEDS, data.load("digits"))
+    both = trained_with(SEEDS)
     torch.nn.init.constant_(next(both._trainers[7].model.parameters()), math.nan)
     with pytest.raises(NonFiniteLoss):
         both.run_epoch()

@@ -6,7 +6,7 @@ Importing this package imports neither ray, optuna nor mlflow.
 from rsas.analysis.compare import Comparison, compare
 from rsas.analysis.importance import importance, without_effect
 from rsas.analysis.plots import front_figure
-from rsas.analysis.training_plots import accuracy_figure
+from rsas.analysis.training_plots import history_figure
 from rsas.analysis.trials import (
     Sweep,
     load_history,
@@ -29,7 +29,6 @@ from rsas.pareto import (
 __all__ = [
     "Comparison",
     "Sweep",
-    "accuracy_figure",
     "attainment",
     "choose",
     "compare",
@@ -37,6 +36,7 @@ __all__ = [
     "epsilon",
     "front",
     "front_figure",
+    "history_figure",
     "hypervolume",
     "importance",
     "knee",

@@ -164,8 +164,13 @@ def _add_sweep(parts: _Parts, sweep: Sweep, *, is_one: bool) -> None:
     chosen = _chosen(sweep)
     parts.heading("The front" if is_one else sweep.name)
     base = sweep.experiment["base"]
+    training = (
+        f"{base['model']} on {base['dataset']}"
+        if "model" in base
+        else f"the loop {sweep.experiment['train']}"
+    )
     parts.text(
-        f"{base['model']} on {base['dataset']}, {base['epochs']} epochs per trial; "
+        f"{training}, {base['epochs']} epochs per trial; "
         f"{sweep.experiment.get('sampler', '')} over "
         f"{', '.join(sweep.experiment.get('axes', {})) or sweep.experiment['space']}."
     )

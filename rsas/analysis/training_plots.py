@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from rsas.analysis.style import COLORS, OTHERS, cycled, label_of, themed
 
-__all__ = ["accuracy_figure", "churn_figure", "layers_figure", "repeats_figure", "tradeoff_figure"]
+__all__ = ["churn_figure", "history_figure", "layers_figure", "repeats_figure", "tradeoff_figure"]
 
 _DASHES = ("solid", "dot", "dash")  # of lines that share a colour
 
@@ -75,10 +75,19 @@ def churn_figure(history: pd.DataFrame, names: Mapping[str, str], title: str = "
     return themed(figure, title)
 
 
-def accuracy_figure(history: pd.DataFrame, title: str) -> go.Figure:
-    """Draw validation accuracy and sparsity over the epochs of one run."""
+def history_figure(
+    history: pd.DataFrame, title: str, metrics: Sequence[str] = ("val_accuracy",)
+) -> go.Figure:
+    """Draw metrics and the sparsity over the epochs of one run.
+
+    Args:
+        history: a row per epoch.
+        title: of the figure.
+        metrics: columns of the history.
+    """
     figure = go.Figure()
-    for name, color in (("val_accuracy", COLORS[0]), ("sparsity", OTHERS)):
+    lines = [name for name in metrics if name != "sparsity"] + ["sparsity"]
+    for name, color in zip(lines, [*COLORS[: len(lines) - 1], OTHERS], strict=True):
         figure.add_scatter(
             x=history["epoch"],
             y=history[name],
@@ -87,7 +96,7 @@ def accuracy_figure(history: pd.DataFrame, title: str) -> go.Figure:
             line={"color": color},
         )
     figure.update_xaxes(title_text="epoch")
-    figure.update_yaxes(title_text="validation accuracy, sparsity")
+    figure.update_yaxes(title_text=", ".join(map(label_of, lines)))
     return themed(figure, title)
 
 

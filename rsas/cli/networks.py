@@ -50,17 +50,16 @@ def export(
     with console.status("loading the network"):
         from rsas import export as exports
         from rsas.analysis import choose
-        from rsas.sweep.files.final_model import final_model
+        from rsas.sweep.files.final_model import final_network
 
         kind = exports.check_format(form)
         status = folder.status()
         chosen = choose(status.trials, status.objectives, trial)
         path = output or Path(f"{name}-{chosen.trial_id}{exports.SUFFIXES[kind]}")
         check_output("-o", path)
-        config, state = final_model(folder, folder.study(), chosen)
         sys.path += [entry for entry in folder.record["python_path"] if entry not in sys.path]
         source = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
-        network = exports.Network.from_state(state, config, **source)
+        network = final_network(folder, folder.study(), chosen, **source)
     with console.status("writing"):
         content = exports.encode(network, kind)
         exports.write_file(path, content)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rsas.config import TrainConfig
+    from rsas.sweep.experiment import Experiment
 
 __all__ = ["repeat"]
 
@@ -69,7 +70,7 @@ def repeat(
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: expected an integer from 1 on")
     experiment, _ = load_experiment(file)
-    base = experiment.base.override(assignments or [])
+    base = _base(experiment, file).override(assignments or [])
     configs = _configurations(base, others or [])
     levels = {base.sparsity: configs}
     if sparsities is not None:
@@ -126,6 +127,20 @@ def repeat(
             figure = repeats_figure(comparisons[base.sparsity], measure, title)
         plot.write_text(to_html(figure), encoding="utf-8")
         console.print(f"picture: {plot}")
+
+
+def _base(experiment: Experiment, file: str) -> TrainConfig:
+    """Return the base configuration of an experiment.
+
+    Raises:
+        InputError: the experiment has a training loop of the user's own.
+    """
+    if experiment.base is None:
+        raise InputError(
+            f"{file}: rsas repeat trains with rsas's own trainer; 'rsas sweep --seeds' trains a "
+            "loop of your own with several seeds"
+        )
+    return experiment.base
 
 
 def _configurations(base: TrainConfig, others: list[str]) -> dict[str, TrainConfig]:

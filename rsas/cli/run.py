@@ -1,4 +1,4 @@
-"""Commands that train a network or run a sweep, and ``doctor``."""
+"""Commands that run a sweep, and ``doctor``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import typer
 
 from rsas.cli.app import app, tell
 from rsas.cli.common import (
-    check_output,
     given,
     make_console,
     numbers,
@@ -49,71 +48,7 @@ if TYPE_CHECKING:
     from rsas.sweep.files.workspace import Workspace
     from rsas.sweep.status import Status
 
-__all__ = ["doctor", "extend", "resume", "sweep", "train"]
-
-
-@app.command()
-def train(
-    file: FileArgument,
-    assignments: SetOption = None,
-    data_dir: DataDirOption = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write a picture of accuracy over epochs (HTML).")
-    ] = None,
-) -> None:
-    """Train the base configuration of an experiment once, without Ray."""
-    from rsas.sweep.experiment import load_experiment
-
-    experiment, _ = load_experiment(file)
-    config = experiment.base.override(assignments or [])
-    if plot is not None:
-        check_output("--plot", plot)
-
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    import rsas
-
-    console = make_console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs, {task.fields[metrics]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task(experiment.name, total=config.epochs, metrics="starting")
-
-        def on_epoch(row: dict[str, float]) -> None:
-            metrics = f"val_accuracy {row['val_accuracy']:.4f}, sparsity {row['sparsity']:.4f}"
-            progress.update(task, advance=1, metrics=metrics)
-
-        run = rsas.train(config, data_dir=data_dir, on_epoch=on_epoch)
-    from rich.table import Table
-
-    last = run.history.iloc[-1]
-    table = Table(title=f"{experiment.name}, {config.method}", title_justify="left")
-    for name in ("epochs", "sparsity", "train_loss", "val_loss", "val_accuracy", "test_accuracy"):
-        table.add_column(name.replace("_", " "), justify="right")
-    table.add_column("seconds", justify="right")
-    test = "none" if run.test_accuracy is None else f"{run.test_accuracy:.4f}"
-    cells = [f"{last[name]:.4f}" for name in ("sparsity", "train_loss", "val_loss", "val_accuracy")]
-    table.add_row(f"{len(run.history)}", *cells, test, f"{run.history['seconds'].sum():.1f}")
-    console.print(table)
-    if plot is not None:
-        from rsas.analysis.style import to_html
-        from rsas.analysis.training_plots import accuracy_figure
-
-        plot.write_text(to_html(accuracy_figure(run.history, experiment.name)), encoding="utf-8")
-        console.print(f"picture: {plot}")
+__all__ = ["doctor", "extend", "resume", "sweep"]
 
 
 @app.command()
@@ -168,8 +103,8 @@ def sweep(
 
     defined, source = load_experiment(file)
     experiment = defined
-    changes: dict[str, Any] = {"base": experiment.base.override(assignments or [])}
-    changes |= given(sampler=sampler, scheduler=scheduler, seed=seed)
+    experiment = experiment.with_config(experiment.config.override(assignments or []))
+    changes: dict[str, Any] = given(sampler=sampler, scheduler=scheduler, seed=seed)
     changes |= given(seeds=numbers("--seeds", seeds, int) if seeds else None)
     budget = given(trials=trials, hours=hours, device_hours=device_hours)
     changes["budget"] = dataclasses.replace(experiment.budget, **budget)
@@ -282,9 +217,8 @@ def doctor(
 
     experiment, source = load_experiment(file)
     resources = dataclasses.replace(experiment.resources, **given(cpus=cpus, gpus=gpus))
-    experiment = dataclasses.replace(
-        experiment, base=experiment.base.override(assignments or []), resources=resources
-    )
+    experiment = experiment.with_config(experiment.config.override(assignments or []))
+    experiment = dataclasses.replace(experiment, resources=resources)
     console = make_console()
     with _early_ray(address, source):
         with console.status("loading libraries"):

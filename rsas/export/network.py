@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import prune
 
 from rsas import models, small_dense
-from rsas.config import TrainConfig
+from rsas.config import LoopConfig, TrainConfig
 from rsas.errors import InputError
 from rsas.export.files import Stored
 from rsas.sparse import prunable
@@ -43,28 +43,39 @@ class Network:
     """
 
     model: nn.Module
-    config: TrainConfig | None = None
+    config: TrainConfig | LoopConfig | None = None
     input_shape: tuple[int, ...] | None = None
     num_classes: int | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], config: TrainConfig, **about: Any) -> Network:
+    def from_state(
+        cls,
+        state: dict[str, Any],
+        config: TrainConfig | LoopConfig,
+        model: nn.Module | None = None,
+        **about: Any,
+    ) -> Network:
         """Return the network of ``Trainer.final_state()``.
 
         Args:
             state: may come from elsewhere; code that it names is not run.
             config: what the network was trained with. A model function that it names is called.
+            model: the network that a loop of the user's own builds, whose weights are replaced.
             about: JSON values for those who look at the file.
 
         Raises:
             InputError: the model cannot be built, or the state is not of it.
         """
         try:
-            shape, classes = tuple(state["input_shape"]), state["num_classes"]
-            width = small_dense.width_of(config, shape, classes)
-            with torch.random.fork_rng([]):
-                model = models.build(config, shape, classes, width=width)
+            known = state["input_shape"]
+            shape, classes = None if known is None else tuple(known), state["num_classes"]
+            if model is None:
+                assert isinstance(config, TrainConfig) and shape is not None
+                width = small_dense.width_of(config, shape, classes)
+                with torch.random.fork_rng([]):
+                    model = models.build(config, shape, classes, width=width)
+            model = inner(model)
             model.load_state_dict(state["model"])
             with torch.no_grad():
                 for found in prunable(model):
@@ -77,8 +88,9 @@ class Network:
     def metadata(self) -> dict[str, Any]:
         """JSON values from which ``rebuild`` makes the network again, and what is known of it."""
         width = 1.0
-        if self.config is not None and self.input_shape is not None and self.num_classes:
-            width = small_dense.width_of(self.config, self.input_shape, self.num_classes)
+        shape, classes = self.input_shape, self.num_classes
+        if isinstance(self.config, TrainConfig) and shape is not None and classes is not None:
+            width = small_dense.width_of(self.config, shape, classes)
         return {
             "schema": _SCHEMA,
             "config": None if self.config is None else self.config.to_dict(),
@@ -155,8 +167,8 @@ def _built_in(
 
     Modules take time and memory even there, much more than their number in a list.
     """
-    named = None if values is None else values["model"]
-    if values is None or ":" in str(named):
+    named = None if values is None else values.get("model")
+    if values is None or named is None or ":" in str(named):
         made_by = f"made by {named!r}" if named else "not one of rsas"
         raise InputError(
             f"{what}: its network is {made_by}, and code that a file names is not run; pass "

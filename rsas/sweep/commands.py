@@ -18,13 +18,14 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from rsas import build, data, tracking
-from rsas.config import TrainConfig
+from rsas import data, tracking
+from rsas.config import LoopConfig, TrainConfig
 from rsas.errors import InputError, StorageError, first_line
 from rsas.redact import without_passwords
 from rsas.sweep.audit.repair import repair_mirror, repair_study
 from rsas.sweep.changes import check_axes, definition, differences
 from rsas.sweep.execute import cluster, doctor
+from rsas.sweep.execute.task import Task, task_of
 from rsas.sweep.experiment import Experiment, load_experiment
 from rsas.sweep.files.file_store import FileStore
 from rsas.sweep.files.retention import Retention
@@ -38,7 +39,7 @@ from rsas.sweep.provenance import origin
 from rsas.sweep.session import run
 from rsas.sweep.status import Status
 from rsas.sweep.study.study import Study
-from rsas.sweep.suggest.space import check_points, check_space, idle_axes
+from rsas.sweep.suggest.space import check_points, check_space, idle_axes, sample
 
 __all__ = ["diagnose", "extend", "launch", "resume"]
 
@@ -94,7 +95,7 @@ def launch(
     """
     workspace.check_writable()
     workspace.check_free(name)
-    experiment = dataclasses.replace(experiment, base=_anchored(experiment.base))
+    experiment = experiment.with_config(_anchored(experiment.config))
     tracking_uri, study_storage = map(_anchored_uri, (tracking_uri, study_storage))
     for field in check_space(experiment).keys() & set(assigned):
         raise InputError(f"--set {field}: the space of {experiment.name!r} searches this field")
@@ -124,9 +125,9 @@ def launch(
         "python_path": cluster.python_path(source),
     }
     with console.status("reading the data"):
-        arrays = data.load(experiment.base.dataset, data_path)
-        build.check(experiment.base, arrays)
-        record["experiment"]["data"] = data.describe(experiment.base.dataset, arrays)
+        task = task_of(experiment, source, data_path)
+        task.check(sample(experiment))
+        record["experiment"]["data"] = task.describe()
         if tracking_uri is not None:
             os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
             tracking.connect(tracking_uri)
@@ -143,7 +144,7 @@ def launch(
         message = f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}"
         console.print(message, markup=False)
         with folder.locked():
-            return run(folder, experiment, arrays, slots, console, registry)
+            return run(folder, experiment, task, slots, console, registry)
 
 
 def resume(
@@ -238,11 +239,12 @@ def diagnose(
     Raises:
         InputError: the cluster or the data set does not exist.
     """
-    arrays = data.load(experiment.base.dataset, data_dir)
+    task = task_of(experiment, source, data_dir)
     with cluster.connected(address, experiment.resources, source, any_size=True):
         return doctor.examine(
             experiment,
-            arrays,
+            task,
+            sample(experiment).to_dict(),
             storage=storage and _absolute(storage),
             tracking_uri=tracking_uri,
         )
@@ -268,12 +270,12 @@ def _resume(
 @contextlib.contextmanager
 def _ready(
     folder: SweepDir, console: Console, address: str | None
-) -> Iterator[Status | tuple[Experiment, data.Arrays, cluster.Slots]]:
+) -> Iterator[Status | tuple[Experiment, Task, cluster.Slots]]:
     """Yield the inputs of ``run`` with Ray started, or the status if nothing is left to run."""
     record = folder.record
     sys.path += [path for path in record["python_path"] if path not in sys.path]
     current, _ = load_experiment(record["source"])
-    experiment = Experiment.from_dict(record["experiment"], current.space)
+    experiment = Experiment.from_dict(record["experiment"], current.space, current.train)
     for line in repair_study(folder, experiment):
         console.print(f"note: {line}", style="yellow", markup=False)
     status = folder.status(mine=True)
@@ -293,13 +295,13 @@ def _ready(
     check_space(experiment)
     _compare(folder, current, console)
     with console.status("reading the data"):
-        arrays = data.load(experiment.base.dataset, record["data_dir"])
-        build.check(experiment.base, arrays)
+        task = task_of(experiment, record["source"], record["data_dir"])
+        task.check(sample(experiment))
         if record["tracking_uri"] is not None:
             known_uri(record["tracking_uri"], "MLFLOW_TRACKING_URI")
     address = address or record.get("address")
     with _cluster(address, experiment, record["source"], console) as slots:
-        yield experiment, arrays, slots
+        yield experiment, task, slots
 
 
 def _compare(folder: SweepDir, current: Experiment, console: Console) -> None:
@@ -382,8 +384,10 @@ def _absolute(uri: str) -> str:
     return uri.rstrip("/") if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
-def _anchored(config: TrainConfig) -> TrainConfig:
+def _anchored(config: TrainConfig | LoopConfig) -> TrainConfig | LoopConfig:
     """Return the configuration with absolute paths, so that a resume may start in any folder."""
+    if isinstance(config, LoopConfig):
+        return config
     kind, _, path = config.dataset.partition(":")
     if kind == "npz":
         config = config.replace(dataset=f"npz:{Path(path).expanduser().absolute()}")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from rsas.config import TrainConfig
+from rsas.columns import METRICS, Column, parse
+from rsas.config import LoopConfig, Pruning, TrainConfig
 from rsas.errors import InputError, reason_of
 from rsas.fields import range_of, validate
 from rsas.records import Objective
@@ -22,6 +24,7 @@ from rsas.userfile import load_function, users_code
 __all__ = [
     "Budget",
     "Experiment",
+    "Loop",
     "Objective",
     "Resources",
     "Space",
@@ -32,7 +35,15 @@ __all__ = [
 _FINEST = 0.0001  # of a CPU or GPU; Ray treats smaller shares as zero
 
 Space = Callable[[Any], dict[str, Any]]
-"""A search space: asks an ``optuna.Trial`` for values, and returns fields of TrainConfig."""
+"""A search space: asks an ``optuna.Trial`` for values, and returns fields by name.
+
+The fields are those of TrainConfig. With a training loop of the user's own, they are those of
+Pruning, ``epochs``, ``seed``, ``device``, and all other names are parameters of the loop.
+"""
+
+
+Loop = Callable[[Any], None]
+"""A training loop of the user's own, which gets a ``rsas.Run``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +114,18 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A search over training runs.
+    """A search over training runs, by rsas's own trainer or by a training loop of the user's own.
 
     Attributes:
         name: letters, digits, ``_``, ``-`` and ``.``; also the name of the MLflow experiment.
-        base: the configuration whose fields the space changes.
+        base: for rsas's own trainer, the configuration whose fields the space changes.
+        train: in place of ``base``, a function of a ``rsas.Run`` that trains one network.
+        epochs: for ``train``, the epochs of the training, at least 1.
+        pruning: for ``train``, method, sparsity and options; the space changes its fields.
+        params: for ``train``, JSON values of ``run.params`` that the space does not return.
         space: the search space.
-        objectives: the metrics to optimise, at least one.
+        objectives: the metrics to optimise, at least one. With ``train``, any name that the loop
+            reports.
         budget: the limits of the sweep.
         resources: the resources of one trial.
         sampler: Optuna's sampler: tpe, nsga2, gp (Gaussian process) or random.
@@ -130,9 +146,13 @@ class Experiment:
     """
 
     name: str
-    base: TrainConfig
     space: Space
     objectives: tuple[Objective, ...]
+    base: TrainConfig | None = None
+    train: Loop | None = None
+    epochs: int | None = None
+    pruning: Pruning | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = Budget()
     resources: Resources = Resources()
     sampler: Literal["tpe", "nsga2", "gp", "random"] = "tpe"
@@ -145,10 +165,13 @@ class Experiment:
     retries: int = field(default=2, metadata=range_of(0, 100))
 
     def __post_init__(self) -> None:
-        kinds = {"base": TrainConfig, "budget": Budget, "resources": Resources}
+        kinds: dict[str, type] = {"budget": Budget, "resources": Resources}
+        if self.train is None:
+            kinds["base"] = TrainConfig
         for name, kind in kinds.items():
             if not isinstance(getattr(self, name), kind):
                 raise InputError(f"{name}={getattr(self, name)!r}: expected a {kind.__name__}")
+        self._check_training()
         if not callable(self.space):
             raise InputError(f"space={self.space!r}: expected a function of a trial")
         if not all(isinstance(objective, Objective) for objective in self.objectives):
@@ -160,14 +183,56 @@ class Experiment:
         names = [objective.name for objective in self.objectives]
         if not names or len(set(names)) < len(names):
             raise InputError(f"objectives={names}: expected at least one, each once")
-        if self.base.val_fraction == 0 and any(name.startswith("val_") for name in names):
+        for name in names:
+            self._check_objective(name)
+
+    @cached_property
+    def config(self) -> TrainConfig | LoopConfig:
+        """The configuration whose fields the space changes."""
+        if self.base is not None:
+            return self.base
+        pruning = (self.pruning or Pruning()).to_dict()
+        return LoopConfig.from_dict({**pruning, **self.params, "epochs": self.epochs})
+
+    def with_config(self, config: TrainConfig | LoopConfig) -> Experiment:
+        """Return a copy with another ``config``, of the same kind."""
+        return dataclasses.replace(self, **_fields_of(config))
+
+    def _check_training(self) -> None:
+        """Check the fields that belong to ``base`` or to ``train``."""
+        if self.train is None:
+            for name in ("epochs", "pruning", "params"):
+                if getattr(self, name):
+                    raise InputError(
+                        f"{name}={getattr(self, name)!r}: belongs to train=; base, a TrainConfig, "
+                        "has fields of its own for this"
+                    )
+            return
+        if self.base is not None:
+            raise InputError("base, train: expected one of them, not both")
+        if not callable(self.train):
+            raise InputError(f"train={self.train!r}: expected a function of a rsas.Run")
+        if self.epochs is None:
+            raise InputError("epochs=None: train= needs the number of epochs, such as epochs=20")
+        if self.pruning is not None and not isinstance(self.pruning, Pruning):
+            raise InputError(f"pruning={self.pruning!r}: expected a Pruning")
+        _ = self.config  # raises for invalid values
+
+    def _check_objective(self, name: str) -> None:
+        if self.base is None:
+            if not re.fullmatch(r"[\w .:/-]{1,250}", name) or parse(name) != Column(name):
+                raise InputError(f"objective {name!r}: expected letters and digits")
+        elif name not in METRICS:
+            raise InputError(f"objective {name!r}: expected one of {', '.join(METRICS)}")
+        elif self.base.val_fraction == 0 and name.startswith("val_"):
             raise InputError("val_fraction=0.0: objectives are measured on a validation split")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the experiment as JSON types, with the name of the space in place of its code."""
+        """Return the experiment as JSON types, with the names of functions in place of code."""
         return {
             "name": self.name,
-            "base": self.base.to_dict(),
+            "base": self.config.to_dict(),
+            "train": None if self.train is None else name_of(self.train),
             "space": name_of(self.space),
             "objectives": [dataclasses.asdict(objective) for objective in self.objectives],
             "budget": dataclasses.asdict(self.budget),
@@ -177,17 +242,26 @@ class Experiment:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], space: Space) -> Experiment:
-        """Return the experiment of a ``to_dict()``, with the code of its space."""
+    def from_dict(
+        cls, values: dict[str, Any], space: Space, train: Loop | None = None
+    ) -> Experiment:
+        """Return the experiment of a ``to_dict()``, with the code of its functions.
+
+        Raises:
+            InputError: a value is not valid, or ``train`` is missing.
+        """
+        kind = TrainConfig if values["train"] is None else LoopConfig
+        if (train is None) != (values["train"] is None):
+            raise InputError(f"train={values['train']!r}: not the training of this experiment")
         return cls(
             name=values["name"],
-            base=TrainConfig.from_dict(values["base"]),
+            **_fields_of(kind.from_dict(values["base"])),
+            train=train,
             space=space,
             objectives=tuple(Objective(**objective) for objective in values["objectives"]),
             budget=Budget(**values["budget"]),
             resources=Resources(**values["resources"]),
-            # Records of earlier versions lack fields that were added since.
-            **{name: values[name] for name in _PLAIN_FIELDS if name in values},
+            **{name: values[name] for name in _PLAIN_FIELDS},
         )
 
 
@@ -212,18 +286,24 @@ def as_published(experiment: Experiment, space: Space) -> Experiment:
     """
     import rsas  # the method imports torch, which reading an experiment does not need
 
-    return dataclasses.replace(
-        experiment,
-        name=f"{experiment.name}_published",
-        base=experiment.base.replace(**dataclasses.asdict(rsas.PublishedPruning())),
-        space=space,
-    )
+    fields = dataclasses.asdict(rsas.PublishedPruning())
+    published = experiment.with_config(experiment.config.replace(**fields))
+    return dataclasses.replace(published, name=f"{experiment.name}_published", space=space)
 
 
-def name_of(space: Space) -> str:
-    """Return ``module:function`` of a space, for display."""
-    named: Any = space if hasattr(space, "__qualname__") else type(space)  # e.g. of a partial
+def name_of(function: Callable[..., Any]) -> str:
+    """Return ``module:function`` of a space or a training loop, for display."""
+    named: Any = function if hasattr(function, "__qualname__") else type(function)  # a partial
     return f"{named.__module__}:{named.__qualname__}"
+
+
+def _fields_of(config: TrainConfig | LoopConfig) -> dict[str, Any]:
+    """Return the fields of an experiment with this configuration."""
+    if isinstance(config, TrainConfig):
+        return {"base": config}
+    values = config.to_dict()
+    pruning = {f.name: values.pop(f.name) for f in dataclasses.fields(Pruning)}
+    return {"pruning": Pruning(**pruning), "epochs": values.pop("epochs"), "params": values}
 
 
 def check_name(name: str) -> None:

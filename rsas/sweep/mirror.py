@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from rsas import tracking
+from rsas.errors import InputError
 from rsas.records import TrialRecord
-from rsas.sweep.files.final_model import final_model
+from rsas.sweep.files.final_model import final_network
 from rsas.sweep.files.sweep_dir import SweepDir
 from rsas.sweep.study.study import Study
 
@@ -45,8 +46,7 @@ def tracker_of(
 
 def _network(folder: SweepDir, study: Study, trial: TrialRecord) -> tuple[Any, Any]:
     """Return the final network of a trial, and a batch of two inputs of zeros."""
-    from rsas.export import Network
-
-    config, state = final_model(folder, study, trial)
-    example = np.zeros((2, *state["input_shape"]), dtype=np.float32)
-    return Network.from_state(state, config).model.eval(), example
+    network = final_network(folder, study, trial)
+    if network.input_shape is None:
+        raise InputError(f"the network of {trial.trial_id} does not take one tensor")
+    return network.model, np.zeros((2, *network.input_shape), dtype=np.float32)

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from rsas import data, tracking
+from rsas import tracking
 from rsas.errors import Halted, InputError, LeaseLost, StorageError
 from rsas.records import trial_id
 from rsas.sweep.audit.repair import repair_mirror
 from rsas.sweep.execute import cluster
 from rsas.sweep.execute.dispatcher import Dispatcher
+from rsas.sweep.execute.task import Task
 from rsas.sweep.execute.tune import run_trials
 from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.retention import Retention
@@ -39,7 +40,7 @@ _CHECK_SECONDS = 1.0  # for which a driver that lost its lease may continue
 def run(
     folder: SweepDir,
     experiment: Experiment,
-    arrays: data.Arrays,
+    task: Task,
     slots: cluster.Slots,
     console: Console,
     registry: CollectorRegistry,
@@ -49,7 +50,7 @@ def run(
     Args:
         folder: of the sweep, locked by this process.
         experiment: the experiment of the sweep.
-        arrays: the data of the experiment.
+        task: the training of the experiment's trials.
         slots: returns how many trials can run at once now.
         console: shows progress.
         registry: gets the gauges of the sweep, for Prometheus.
@@ -64,7 +65,7 @@ def run(
         console,
         name=folder.name,
         asked=experiment.budget.trials,
-        epochs=experiment.base.epochs,
+        epochs=experiment.config.epochs,
         objectives=experiment.objectives,
         trials=study.trials(experiment.objectives),
     )
@@ -101,7 +102,7 @@ def run(
             run_trials(
                 dispatcher,
                 experiment,
-                arrays,
+                task,
                 place=folder.storage.place,
                 rungs=halving.rungs if halving else (),
                 slots=slots(),

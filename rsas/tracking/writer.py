@@ -267,6 +267,8 @@ class Writer:
         return run
 
     def _log_dataset(self, run: str) -> None:
+        if self._source.record["data"] is None:  # that of a loop, which rsas does not know
+            return
         self._client.log_inputs(run, [dataset_input(self._source.record["data"])])
 
     def _log_rows(self, run: _Mirrored, rows: Sequence[dict[str, float]]) -> None:

@@ -137,7 +137,7 @@ def experiment_of(folder: SweepDir) -> Experiment:
         InputError: the file no longer exists, or does not define an experiment.
     """
     current, _ = load_experiment(folder.record["source"])
-    return Experiment.from_dict(folder.record["experiment"], current.space)
+    return Experiment.from_dict(folder.record["experiment"], current.space, current.train)
 
 
 def _check_database(folder: SweepDir) -> None:

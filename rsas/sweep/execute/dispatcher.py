@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rsas.columns import metrics_of
 from rsas.errors import Halted, reason_of
 from rsas.pruning import acting_key
 from rsas.records import trial_id as name_of
@@ -212,7 +211,7 @@ class Dispatcher:
         elif run.stopped:
             self._study.prune(run.number, result[ROWS][-1]["epoch"], spent)
         elif outcome == Outcome.COMPLETE:
-            self._study.complete(run.number, metrics_of(result[ROWS][-1]), spent)
+            self._study.complete(run.number, result[ROWS][-1], spent)
         else:
             self._device_seconds += spent  # in the study, the trial stays running, for a resume
             return
@@ -300,7 +299,7 @@ class Dispatcher:
         run.last_result = identity
         for line in result.get(NOTES, []):
             self._listener.note(run.number, line)
-        rows = [metrics_of(row) for row in result.get(ROWS, [])]
+        rows = result.get(ROWS, [])
         run.seconds += sum(row["seconds"] for row in rows)
         run.since = self._clock()
         self._slowest = max([self._slowest, *(row["seconds"] for row in rows)])

@@ -17,11 +17,10 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import rsas
-from rsas import build
-from rsas.data import Arrays
 from rsas.errors import first_line
 from rsas.redact import redact
 from rsas.sweep.execute.cluster import slots_of
+from rsas.sweep.execute.task import LoopTask, Task
 from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.file_store import FileStore
 
@@ -42,13 +41,19 @@ class Finding:
 
 
 def examine(
-    experiment: Experiment, arrays: Arrays, *, storage: str | None, tracking_uri: str | None
+    experiment: Experiment,
+    task: Task,
+    config: dict[str, Any],
+    *,
+    storage: str | None,
+    tracking_uri: str | None,
 ) -> list[Finding]:
     """Check that every node of the connected cluster has all that a sweep needs.
 
     Args:
-        experiment: its resources and base configuration.
-        arrays: the data set of the driver; nodes receive a copy through Ray.
+        experiment: its resources.
+        task: the training of its trials; nodes receive its data set through Ray.
+        config: the fields of a configuration to check.
         storage: where trials would keep their files; None is the driver's own disk.
         tracking_uri: of the MLflow server; None is a file beside the driver.
 
@@ -66,11 +71,11 @@ def examine(
             driver.faults["storage"] = f"{first_line(error)}; give a folder or bucket you may write"
     if tracking_uri is not None:
         _note_tracking(driver, tracking_uri)
-    driver.results["data"] = f"{experiment.base.dataset}, {_bytes(arrays) / 2**20:.0f} MiB"
+    driver.results["data"] = _data(task)
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    shared = ray.put(arrays)
+    shared = ray.put(task)
     answers = {
-        node["NodeID"]: _ask(node, experiment, shared, storage, tracking_uri, token)
+        node["NodeID"]: _ask(node, experiment, shared, config, storage, tracking_uri, token)
         for node in nodes
     }
     deadline = time.monotonic() + _SECONDS
@@ -113,7 +118,8 @@ def _folder(token: str) -> str:
 def _ask(
     node: dict[str, Any],
     experiment: Experiment,
-    arrays: Any,  # in the object store
+    task: Any,  # in the object store
+    config: dict[str, Any],
     storage: str | None,
     tracking_uri: str | None,
     token: str,
@@ -121,15 +127,14 @@ def _ask(
     strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     gpus = experiment.resources.gpus if node["Resources"].get("GPU") else 0
     options = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": strategy, "max_retries": 0}
-    task: Any = ray.remote(_check_node)
-    task = task.options(**options)
-    return task.remote(experiment.base.to_dict(), gpus, arrays, storage, tracking_uri, token)
+    check: Any = ray.remote(_check_node)
+    return check.options(**options).remote(task, config, gpus, storage, tracking_uri, token)
 
 
 def _check_node(
-    base: dict[str, Any],
+    task: Task,
+    config: dict[str, Any],
     gpus: float,
-    arrays: Arrays,
     storage: str | None,
     tracking_uri: str | None,
     token: str,
@@ -140,14 +145,14 @@ def _check_node(
         _note_storage(finding, FileStore(storage), token)
     if tracking_uri is not None:
         _note_tracking(finding, tracking_uri)
-    finding.results["data"] = f"{_bytes(arrays) / 2**20:.0f} MiB from the driver"
+    finding.results["data"] = f"{_data(task)} from the driver"
     if gpus and torch.cuda.is_available():
         finding.results["GPU"] = torch.cuda.get_device_name()
     elif gpus:
         finding.faults["GPU"] = "torch sees none; install torch for CUDA, and the driver, there"
     try:
-        build.check(rsas.TrainConfig.from_dict(base | {"device": "cpu"}), arrays)
-        finding.results["model"] = base["model"]
+        task.check(task.config_of(config | {"device": "cpu"}))
+        finding.results["model"] = config.get("model", "built by the loop")
     except Exception as error:
         finding.faults["model"] = f"{first_line(error)}; is its code on this node?"
     return finding.results, finding.faults
@@ -221,5 +226,9 @@ def _to_text(versions: Versions) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def _bytes(arrays: Arrays) -> int:
-    return sum(part.nbytes for part in vars(arrays).values() if hasattr(part, "nbytes"))
+def _data(task: Task) -> str:
+    if isinstance(task, LoopTask):
+        return "read by the loop"
+    parts = vars(task.arrays).values()
+    size = sum(part.nbytes for part in parts if hasattr(part, "nbytes"))
+    return f"{task.name}, {size / 2**20:.0f} MiB"

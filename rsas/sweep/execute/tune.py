@@ -14,8 +14,8 @@ from ray.train._internal import storage as tune_storage
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from rsas.data import Arrays
 from rsas.sweep.execute.dispatcher import Dispatcher
+from rsas.sweep.execute.task import Task
 from rsas.sweep.execute.worker import OUTCOME, Outcome, TrialWorker
 from rsas.sweep.experiment import Experiment
 
@@ -25,7 +25,7 @@ __all__ = ["DispatchingSearcher", "LimitStopper", "RungScheduler", "StartCallbac
 def run_trials(
     dispatcher: Dispatcher,
     experiment: Experiment,
-    arrays: Arrays,
+    task: Task,
     *,
     place: str,
     rungs: Sequence[int],
@@ -40,7 +40,7 @@ def run_trials(
     Args:
         dispatcher: hands out the trials.
         experiment: its resources, its checkpoints and its retries.
-        arrays: the data set, put into the object store once.
+        task: the training of all trials; its data set is put into the object store once.
         place: path or URI of the sweep's files on the storage.
         rungs: epochs after which the dispatcher decides whether a trial goes on.
         slots: trials that can run at once now.
@@ -54,7 +54,7 @@ def run_trials(
     resources = experiment.resources
     trainable = tune.with_parameters(
         _Trainable,
-        arrays=arrays,
+        task=task,
         place=place,
         resources=resources,
         checkpoint_every=experiment.checkpoint_every,

@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 
-from rsas.config import TrainConfig
-from rsas.data import Arrays
 from rsas.errors import InputError, StorageError, reason_of
 from rsas.multi_seed import MultiSeedTrainer
+from rsas.sweep.execute.task import Task
 from rsas.sweep.experiment import Resources
 from rsas.sweep.files.file_store import FileStore
 from rsas.sweep.files.trial_dir import Superseded, TrialDir, write_model
-from rsas.trainer import Trainer
+from rsas.trainer import EpochTrainer
 
 __all__ = ["NOTES", "OUTCOME", "REASON", "ROWS", "Outcome", "TrialWorker"]
 
@@ -54,8 +53,8 @@ class TrialWorker:
 
     Args:
         trial: the first trial, a dict with two keys. ``trial`` is the identity, which names the
-            folder of its checkpoints; ``train`` holds the fields of a TrainConfig.
-        arrays: the data set.
+            folder of its checkpoints; ``train`` holds the fields of its configuration.
+        task: the training of all trials.
         place: path or URI of the sweep's files on the storage.
         resources: of the trial. It gets as many threads as CPUs. With ``device="auto"`` and no GPU
             it trains on the CPU.
@@ -69,7 +68,7 @@ class TrialWorker:
         self,
         trial: dict[str, Any],
         *,
-        arrays: Arrays,
+        task: Task,
         place: str,
         resources: Resources,
         checkpoint_every: int,
@@ -81,14 +80,15 @@ class TrialWorker:
         self._reset_torch = _settings_of_torch()
         storage = FileStore(place)
         self._trials, self._models = storage / "trials", storage / "models"
-        self._arrays, self._checkpoint_every, self._rungs = arrays, checkpoint_every, rungs
+        self._task, self._checkpoint_every, self._rungs = task, checkpoint_every, rungs
         self._retries, self._seeds = retries, seeds
         self._has_gpu = resources.gpus > 0
-        self._trainer: Trainer | MultiSeedTrainer | None
+        self._trainer: EpochTrainer | None = None
         self._begin(trial)
 
     def begin(self, trial: dict[str, Any]) -> None:
         """Switch to another trial."""
+        self._close_trainer()
         self._reset_torch()  # a model may have changed settings, which would affect the next one
         self._begin(trial)
 
@@ -110,7 +110,6 @@ class TrialWorker:
         except Superseded:
             outcome, reason = Outcome.HALTED, "another process has taken over its trials"
         except torch.AcceleratorError:  # the device is lost to this process
-            self._trainer = None  # it stopped within an epoch, so close() must not save it
             with contextlib.suppress(StorageError):
                 self._folder.set_error(traceback.format_exc())
             raise
@@ -119,7 +118,7 @@ class TrialWorker:
             if cause is not None and hasattr(cause, "ray_terminate_msg"):  # by Ray, after SIGTERM
                 raise cause from None
             self._failures += 1
-            self._trainer = None
+            self._close_trainer()
             with contextlib.suppress(StorageError):  # recurs in the next step, which reports it
                 self._folder.set_error(traceback.format_exc())
             if self._failures > self._retries or isinstance(error, InputError):
@@ -131,17 +130,22 @@ class TrialWorker:
     def close(self) -> None:
         """Save the state of an interrupted trial."""
         trainer = self._trainer
-        if trainer is not None and self._saved < trainer.epoch < trainer.config.epochs:
+        if trainer is not None and self._saved < trainer.epoch < self._train.epochs:
             with contextlib.suppress(StorageError, Superseded):
                 self._save(trainer)
+        self._close_trainer()
+
+    def _close_trainer(self) -> None:
+        trainer, self._trainer = self._trainer, None
+        if trainer is not None:
+            trainer.close()
 
     def _begin(self, trial: dict[str, Any]) -> None:
-        self._train = TrainConfig.from_dict(trial["train"])
+        self._train = self._task.config_of(trial["train"])
         if self._train.device == "auto" and not self._has_gpu:
             self._train = self._train.replace(device="cpu")
         self._trial = trial["trial"]
         self._folder = TrialDir(self._trials / self._trial)
-        self._trainer = None
         self._failures = 0
 
     def _train_on(self) -> bool:
@@ -153,7 +157,9 @@ class TrialWorker:
         written = 0
         try:
             while trainer.epoch < epochs:
+                self._trainer = None  # within an epoch, close() must not save its state
                 self._rows.append(trainer.run_epoch())
+                self._trainer = trainer
                 if trainer.epoch % self._checkpoint_every == 0 or trainer.epoch == epochs:
                     self._folder.append(self._rows[written:])
                     written = len(self._rows)
@@ -162,21 +168,21 @@ class TrialWorker:
                     break
         finally:
             if written < len(self._rows):
-                self._trainer = None  # else close() could save a checkpoint ahead of the history
+                resumable, self._trainer = self._trainer, None  # until the history has the rows
                 self._folder.append(self._rows[written:])
-                self._trainer = trainer
+                self._trainer = resumable
         if trainer.epoch < epochs:
             return False
         write_model(self._models, self._trial, trainer.final_state())
         self._rows = self._rows or trainer.history[-1:]
         return True
 
-    def _restore_trainer(self) -> Trainer | MultiSeedTrainer:
+    def _restore_trainer(self) -> EpochTrainer:
         """Return a trainer in the state of the last checkpoint."""
-        trainer = (
-            MultiSeedTrainer(self._train, self._seeds, self._arrays)
+        trainer: EpochTrainer = (
+            MultiSeedTrainer(self._of_seed, self._seeds)
             if self._seeds
-            else Trainer(self._train, self._arrays)
+            else self._task.trainer_of(self._train)
         )
         self._folder.begin()
         state, damaged = self._folder.load(trainer.device)
@@ -193,7 +199,10 @@ class TrialWorker:
             self._notes.append(f"{names} damaged, kept aside as .damaged; {action}")
         return trainer
 
-    def _save(self, trainer: Trainer | MultiSeedTrainer) -> None:
+    def _of_seed(self, seed: int) -> EpochTrainer:
+        return self._task.trainer_of(self._train.replace(seed=seed))
+
+    def _save(self, trainer: EpochTrainer) -> None:
         self._folder.save(trainer.epoch, trainer.state_dict())
         self._saved = trainer.epoch
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rsas.config import TrainConfig
-from rsas.errors import InputError
+from rsas.config import LoopConfig, TrainConfig
+from rsas.errors import InputError, reason_of
 from rsas.records import TrialRecord, number_of
+from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.sweep_dir import SweepDir
 from rsas.sweep.files.trial_dir import read_model
 
 if TYPE_CHECKING:  # optuna takes a second to import
+    from rsas.export import Network
     from rsas.sweep.study.study import Study
 
-__all__ = ["final_model"]
+__all__ = ["final_model", "final_network"]
+
+Config = TrainConfig | LoopConfig
 
 
 def final_model(
     folder: SweepDir, study: Study, trial: TrialRecord
-) -> tuple[TrainConfig, dict[str, Any]]:
+) -> tuple[Config, dict[str, Any]]:
     """Return the network of a trial, or of the one that it repeats, and its configuration.
 
     Args:
@@ -38,7 +42,7 @@ def final_model(
     name, state = _kept(folder, trial)
     config = _recorded(folder, study, name)
     try:
-        theirs = TrainConfig.from_dict(state["config"]).to_dict()
+        theirs = type(config).from_dict(state["config"]).to_dict()
     except (InputError, KeyError, TypeError, AttributeError):
         raise InputError(f"the final model of {name!r} has no configuration of rsas") from None
     if config.device == "auto" and theirs["device"] == "cpu":  # as a worker without a GPU sets it
@@ -50,6 +54,31 @@ def final_model(
                 f"trained {field}={value!r}: it is not the model of this trial"
             )
     return config, state
+
+
+def final_network(folder: SweepDir, study: Study, trial: TrialRecord, /, **about: Any) -> Network:
+    """Return the network of a trial, built by the code of its sweep.
+
+    The arguments are those of ``final_model``, and JSON values that the network keeps.
+
+    Raises:
+        InputError: as ``final_model``; or the network cannot be built.
+    """
+    from rsas.export import Network
+    from rsas.loop import set_up
+
+    config, state = final_model(folder, study, trial)
+    if isinstance(config, TrainConfig):
+        return Network.from_state(state, config, **about)
+    source = folder.record["source"]
+    loop = load_experiment(source)[0].train
+    if loop is None:
+        raise InputError(f"{source}: the experiment has no training loop any more")
+    try:
+        model = set_up(loop, config.replace(device="cpu")).model
+    except Exception as error:
+        raise InputError(f"{source}: the training loop: {reason_of(error)}") from error
+    return Network.from_state(state, config, model, **about)
 
 
 def _kept(folder: SweepDir, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
@@ -72,11 +101,12 @@ def _kept(folder: SweepDir, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _recorded(folder: SweepDir, study: Study, name: str) -> TrainConfig:
+def _recorded(folder: SweepDir, study: Study, name: str) -> Config:
     """Return the configuration with which a trial trains the network that is kept."""
     fields = study.fields(number_of(name))
     if fields is None:
         raise InputError(f"sweep {folder.name!r}: its study lacks the configuration of {name!r}")
     experiment = folder.record["experiment"]
     seed = {"seed": experiment["seeds"][0]} if experiment["seeds"] else {}
-    return TrainConfig.from_dict({**experiment["base"], **fields, **seed})
+    kind = TrainConfig if experiment["train"] is None else LoopConfig
+    return kind.from_dict({**experiment["base"], **fields, **seed})

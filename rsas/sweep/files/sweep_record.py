@@ -65,10 +65,11 @@ def experiment_in(record: Any) -> Experiment:
         if name in record and not _is(record[name], kind):
             raise InputError(f"{name}={record[name]!r}: expected {kind}")
     data = record["experiment"].get("data")
-    if not _is(data, _DATA):
+    if record["experiment"].get("train") is None and not _is(data, _DATA):
         raise InputError(f"experiment: data={data!r}: expected {_DATA}")
     try:
-        return Experiment.from_dict(record["experiment"], _unknown)
+        has_loop = record["experiment"].get("train") is not None
+        return Experiment.from_dict(record["experiment"], _unknown, _unknown if has_loop else None)
     except KeyError as error:
         raise InputError(f"experiment: {error} is missing") from None
     except (TypeError, AttributeError, ValueError) as error:  # an InputError is a ValueError
@@ -117,5 +118,5 @@ def _is(value: Any, kind: str) -> bool:
     return isinstance(value, list) and all(isinstance(item, item_type) for item in value)
 
 
-def _unknown(trial: Any) -> dict[str, Any]:
-    raise InputError("the space of this sweep is not loaded")
+def _unknown(_: Any) -> Any:
+    raise InputError("the code of this sweep is not loaded")

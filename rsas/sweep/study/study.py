@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from rsas import columns
-from rsas.config import TrainConfig
+from rsas.config import LoopConfig, TrainConfig
 from rsas.errors import Halted, InputError, reason_of
 from rsas.records import Objective, State, TrialRecord, trial_id
 from rsas.redact import redact
@@ -217,7 +217,7 @@ class Study:
             return number
         return number
 
-    def config(self, number: int) -> TrainConfig:
+    def config(self, number: int) -> TrainConfig | LoopConfig:
         """Return the configuration with which a trial began, even if the space has changed since.
 
         If the process ended before the fields were noted, the space runs again. The space then gets
@@ -226,7 +226,7 @@ class Study:
         Raises:
             Exception: any error of the space; InputError if its fields are not valid.
         """
-        base = self._writable().base
+        base = self._writable().config
         fields = self.fields(number)
         if fields is not None:
             return base.replace(**fields)
@@ -244,14 +244,14 @@ class Study:
                     raise Halted(f"the study cannot be written ({error.strerror})") from None
                 raise
 
-    def _ask(self, number: int) -> TrainConfig:
+    def _ask(self, number: int) -> TrainConfig | LoopConfig:
         """Ask the space for the configuration of a trial, and note its fields."""
         experiment = self._writable()
         self._optuna.sampler = sampler(experiment, number)
         trial = patiently(lambda: Trial(self._optuna, self._frozen()[number]._trial_id))
         fields = fields_of(experiment, trial)
         self._set(number, FIELDS, fields)
-        return experiment.base.replace(**fields)
+        return experiment.config.replace(**fields)
 
     def note_key(self, number: int, key: str) -> int | None:
         """Note the key that identifies a trial's configuration.

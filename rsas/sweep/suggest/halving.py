@@ -175,7 +175,7 @@ def halving_of(experiment: Experiment) -> Halving | None:
     objectives = experiment.objectives
     return Halving(
         objectives if experiment.scheduler == "pareto_asha" else objectives[:1],
-        epochs=experiment.base.epochs,
+        epochs=experiment.config.epochs,
         first=experiment.grace_period,
         reduction=experiment.reduction_factor,
     )

@@ -14,13 +14,13 @@ import optuna
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.trial import BaseTrial
 
-from rsas.config import TrainConfig
+from rsas.config import LoopConfig, TrainConfig
 from rsas.errors import InputError, reason_of
 from rsas.pruning import acting, idle
 from rsas.sweep.experiment import Experiment, name_of
 from rsas.userfile import users_code
 
-__all__ = ["axes", "check_points", "check_space", "fields_of", "idle_axes"]
+__all__ = ["axes", "check_points", "check_space", "fields_of", "idle_axes", "sample"]
 
 _TRIES = 16
 
@@ -33,7 +33,7 @@ def fields_of(experiment: Experiment, trial: BaseTrial) -> dict[str, Any]:
     """
     with users_code():
         fields = experiment.space(trial)
-    values = experiment.base.replace(**fields).to_dict()
+    values = experiment.config.replace(**fields).to_dict()
     return {name: values[name] for name in fields}
 
 
@@ -102,6 +102,20 @@ def check_points(experiment: Experiment, points: Sequence[Mapping[str, Any]]) ->
                 fits = False
             if not fits:
                 raise InputError(f"{where}: {name}={value!r}: expected a value of {distribution}")
+
+
+def sample(experiment: Experiment) -> TrainConfig | LoopConfig:
+    """Return a configuration for a check before the first trial.
+
+    A loop of the user's own needs its parameters, so its configuration is one that the space
+    suggests at random. For rsas's own trainer, it is the base.
+
+    Raises:
+        Exception: any error of the space; InputError if its fields are not valid.
+    """
+    if experiment.base is not None:
+        return experiment.base
+    return experiment.config.replace(**fields_of(experiment, _study(experiment).ask()))
 
 
 def axes(experiment: Experiment) -> dict[str, Any]:
@@ -187,7 +201,7 @@ def _where(idle_count: int, tried: int) -> str:
 
 def _moved(
     experiment: Experiment, study: optuna.Study, trial: optuna.Trial, axis: str
-) -> list[TrainConfig]:
+) -> list[TrainConfig | LoopConfig]:
     """Return the configurations with the axis at the ends of its range, or at its other choices."""
     distribution = trial.distributions[axis]
     if isinstance(distribution, CategoricalDistribution):
@@ -202,9 +216,9 @@ def _moved(
     return [config for config in configs if config is not None]
 
 
-def _config(experiment: Experiment, trial: optuna.Trial) -> TrainConfig | None:
+def _config(experiment: Experiment, trial: optuna.Trial) -> TrainConfig | LoopConfig | None:
     try:
-        return experiment.base.replace(**fields_of(experiment, trial))
+        return experiment.config.replace(**fields_of(experiment, trial))
     except Exception:  # an error of the user's space; in the sweep, such a trial fails
         return None
 

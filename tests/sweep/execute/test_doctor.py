@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from rsas import data
 from rsas.errors import StorageError
 from rsas.sweep.execute import doctor
+from rsas.sweep.execute.task import task_of
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.file_store import FileStore
 
@@ -19,8 +19,9 @@ def examined(monkeypatch):
     experiment, _ = load_experiment("experiments/digits_quickstart.py")
 
     def examine(place):
-        arrays = data.load(experiment.base.dataset)
-        (found,) = doctor.examine(experiment, arrays, storage=str(place), tracking_uri=None)
+        task = task_of(experiment, "", None)
+        config = experiment.config.to_dict()
+        (found,) = doctor.examine(experiment, task, config, storage=str(place), tracking_uri=None)
         return found
 
     return examine

@@ -12,6 +12,7 @@ from ray._raylet import raise_sys_exit_with_custom_error_message
 from rsas import NonFiniteLoss, TrainConfig, Trainer, data
 from rsas.errors import StorageError
 from rsas.sweep.execute import worker
+from rsas.sweep.execute.task import TrainerTask
 from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS, TrialWorker
 from rsas.sweep.experiment import Resources
 from rsas.sweep.files import file_store
@@ -61,7 +62,7 @@ def worker_of(tmp_path, trial="t0000", config=CONFIG, **options):
     }
     return TrialWorker(
         {"trial": trial, "train": config.to_dict()},
-        arrays=data.load("digits"),
+        task=TrainerTask("digits", data.load("digits")),
         place=str(tmp_path),
         **(defaults | options),
     )
