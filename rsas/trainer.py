@@ -12,12 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsas import build, data, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import NonFiniteLoss
+from rsas.passes import Passes
 from rsas.pruning import method_of, target_of
 from rsas.sparse import Sparsifier, prunable
 from rsas.sparse.schedules import interpolate
@@ -25,8 +25,6 @@ from rsas.states import DefaultGenerators
 from rsas.userfile import users_code
 
 __all__ = ["EpochTrainer", "Row", "RunResult", "Trainer", "train"]
-
-_EVALUATION_BATCH = 256
 
 Row = dict[str, float]
 """A row of the history: column -> value."""
@@ -110,6 +108,7 @@ class Trainer:
         )
         with self._defaults.active():
             self.model = build.build_model(config, arrays, self.device)
+        self._passes = Passes(config, self.model, self.device)
         self._optimizer = build.optimizer_of(config, self.model)
         self._sparsifier = Sparsifier(
             self.model,
@@ -171,28 +170,9 @@ class Trainer:
         self.history.append(row)
         return row
 
-    @torch.inference_mode()
-    @users_code()
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Return mean cross-entropy and accuracy in [0, 1], in eval mode without gradients.
-
-        Both are NaN without inputs.
-
-        Args:
-            x: inputs as in ``rsas.data.Splits``, shape (N, ...).
-            y: labels, shape (N,).
-        """
-        if len(y) == 0:
-            return float("nan"), float("nan")
-        self.model.eval()
-        size = max(_EVALUATION_BATCH, self.config.batch_size)
-        loss = torch.zeros((), device=self.device)
-        correct = torch.zeros((), device=self.device, dtype=torch.long)
-        for images, labels in zip(x.split(size), y.split(size), strict=True):
-            outputs = self._outputs(data.to_input(images, self.config))
-            loss += F.cross_entropy(outputs, labels, reduction="sum")
-            correct += (outputs.argmax(1) == labels).sum()
-        return loss.item() / len(y), correct.item() / len(y)
+        """Return what ``Passes.evaluate`` returns of the network as it is now."""
+        return self._passes.evaluate(x, y)
 
     def finish(self) -> RunResult:
         """Return the result of the run.
@@ -282,8 +262,8 @@ class Trainer:
         losses = torch.empty(len(batches), device=self.device)
         for step, rows in enumerate(batches):
             inputs, labels = data.to_input(x[rows], config, self._batches), y[rows]
-            again = self._repeatable(inputs, labels) if self._sparsifier.is_paired else None
-            loss = self._loss(inputs, labels)
+            again = self._passes.repeatable(inputs, labels) if self._sparsifier.is_paired else None
+            loss = self._passes.loss(inputs, labels)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             losses[step] = loss.detach()
@@ -311,38 +291,6 @@ class Trainer:
         # BatchNorm has no statistics of one image, so a last batch of one image is left out.
         has_last = rest > 1 or (rest == 1 and whole == 0)
         return [size] * whole + [rest] * has_last
-
-    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self._outputs(inputs), labels)
-
-    def _outputs(self, inputs: Tensor) -> Tensor:
-        """Return the model's outputs as float32, computed in the configuration's precision."""
-        reduced = self.config.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
-            outputs: Tensor = self.model(inputs)
-        return outputs.float()
-
-    def _repeatable(self, inputs: Tensor, labels: Tensor) -> Callable[[], Tensor]:
-        """Return a function that repeats the next loss of a batch, with the same dropout.
-
-        The function restores the statistics of BatchNorm and the state of torch's generators.
-        """
-        rng = torch.get_rng_state()
-        is_cuda = self.device.type == "cuda"
-        cuda_rng = torch.cuda.get_rng_state(self.device) if is_cuda else None
-
-        def again() -> Tensor:
-            buffers = [buffer.clone() for buffer in self.model.buffers()]
-            with torch.random.fork_rng([self.device] if is_cuda else []):
-                torch.set_rng_state(rng)
-                if cuda_rng is not None:
-                    torch.cuda.set_rng_state(cuda_rng, self.device)
-                loss = self._loss(inputs, labels)
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-            return loss
-
-        return again
 
 
 def train(
