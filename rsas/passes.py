@@ -38,7 +38,8 @@ class Passes:
 
     def loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the training loss of a batch, a mean over its inputs."""
-        return F.cross_entropy(self.outputs(inputs), labels)
+        smoothing = self._config.label_smoothing
+        return F.cross_entropy(self.outputs(inputs), labels, label_smoothing=smoothing)
 
     def repeatable(self, inputs: Tensor, labels: Tensor) -> Callable[[], Tensor]:
         """Return a function that repeats the next loss of a batch, with the same dropout.

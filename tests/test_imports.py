@@ -32,6 +32,7 @@ LAYERS = [
     "rsas.pruning",
     "rsas.small_dense",
     "rsas.build",
+    "rsas.lr",
     "rsas.passes",
     "rsas.loop",
     "rsas.loop_trainer",
