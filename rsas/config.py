@@ -141,6 +141,13 @@ class TrainConfig(Pruning):
     clip_norm: float = field(default=0.0, metadata=range_of(0, 1e9))
     """Largest 2-norm of the gradients of a step; larger ones are scaled down. 0: no limit. The norm
     leaves out weights that are off, so that a limit means the same at each sparsity."""
+    average: Literal["none", "ema", "last"] = "none"
+    """The weights that are evaluated and kept: those of the last step; their exponential moving
+    average; or their mean over the last part of the training (rsas.averaging)."""
+    average_decay: float = field(default=0.999, metadata=range_of(0, 1, open_high=True))
+    """Of ema: what an average keeps of its value in a step, once the training is long enough."""
+    average_part: float = field(default=0.25, metadata=range_of(0, 1, open_low=True))
+    """Of last: share of the training. Before it, the weights themselves are evaluated."""
     seed: int = field(default=0, metadata=range_of(0, 2**63 - 1))
     """Seed of initialisation, batch order, augmentation, dropout and mask draws."""
     device: str = "auto"

@@ -117,6 +117,9 @@ def _training_rules(config: TrainConfig) -> Iterator[tuple[bool, Iterable[str], 
     yield config.weight_decay == 0, ["decay"], "weight_decay=0 decays nothing"
     steps = config.lr_schedule == "multi_step"
     yield not steps, ["milestones", "gamma"], f"{schedule} has no use for it"
+    average = f"average={config.average!r} has no use for it"
+    yield config.average != "ema", ["average_decay"], average
+    yield config.average != "last", ["average_part"], average
     yield config.model != "mlp", ["hidden"], f"model={config.model!r} has no use for it"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
 from rsas import build, data, small_dense
+from rsas.averaging import Average
 from rsas.config import TrainConfig
 from rsas.errors import NonFiniteLoss
 from rsas.lr import rate
@@ -45,6 +46,13 @@ class EpochTrainer(Protocol):
     @property
     def history(self) -> list[Row]:
         """The rows of all epochs so far."""
+
+    @property
+    def _network(self) -> nn.Module:
+        """The network that is evaluated and kept: the average, once there is one."""
+        if self._average is None or not self._average.has_begun:
+            return self.model
+        return self._average.model
 
     def run_epoch(self) -> Row:
         """Train one epoch; return its row."""
@@ -122,6 +130,10 @@ class Trainer:
             epochs=config.epochs,
             steps_per_epoch=self._steps_per_epoch(),
         )
+        self._average: Average | None = None
+        if config.average != "none":
+            steps = config.epochs * self._steps_per_epoch()
+            self._average = Average(config, self.model, steps)
 
     @property
     def epoch(self) -> int:
@@ -174,8 +186,9 @@ class Trainer:
         return row
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Return what ``Passes.evaluate`` returns of the network as it is now."""
-        return self._passes.evaluate(x, y)
+        """Return what ``Passes.evaluate`` returns of the network, or of its average."""
+        passes = Passes(self.config, self._network, self.device)
+        return passes.evaluate(x, y)
 
     def finish(self) -> RunResult:
         """Return the result of the run.
@@ -186,6 +199,8 @@ class Trainer:
         test_accuracy = None
         if self._data.x_test is not None and self._data.y_test is not None:
             _, test_accuracy = self.evaluate(self._data.x_test, self._data.y_test)
+        if self._average is not None and self._average.has_begun:
+            self._average.copy_to(self.model)
         self._sparsifier.attach()
         self.model.eval()
         history = pd.DataFrame(self.history, columns=None if self.history else ["epoch"])
@@ -195,8 +210,10 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state from which training resumes bit for bit: plain types and tensors."""
+        average = {} if self._average is None else {"average": self._average.state_dict()}
         return {
             "model": self.model.state_dict(),
+            **average,
             "optimizer": self._optimizer.state_dict(),
             "sparsifier": self._sparsifier.state_dict(),
             "history": self.history,
@@ -212,6 +229,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._sparsifier.load_state_dict(state["sparsifier"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self.history = list(state["history"])
         # Generators take their state from the CPU only, but a checkpoint may be on the GPU.
         rng = state["rng"]
@@ -233,7 +252,7 @@ class Trainer:
             "epoch": self.epoch,
             "input_shape": list(self._input_shape),
             "num_classes": self._num_classes,
-            "model": self.model.state_dict(),
+            "model": self._network.state_dict(),
             "masks": {name: layer["mask"] for name, layer in layers.items()},
             "measures": {
                 name: layer["measure"]
@@ -293,6 +312,8 @@ class Trainer:
                 group["lr"] = lr
             self._optimizer.step()
             self._sparsifier.step(loss_again=again)
+            if self._average is not None:
+                self._average.update(self.model, self._sparsifier)
         losses = losses.cpu()
         if not losses.isfinite().all():
             step = int((~losses.isfinite()).nonzero()[0])

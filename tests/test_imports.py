@@ -33,6 +33,7 @@ LAYERS = [
     "rsas.small_dense",
     "rsas.build",
     "rsas.lr",
+    "rsas.averaging",
     "rsas.passes",
     "rsas.loop",
     "rsas.loop_trainer",

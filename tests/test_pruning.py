@@ -62,6 +62,9 @@ OTHER = {
     "label_smoothing": 0.2,
     "clip_norm": 0.1,
     "accumulate": 2,
+    "average": "last",
+    "average_decay": 0.5,
+    "average_part": 0.5,
 }
 GLOBAL = {"credit": "global", "exploration_draw": "uniform", "measure_lr": 0.25}
 VARIANTS = {
@@ -78,6 +81,8 @@ VARIANTS = {
     "without momentum": {"method": "static", "momentum": 0.0},
     "decayed": {"method": "static", "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.1},
     "in steps": {"method": "static", "lr_schedule": "multi_step"},
+    "averaged": {"method": "set", "average": "ema"},
+    "averaged at the end": {"method": "rigl", "average": "last"},
     "global": GLOBAL,
     "accumulate": GLOBAL | {"measure_update": "accumulate"},
     "paired": GLOBAL | {"paired": True},
@@ -103,7 +108,7 @@ def trained(config, digits):
     trainer = Trainer(config, digits)
     for _ in range(config.epochs):
         trainer.run_epoch()
-    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    return torch.cat([value.flatten() for value in trainer.final_state()["model"].values()])
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -335,3 +335,119 @@ def test_weights_trained_before_survive_a_mask_by_magnitude(tmp_path, digits):
     assert dense.history[-1]["val_accuracy"] > 0.9
     assert accuracy["magnitude"] > accuracy["random"] + 0.2
     assert accuracy["snip"] > accuracy["random"] + 0.2
+
+
+def noted(trainer):
+    """Weights, buffers and masks after each step of a trainer."""
+    steps, step = [], trainer._sparsifier.step
+
+    def noting(*args, **options):
+        step(*args, **options)
+        tensors = [t.detach().clone() for t in trainer.model.state_dict().values()]
+        steps.append((tensors, trainer._sparsifier.masks()))
+
+    trainer._sparsifier.step = noting
+    return steps
+
+
+def masked(tensors, masks):
+    """The state of the ``mlp``: weight and bias of fc1, then of fc2."""
+    return [
+        tensor * masks[index // 2] if index % 2 == 0 else tensor
+        for index, tensor in enumerate(tensors)
+    ]
+
+
+def test_moving_average_by_hand(digits):
+    """Its decay is at most 0.9, and smaller in the first 80 steps; masks change at every 7th."""
+    config = SMALL.replace(method="rigl", average="ema", average_decay=0.9, epochs=4)
+    trainer = Trainer(config, digits)
+    steps = noted(trainer)
+    while trainer.epoch < config.epochs:
+        trainer.run_epoch()
+    average = [tensor.double() for tensor in steps[0][0]]
+    for n, (tensors, masks) in enumerate(steps[1:], start=1):
+        decay = min(0.9, (1 + n) / (10 + n))
+        mixed = [decay * a + (1 - decay) * t for a, t in zip(average, tensors, strict=True)]
+        average = masked(mixed, masks)
+    assert n > 90
+    last, masks = steps[-1]
+    found = list(trainer.final_state()["model"].values())
+    for mine, expected, raw in zip(found, average, last, strict=True):
+        assert torch.allclose(mine, expected.float(), atol=1e-6)
+        assert not torch.allclose(mine, raw, atol=1e-4)
+    assert torch.equal(found[0] != 0, masks[0] & (found[0] != 0)) and found[0].any()
+
+
+def test_mean_of_the_last_part_is_torchs(digits):
+    """By AveragedModel; 2 epochs of 27 steps, of which the last 22 count."""
+    config = SMALL.replace(method="static", average="last", average_part=0.4)
+    trainer = Trainer(config, digits)
+    oracle = None
+    for epoch in range(2):
+        steps = noted(trainer)
+        trainer.run_epoch()
+        if epoch == 0:
+            for mine, raw in zip(
+                trainer.final_state()["model"].values(), steps[-1][0], strict=True
+            ):
+                assert torch.equal(mine, raw)  # the average has not begun
+    model = copy.deepcopy(trainer.model)
+    oracle = torch.optim.swa_utils.AveragedModel(model)
+    for tensors, _ in steps[-22:]:
+        model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
+        oracle.update_parameters(model)
+    state = trainer.final_state()["model"]
+    for name, expected in oracle.module.state_dict().items():
+        assert torch.allclose(state[name], expected, atol=1e-6), name
+    assert not torch.allclose(state["fc1.weight"], trainer.model.fc1.weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("average", ["ema", "last"])
+def test_the_average_is_evaluated_and_kept(average, digits):
+    config = SMALL.replace(average=average, average_decay=0.95, epochs=6, sparsity=0.7)
+    trainer = run(config, digits)
+    row, state = trainer.history[-1], trainer.final_state()
+    model = copy.deepcopy(trainer.model)
+    assert not all(torch.equal(v, state["model"][k]) for k, v in model.state_dict().items())
+    model.load_state_dict(state["model"])
+    with torch.no_grad():
+        outputs = model.eval()(trainer._data.x_val)
+    assert row["val_loss"] == F.cross_entropy(outputs, trainer._data.y_val).item()
+    assert row["sparsity"] == pytest.approx(0.7, abs=1e-3)
+    zeros = sum((state["model"][f"{name}.weight"] == 0).sum() for name in ("fc1", "fc2"))
+    assert zeros.item() / (64 * 40 + 400) == row["sparsity"]
+    result = trainer.finish()
+    with torch.no_grad():
+        assert torch.equal(result.model(trainer._data.x_val), outputs)
+        predicted = result.model(torch.tensor(digits.x_test)).argmax(1).numpy()
+    assert result.test_accuracy == pytest.approx((predicted == digits.y_test).mean())
+
+
+def test_statistics_are_averaged_and_counters_are_copied(noisy, digits):
+    config = SMALL.replace(model=noisy, average="ema", average_decay=0.5, epochs=1)
+    trainer = Trainer(config, digits)
+    steps = noted(trainer)
+    trainer.run_epoch()
+    names = list(trainer.model.state_dict())
+    mean, count = names.index("2.running_mean"), names.index("2.num_batches_tracked")
+    expected = steps[0][0][mean]
+    for n, (tensors, _) in enumerate(steps[1:], start=1):
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * tensors[mean]
+    state = trainer.final_state()["model"]
+    assert torch.allclose(state["2.running_mean"], expected, atol=1e-6)
+    assert state["2.num_batches_tracked"] == steps[-1][0][count] == 27
+
+
+def test_a_model_that_cannot_be_copied_has_no_average(tmp_path, digits):
+    (tmp_path / "fixed.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __deepcopy__(self, memo):\n        raise TypeError('there is one of me')\n"
+        "    def forward(self, x):\n        return super().forward(x.flatten(1))\n"
+        "def net():\n    return Net(64, 10)\n"
+    )
+    config = SMALL.replace(model=f"{tmp_path / 'fixed.py'}:net", average="ema")
+    with pytest.raises(InputError, match="average='ema': copying the model failed .*one of me"):
+        Trainer(config, digits)

@@ -51,6 +51,8 @@ VARIANTS = {
         "first_mask": "snip",
         "update_interval": 4,
     },
+    "ema": {"average": "ema", "method": "rigl"},
+    "last": {"average": "last", "average_part": 0.6},
     "bfloat16": {"precision": "bfloat16", "distribution": "erk"},
 }
 OPTIMIZERS = {"sgd": {"momentum": 0.9}, "adam": {"optimizer": "adam", "lr": 0.003}}
