@@ -22,6 +22,7 @@ LAYERS = [
     "rsas.userfile",
     "rsas.columns",
     "rsas.records",
+    "rsas.follower",
     "rsas.pareto",
     "rsas.config",
     "rsas.sparse",

@@ -6,14 +6,13 @@ import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from rsas import data, tracking
+from rsas import data
 from rsas.errors import Halted, InputError, LeaseLost, StorageError
-from rsas.records import trial_id
+from rsas.follower import Follower, Followers
 from rsas.sweep.audit.repair import repair_mirror
 from rsas.sweep.execute import cluster
 from rsas.sweep.execute.dispatcher import Dispatcher
@@ -60,13 +59,14 @@ def run(
     """
     study = folder.study(experiment)
     _prepare(study, folder, console)
+    trials = study.trials(experiment.objectives)
     progress = SweepProgress(
         console,
         name=folder.name,
         asked=experiment.budget.trials,
         epochs=experiment.base.epochs,
         objectives=experiment.objectives,
-        trials=study.trials(experiment.objectives),
+        trials=trials,
     )
     for line in repair_mirror(folder):
         progress.note(line)
@@ -76,12 +76,11 @@ def run(
         folder.name,
         asked=experiment.budget.trials,
         objectives=experiment.objectives,
-        trials=study.trials(experiment.objectives),
+        trials=trials,
         slots=slots,
     )
     registry.register(gauges)
     launch = LaunchLog(study, slots)
-    listener = _Run(folder, study, experiment, progress, tracker, retention, gauges, launch)
     halving = halving_of(experiment)
     dispatcher = Dispatcher(
         study,
@@ -89,7 +88,7 @@ def run(
         halving=halving,
         slots=slots,
         hours=hours_of(study.launches()),
-        listener=listener,
+        follower=Followers(launch, progress, gauges, tracker, retention, _LeaseCheck(study)),
         history=lambda number: folder.history(study.trial(number, experiment.objectives)),
     )
     # MLflow's thread computes a lot. With the default interval, the driver would wait 5 ms for the
@@ -109,7 +108,7 @@ def run(
             )
     finally:
         sys.setswitchinterval(interval)
-        launch.note()
+        launch.save()
         status = _last_status(folder)
         mirrored, lost = False, _is_lost(folder)
         if not lost:
@@ -145,59 +144,14 @@ def _last_status(folder: SweepDir) -> Status | None:
         return None
 
 
-class _Run:
-    """The dispatcher's listener, which forwards each event of the run to all followers."""
+class _LeaseCheck(Follower):
+    """A follower that halts the sweep soon after another process has taken the sweep over."""
 
-    def __init__(
-        self,
-        folder: SweepDir,
-        study: Study,
-        experiment: Experiment,
-        progress: SweepProgress,
-        tracker: tracking.Tracker,
-        retention: Retention,
-        gauges: SweepGauges,
-        launch: LaunchLog,
-    ) -> None:
-        self.folder, self.experiment = folder, experiment
-        self._study, self._launch = study, launch
-        self._progress, self._tracker, self._retention = progress, tracker, retention
-        self._gauges = gauges
-        self._checked = time.monotonic()  # time of the last check of the lease
-
-    def begin(self, number: int) -> None:
-        self._progress.begin(number)
-        self._gauges.begin(number)
-        self._tracker.begin(self._study.trial(number, self.experiment.objectives))
-        self._retention.record(number)
-
-    def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
-        self._launch.add_training(sum(row["seconds"] for row in rows))
-        self._progress.rows(number, rows)
-        self._gauges.rows(rows)
-        self._tracker.rows(trial_id(number), rows)
-
-    def change(self, number: int) -> None:
-        self._retention.record(number)
-
-    def end(self, number: int) -> None:
-        self._launch.note()
-        now = self._study.trials(self.experiment.objectives)
-        trial = self._study.trial(number, self.experiment.objectives)
-        self._progress.end(number, now)
-        self._gauges.end(number, now)
-        self._tracker.end(trial, now)
-        self._retention.end(number, now)
-
-    def note(self, number: int, line: str) -> None:
-        self._progress.note(f"{trial_id(number)}: {line}")
-
-    def cut_off(self, number: int, device_seconds: float, line: str) -> None:
-        self._launch.add_cut_off(device_seconds)
-        self.note(number, line)
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._checked = time.monotonic()
 
     def tick(self) -> None:
-        self._launch.note_sometimes()
         if time.monotonic() > self._checked + _CHECK_SECONDS:
             self._checked = time.monotonic()
             self._study.check_lease()

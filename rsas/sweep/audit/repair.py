@@ -57,7 +57,7 @@ def repair(folder: SweepDir) -> list[str]:
     messages: list[str] = []
     retention = Retention(folder.storage, study, folder.objectives, messages.append)
     for trial in status.trials:
-        retention.record(trial.number)
+        retention.begin(trial)
     retention.close(status.trials)
     tracker = tracker_of(folder, study, say=messages.append)
     tracker.close(status.state)
