@@ -42,7 +42,7 @@ def sweep(tmp_path):
     trials = study.trials(folder.objectives)
     retention = Retention(folder.storage, study, folder.objectives, print)
     for trial in trials:
-        retention.record(int(trial.trial_id[1:]))
+        retention.begin(trial)
     retention.close(trials)
     return folder
 
