@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,6 +50,7 @@ def export(
         from rsas import export as exports
         from rsas.analysis import choose
         from rsas.sweep.files.final_model import final_model
+        from rsas.userfile import search_in
 
         kind = exports.check_format(form)
         status = folder.status()
@@ -58,7 +58,7 @@ def export(
         path = output or Path(f"{name}-{chosen.trial_id}{exports.SUFFIXES[kind]}")
         check_output("-o", path)
         config, state = final_model(folder, folder.study(), chosen)
-        sys.path += [entry for entry in folder.record["python_path"] if entry not in sys.path]
+        search_in(folder.record["python_path"])
         source = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
         network = exports.Network.from_state(state, config, **source)
     with console.status("writing"):

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import re
 import signal
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,6 @@ from rich.console import Console
 from rsas import build, data, tracking
 from rsas.config import TrainConfig
 from rsas.errors import InputError, StorageError, first_line
-from rsas.redact import without_passwords
 from rsas.sweep.audit.repair import repair_mirror, repair_study
 from rsas.sweep.changes import check_axes, definition, differences
 from rsas.sweep.execute import cluster, doctor
@@ -29,7 +27,6 @@ from rsas.sweep.experiment import Experiment, load_experiment
 from rsas.sweep.files.file_store import FileStore
 from rsas.sweep.files.retention import Retention
 from rsas.sweep.files.sweep_dir import SweepDir
-from rsas.sweep.files.sweep_record import known_uri
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import MirrorProgress
 from rsas.sweep.follow.prometheus import serving
@@ -39,6 +36,7 @@ from rsas.sweep.session import run
 from rsas.sweep.status import Status
 from rsas.sweep.study.study import Study
 from rsas.sweep.suggest.space import check_points, check_space, idle_axes
+from rsas.userfile import search_in
 
 __all__ = ["diagnose", "extend", "launch", "resume"]
 
@@ -114,10 +112,9 @@ def launch(
         "defined": definition(defined),
         "origin": origin(source),
         "data_dir": str(data_path),
-        # None stands for the workspace's own file, even after a move. Passwords are not stored.
-        "tracking_uri": tracking_uri and without_passwords(tracking_uri),
+        "tracking_uri": tracking_uri,  # None: the workspace's own file, even after a move
         "storage": storage and (FileStore(_absolute(storage)) / f"{name}-{identity[:8]}").place,
-        "study_storage": study_storage and without_passwords(study_storage),
+        "study_storage": study_storage,
         "address": address,
         "enqueued": [dict(point) for point in enqueued],
         "known": known,
@@ -128,12 +125,10 @@ def launch(
         build.check(experiment.base, arrays)
         record["experiment"]["data"] = data.describe(experiment.base.dataset, arrays)
         if tracking_uri is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
             tracking.connect(tracking_uri)
         if storage is not None:
             _try_storage(storage)
         if study_storage is not None:
-            os.environ["RSAS_STUDY_STORAGE"] = study_storage
             Study(study_storage, experiment, name=f"{identity}-test").delete()
     with (
         serving(metrics_port, console.print) as registry,
@@ -271,7 +266,7 @@ def _ready(
 ) -> Iterator[Status | tuple[Experiment, data.Arrays, cluster.Slots]]:
     """Yield the inputs of ``run`` with Ray started, or the status if nothing is left to run."""
     record = folder.record
-    sys.path += [path for path in record["python_path"] if path not in sys.path]
+    search_in(record["python_path"])
     current, _ = load_experiment(record["source"])
     experiment = Experiment.from_dict(record["experiment"], current.space)
     for line in repair_study(folder, experiment):
@@ -295,8 +290,7 @@ def _ready(
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, record["data_dir"])
         build.check(experiment.base, arrays)
-        if record["tracking_uri"] is not None:
-            known_uri(record["tracking_uri"], "MLFLOW_TRACKING_URI")
+        folder.tracking_uri()  # raises if the environment lacks its password
     address = address or record.get("address")
     with _cluster(address, experiment, record["source"], console) as slots:
         yield experiment, arrays, slots

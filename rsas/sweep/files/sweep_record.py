@@ -10,9 +10,19 @@ from rsas.errors import InputError
 from rsas.redact import is_redacted, without_passwords
 from rsas.sweep.experiment import Experiment
 
-__all__ = ["SCHEMA", "OtherStudy", "OtherVersion", "experiment_in", "known_uri", "to_json"]
+__all__ = [
+    "SCHEMA",
+    "VARIABLES",
+    "OtherStudy",
+    "OtherVersion",
+    "experiment_in",
+    "known_uri",
+    "to_json",
+]
 
 SCHEMA = 1
+VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "study_storage": "RSAS_STUDY_STORAGE"}
+"""URIs of a record -> environment variables that have them with their passwords."""
 
 _TEXT, _TEXT_OR_NULL = "a text", "a text or null"
 _ORIGIN = "an object with source, commit and dirty"

@@ -55,7 +55,7 @@ def folder(workspace):
 
 
 def make(workspace, experiment, **record):
-    record |= {"tracking_uri": "sqlite:///x", "source": "f.py"}
+    record = {"tracking_uri": "sqlite:///x", "source": "f.py"} | record
     record["experiment"] = experiment.to_dict() | {"data": made.DATA}
     return workspace.create("first", OTHERS | record)
 
@@ -231,9 +231,27 @@ def test_an_address_comes_back_with_its_password(given, monkeypatch):
     assert known_uri(recorded, "RSAS_STUDY_STORAGE") == given
 
 
+def test_a_new_sweep_knows_its_passwords_and_stores_none(tmp_path, monkeypatch):
+    study, server = "postgresql+psycopg://me:pass-word@db/rsas", "https://me:other-word@mlflow/x"
+    workspace = Workspace(tmp_path)
+    new = make(workspace, experiment(), study_storage=study, tracking_uri=server)
+    assert new.tracking_uri() == server
+    opened = []
+    monkeypatch.setattr(
+        "rsas.sweep.study.database.DatabaseLeases", lambda url, _: opened.append(url) or Mock()
+    )
+    new.is_lost()
+    assert opened == [study]
+    stored = b"".join(file.read_bytes() for file in new.path.iterdir())
+    assert b"-word" not in stored and stored.count(b":***@") == 2
+    with pytest.raises(InputError, match="set MLFLOW_TRACKING_URI to this URI"):
+        workspace.open(new.name).tracking_uri()
+
+
 def test_a_study_in_a_database_is_named_by_the_sweep_and_needs_its_password(workspace, monkeypatch):
     url = "postgresql+psycopg://me:***@127.0.0.1:9/rsas"
-    folder = make(workspace, experiment(), study_storage=url, id="1234")
+    make(workspace, experiment(), study_storage=url, id="1234")
+    folder = workspace.open("first")
     with pytest.raises(InputError, match="set RSAS_STUDY_STORAGE to this URI"):
         folder.study()
     opened, study = [], Mock(optuna_study=Mock(directions=[1, 2]), **{"record.return_value": None})
@@ -493,8 +511,6 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
     experiment, source = load_experiment("experiments/digits_quickstart.py")
     connected = []
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "RSAS_STUDY_STORAGE"):
-        monkeypatch.setenv(name, "")  # launch sets them, which ends with the test
     monkeypatch.setattr(commands.tracking, "connect", connected.append)
     monkeypatch.setattr(commands, "Study", lambda url, *_, **__: connected.append(url) or Mock())
     monkeypatch.setattr(commands, "_cluster", lambda *_: contextlib.nullcontext())
