@@ -1,20 +1,18 @@
-"""Launch, resume and extend sweeps; each of them runs the trials that the study lacks."""
+"""Launch and resume sweeps: run the trials that the study lacks."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from rsas import build, data, tracking
@@ -22,7 +20,8 @@ from rsas.config import TrainConfig
 from rsas.errors import InputError, StorageError, first_line
 from rsas.sweep.audit.repair import repair_mirror, repair_study
 from rsas.sweep.changes import check_axes, definition, differences
-from rsas.sweep.execute import cluster, doctor
+from rsas.sweep.execute import doctor
+from rsas.sweep.execute.cluster import Connection, Slots, python_path
 from rsas.sweep.experiment import Experiment, load_experiment
 from rsas.sweep.files.file_store import FileStore
 from rsas.sweep.files.retention import Retention
@@ -38,7 +37,7 @@ from rsas.sweep.study.study import Study
 from rsas.sweep.suggest.space import check_points, check_space, idle_axes
 from rsas.userfile import search_in
 
-__all__ = ["diagnose", "extend", "launch", "resume"]
+__all__ = ["diagnose", "launch", "resume"]
 
 _END_SECONDS = 20.0  # after SIGTERM; a resume trains cut-off epochs again, from a checkpoint
 
@@ -50,11 +49,11 @@ def launch(
     name: str,
     workspace: Workspace,
     console: Console,
+    connection: Connection,
     defined: Experiment,
     assigned: Iterable[str] = (),
     data_dir: Path | None = None,
     tracking_uri: str | None = None,
-    address: str | None = None,
     storage: str | None = None,
     study_storage: str | None = None,
     enqueued: Sequence[Mapping[str, Any]] = (),
@@ -71,12 +70,11 @@ def launch(
         name: of the sweep; the workspace must not have this name yet.
         workspace: gets the folder of the sweep.
         console: shows progress.
+        connection: to a Ray cluster, whose address a resume uses again.
         defined: the experiment as its file defines it, before any field was set by hand.
         assigned: fields of ``base`` that were set by hand; the space must not set them again.
         data_dir: folder of the data sets; by default ``RSAS_DATA_DIR``.
         tracking_uri: of an MLflow server; by default a SQLite file in the workspace.
-        address: of a Ray cluster (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``); by default one
-            is started on this machine, for this sweep alone.
         storage: path or URI that all nodes reach, for trials' files; by default the workspace.
         study_storage: URL of a database for the study; by default a file in the workspace.
         enqueued: parameter values for the first trials; ``space.check_points`` checks them.
@@ -115,10 +113,10 @@ def launch(
         "tracking_uri": tracking_uri,  # None: the workspace's own file, even after a move
         "storage": storage and (FileStore(_absolute(storage)) / f"{name}-{identity[:8]}").place,
         "study_storage": study_storage,
-        "address": address,
+        "address": connection.address,
         "enqueued": [dict(point) for point in enqueued],
         "known": known,
-        "python_path": cluster.python_path(source),
+        "python_path": python_path(source),
     }
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, data_path)
@@ -130,10 +128,8 @@ def launch(
             _try_storage(storage)
         if study_storage is not None:
             Study(study_storage, experiment, name=f"{identity}-test").delete()
-    with (
-        serving(metrics_port, console.print) as registry,
-        _cluster(address, experiment, source, console) as slots,
-    ):
+    with serving(metrics_port, console.print) as registry:
+        slots = _connect(connection, experiment, console)
         folder = workspace.create(name, record)
         message = f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}"
         console.print(message, markup=False)
@@ -146,7 +142,8 @@ def resume(
     *,
     workspace: Workspace,
     console: Console,
-    address: str | None = None,
+    connection: Connection,
+    budget: Mapping[str, Any] = MappingProxyType({}),
     metrics_port: int | None = None,
     take_over: bool = False,
 ) -> Status:
@@ -156,47 +153,15 @@ def resume(
         name: of the sweep.
         workspace: has the folder of the sweep.
         console: shows progress.
-        address: of the Ray cluster; by default the cluster on which the sweep was launched.
+        connection: to a Ray cluster.
+        budget: new values of fields of ``Budget``, such as ``{"trials": 20}``; each is the total
+            for the sweep.
         metrics_port: as in ``launch``.
         take_over: resume even if another process runs the sweep; that process may write no more.
 
     Raises:
         InputError: the sweep does not exist, another process runs the sweep, or its code, its data
-            or its tracking server is missing.
-        Halted: the sweep had to stop again.
-    """
-    folder = workspace.open(name)
-    with (
-        serving(metrics_port, console.print) as registry,
-        folder.locked(take_over=take_over),
-    ):
-        return _resume(folder, console, address, registry)
-
-
-def extend(
-    name: str,
-    budget: Mapping[str, Any],
-    *,
-    workspace: Workspace,
-    console: Console,
-    address: str | None = None,
-    metrics_port: int | None = None,
-    take_over: bool = False,
-) -> Status:
-    """Increase the budget of a sweep, and run the trials that the sweep then lacks.
-
-    Args:
-        name: of the sweep.
-        budget: new values of fields of ``Budget``, such as ``{"trials": 20}``; each is the total
-            for the sweep.
-        workspace: has the folder of the sweep.
-        console: shows progress.
-        address: of the Ray cluster; by default the cluster on which the sweep was launched.
-        metrics_port: as in ``launch``.
-        take_over: as in ``resume``.
-
-    Raises:
-        InputError: as in ``resume``, or a value does not exceed the present budget.
+            or its tracking server is missing. Or a value does not exceed the present budget.
         Halted: the sweep had to stop again.
     """
     folder = workspace.open(name)
@@ -212,18 +177,23 @@ def extend(
                     f"--{field.replace('_', '-')} {value:g}: sweep {name!r} "
                     + (f"has {present:g} already; give more" if present else "has no such limit")
                 )
-        folder.set_budget(dataclasses.replace(before, **budget))
-        undo = partial(folder.set_budget, before)
-        return _resume(folder, console, address, registry, undo)
+        if budget:
+            folder.set_budget(dataclasses.replace(before, **budget))
+        try:
+            ready = _ready(folder, console, connection)
+        except (InputError, StorageError):  # nothing was run for the new budget
+            if budget:
+                folder.set_budget(before)
+            raise
+        return ready if isinstance(ready, Status) else run(folder, *ready, console, registry)
 
 
 def diagnose(
     experiment: Experiment,
-    source: str,
     *,
+    connection: Connection,
     data_dir: Path | None,
     tracking_uri: str | None,
-    address: str | None,
     storage: str | None,
 ) -> list[doctor.Finding]:
     """Ask every node of a cluster whether the node can run an experiment.
@@ -234,37 +204,15 @@ def diagnose(
         InputError: the cluster or the data set does not exist.
     """
     arrays = data.load(experiment.base.dataset, data_dir)
-    with cluster.connected(address, experiment.resources, source, any_size=True):
-        return doctor.examine(
-            experiment,
-            arrays,
-            storage=storage and _absolute(storage),
-            tracking_uri=tracking_uri,
-        )
+    connection.slots(experiment.resources, any_size=True)
+    storage = storage and _absolute(storage)
+    return doctor.examine(experiment, arrays, storage=storage, tracking_uri=tracking_uri)
 
 
-def _resume(
-    folder: SweepDir,
-    console: Console,
-    address: str | None,
-    registry: CollectorRegistry,
-    undo: Callable[[], None] = lambda: None,
-) -> Status:
-    """Resume a sweep; call ``undo`` if an error prevents this before anything is run."""
-    with contextlib.ExitStack() as stack:
-        try:
-            ready = stack.enter_context(_ready(folder, console, address))
-        except (InputError, StorageError):
-            undo()
-            raise
-        return ready if isinstance(ready, Status) else run(folder, *ready, console, registry)
-
-
-@contextlib.contextmanager
 def _ready(
-    folder: SweepDir, console: Console, address: str | None
-) -> Iterator[Status | tuple[Experiment, data.Arrays, cluster.Slots]]:
-    """Yield the inputs of ``run`` with Ray started, or the status if nothing is left to run."""
+    folder: SweepDir, console: Console, connection: Connection
+) -> Status | tuple[Experiment, data.Arrays, Slots]:
+    """Return the inputs of ``run`` after Ray has started, or the status of a finished sweep."""
     record = folder.record
     search_in(record["python_path"])
     current, _ = load_experiment(record["source"])
@@ -283,17 +231,14 @@ def _ready(
             mirrored = tracker.close(status.state)
         if not mirrored:
             console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
-        yield dataclasses.replace(status, mirrored=mirrored)
-        return
+        return dataclasses.replace(status, mirrored=mirrored)
     check_space(experiment)
     _compare(folder, current, console)
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, record["data_dir"])
         build.check(experiment.base, arrays)
         folder.tracking_uri()  # raises if the environment lacks its password
-    address = address or record.get("address")
-    with _cluster(address, experiment, record["source"], console) as slots:
-        yield experiment, arrays, slots
+    return experiment, arrays, _connect(connection, experiment, console)
 
 
 def _compare(folder: SweepDir, current: Experiment, console: Console) -> None:
@@ -315,16 +260,12 @@ def _compare(folder: SweepDir, current: Experiment, console: Console) -> None:
     folder.note_changes(lines)
 
 
-@contextlib.contextmanager
-def _cluster(
-    address: str | None, experiment: Experiment, source: str, console: Console
-) -> Iterator[cluster.Slots]:
-    with contextlib.ExitStack() as stack:
-        with console.status("starting Ray" if address is None else "connecting to Ray"):
-            slots = stack.enter_context(cluster.connected(address, experiment.resources, source))
-        # Ray's handler would end the process at once; on SIGINT, Tune shuts down normally.
-        signal.signal(signal.SIGTERM, _end_soon)
-        yield slots
+def _connect(connection: Connection, experiment: Experiment, console: Console) -> Slots:
+    with console.status("connecting to Ray" if connection.address else "starting Ray"):
+        slots = connection.slots(experiment.resources)
+    # Ray's handler would end the process at once; on SIGINT, Tune shuts down normally.
+    signal.signal(signal.SIGTERM, _end_soon)
+    return slots
 
 
 def _end_soon(*_: Any) -> None:

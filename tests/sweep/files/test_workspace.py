@@ -20,6 +20,7 @@ from rsas.redact import without_passwords
 from rsas.sweep import commands, session
 from rsas.sweep.audit import repair
 from rsas.sweep.audit.check import check
+from rsas.sweep.execute.cluster import Connection
 from rsas.sweep.experiment import Budget, Experiment, Resources, load_experiment
 from rsas.sweep.files.sweep_dir import SweepDir
 from rsas.sweep.files.sweep_record import known_uri
@@ -513,7 +514,7 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands.tracking, "connect", connected.append)
     monkeypatch.setattr(commands, "Study", lambda url, *_, **__: connected.append(url) or Mock())
-    monkeypatch.setattr(commands, "_cluster", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(commands, "_connect", lambda *_: None)
     monkeypatch.setattr(commands, "run", lambda folder, *_: folder)
     monkeypatch.setattr(SweepDir, "locked", lambda _: contextlib.nullcontext())
     folder = commands.launch(
@@ -523,6 +524,7 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
         defined=experiment,
         workspace=Workspace(tmp_path / "runs"),
         console=Console(file=io.StringIO()),
+        connection=Connection(None, source),
         tracking_uri=given,
         study_storage=given,
     )
