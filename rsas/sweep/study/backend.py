@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ __all__ = ["PATIENCE", "open_storage", "patiently"]
 PATIENCE = 60.0
 """Seconds for which a database that does not answer is retried."""
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the study, not of a space
+
 T = TypeVar("T")
 
 
@@ -36,8 +39,12 @@ def open_storage(place: Path | str, study: str, lease: Lease | None) -> BaseStor
     return open_database(place, study, lease)
 
 
-def patiently(action: Callable[[], T]) -> T:
+def patiently(action: Callable[[], T], *, runs_space: bool = False) -> T:
     """Run an action; retry for up to ``PATIENCE`` seconds while a database does not answer.
+
+    Args:
+        action: may run more than once.
+        runs_space: the action also runs the user's search space, which may raise an OSError, too.
 
     Raises:
         Halted: the database still does not answer, or the study is damaged or not writable.
@@ -56,4 +63,6 @@ def patiently(action: Callable[[], T]) -> T:
                 f"the study is damaged ({error}); 'rsas check NAME --repair' repairs it"
             ) from None
         except OSError as error:
+            if runs_space and error.errno not in _DISK_ERRORS:
+                raise
             raise Halted(f"the study cannot be written ({error.strerror or error})") from None

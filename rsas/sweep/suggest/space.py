@@ -20,21 +20,22 @@ from rsas.pruning import acting, idle
 from rsas.sweep.experiment import Experiment, name_of
 from rsas.userfile import users_code
 
-__all__ = ["axes", "check_points", "check_space", "fields_of", "idle_axes"]
+__all__ = ["axes", "check_points", "check_space", "idle_axes", "run_space"]
 
 _TRIES = 16
 
 
-def fields_of(experiment: Experiment, trial: BaseTrial) -> dict[str, Any]:
-    """Return the fields that the space sets for a trial, as JSON types.
+def run_space(experiment: Experiment, trial: BaseTrial) -> tuple[TrainConfig, dict[str, Any]]:
+    """Return the configuration of a trial, and the fields that the space sets, as JSON types.
 
     Raises:
         Exception: any error of the space; InputError if its fields are not valid.
     """
     with users_code():
         fields = experiment.space(trial)
-    values = experiment.base.replace(**fields).to_dict()
-    return {name: values[name] for name in fields}
+    config = experiment.base.replace(**fields)
+    values = config.to_dict()
+    return config, {name: values[name] for name in fields}
 
 
 def check_space(experiment: Experiment) -> dict[str, Any]:
@@ -158,11 +159,11 @@ def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
     Raises:
         InputError: the second run sets other fields, or asks for other ranges.
     """
-    fields = fields_of(experiment, trial)
+    _, fields = run_space(experiment, trial)
     asked = dict(trial.distributions)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
-        again = fields_of(experiment, trial)
+        _, again = run_space(experiment, trial)
     differing = [
         f"{name}={fields.get(name)!r}, then {again.get(name)!r}"
         for name in fields | again
@@ -204,7 +205,7 @@ def _moved(
 
 def _config(experiment: Experiment, trial: optuna.Trial) -> TrainConfig | None:
     try:
-        return experiment.base.replace(**fields_of(experiment, trial))
+        return run_space(experiment, trial)[0]
     except Exception:  # an error of the user's space; in the sweep, such a trial fails
         return None
 
