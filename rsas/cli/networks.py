@@ -44,7 +44,7 @@ def export(
     workspace: WorkspaceOption = RUNS,
 ) -> None:
     """Export the network of a trial to a file, and measure its size and latency."""
-    folder = open_workspace(workspace).open(name)
+    sweep_dir = open_workspace(workspace).open(name)
     console = make_console()
     with console.status("loading the network"):
         from rsas import export as exports
@@ -53,12 +53,12 @@ def export(
         from rsas.userfile import search_in
 
         kind = exports.check_format(form)
-        status = folder.status()
+        status = sweep_dir.status()
         chosen = choose(status.trials, status.objectives, trial)
         path = output or Path(f"{name}-{chosen.trial_id}{exports.SUFFIXES[kind]}")
         check_output("-o", path)
-        config, state = final_model(folder, folder.study(), chosen)
-        search_in(folder.record["python_path"])
+        config, state = final_model(sweep_dir, sweep_dir.study(), chosen)
+        search_in(sweep_dir.record["python_path"])
         source = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
         network = exports.Network.from_state(state, config, **source)
     with console.status("writing"):

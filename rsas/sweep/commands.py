@@ -30,11 +30,11 @@ from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import MirrorProgress
 from rsas.sweep.follow.prometheus import serving
 from rsas.sweep.mirror import tracker_of
-from rsas.sweep.provenance import origin
+from rsas.sweep.provenance import provenance_of
 from rsas.sweep.session import run
 from rsas.sweep.status import Status
 from rsas.sweep.study.study import Study
-from rsas.sweep.suggest.space import check_points, check_space, idle_axes
+from rsas.sweep.suggest.space import check_points, check_space, unused_axes
 from rsas.userfile import search_in
 
 __all__ = ["diagnose", "launch", "resume"]
@@ -97,7 +97,7 @@ def launch(
     check_points(experiment, enqueued)
     if known is not None:
         _check_known(workspace.open(known), experiment)
-    for line in idle_axes(experiment):
+    for line in unused_axes(experiment):
         console.print(
             f"note: the space of {experiment.name!r}: {line}", style="yellow", markup=False
         )
@@ -108,10 +108,10 @@ def launch(
         "source": source,
         "experiment": definition(experiment),
         "defined": definition(defined),
-        "origin": origin(source),
+        "provenance": provenance_of(source),
         "data_dir": str(data_path),
         "tracking_uri": tracking_uri,  # None: the workspace's own file, even after a move
-        "storage": storage and (FileStore(_absolute(storage)) / f"{name}-{identity[:8]}").place,
+        "storage": storage and (FileStore(_absolute(storage)) / f"{name}-{identity[:8]}").location,
         "study_storage": study_storage,
         "address": connection.address,
         "enqueued": [dict(point) for point in enqueued],
@@ -130,11 +130,11 @@ def launch(
             Study(study_storage, experiment, name=f"{identity}-test").delete()
     with serving(metrics_port, console.print) as registry:
         slots = _connect(connection, experiment, console)
-        folder = workspace.create(name, record)
-        message = f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}"
+        sweep_dir = workspace.create(name, record)
+        message = f"sweep {name}: {experiment.budget.trials} trials, in {sweep_dir.path}"
         console.print(message, markup=False)
-        with folder.locked():
-            return run(folder, experiment, arrays, slots, console, registry)
+        with sweep_dir.locked():
+            return run(sweep_dir, experiment, arrays, slots, console, registry)
 
 
 def resume(
@@ -164,12 +164,12 @@ def resume(
             or its tracking server is missing. Or a value does not exceed the present budget.
         Halted: the sweep had to stop again.
     """
-    folder = workspace.open(name)
+    sweep_dir = workspace.open(name)
     with (
         serving(metrics_port, console.print) as registry,
-        folder.locked(take_over=take_over),
+        sweep_dir.locked(take_over=take_over),
     ):
-        before = folder.budget
+        before = sweep_dir.budget
         for field, value in budget.items():
             present = getattr(before, field)
             if present is None or value <= present:
@@ -178,14 +178,14 @@ def resume(
                     + (f"has {present:g} already; give more" if present else "has no such limit")
                 )
         if budget:
-            folder.set_budget(dataclasses.replace(before, **budget))
+            sweep_dir.set_budget(dataclasses.replace(before, **budget))
         try:
-            ready = _ready(folder, console, connection)
+            ready = _ready(sweep_dir, console, connection)
         except (InputError, StorageError):  # nothing was run for the new budget
             if budget:
-                folder.set_budget(before)
+                sweep_dir.set_budget(before)
             raise
-        return ready if isinstance(ready, Status) else run(folder, *ready, console, registry)
+        return ready if isinstance(ready, Status) else run(sweep_dir, *ready, console, registry)
 
 
 def diagnose(
@@ -210,54 +210,56 @@ def diagnose(
 
 
 def _ready(
-    folder: SweepDir, console: Console, connection: Connection
+    sweep_dir: SweepDir, console: Console, connection: Connection
 ) -> Status | tuple[Experiment, data.Arrays, Slots]:
     """Return the inputs of ``run`` after Ray has started, or the status of a finished sweep."""
-    record = folder.record
+    record = sweep_dir.record
     search_in(record["python_path"])
     current, _ = load_experiment(record["source"])
     experiment = Experiment.from_dict(record["experiment"], current.space)
-    for line in repair_study(folder, experiment):
+    for line in repair_study(sweep_dir, experiment):
         console.print(f"note: {line}", style="yellow", markup=False)
-    status = folder.status(mine=True)
+    status = sweep_dir.status(mine=True)
     if status.state == "finished":
         # A kill or an outage may have left files and MLflow behind the study.
-        study = folder.study(experiment)
-        Retention(folder.storage, study, folder.objectives, console.print).close(status.trials)
+        study = sweep_dir.study(experiment)
+        Retention(sweep_dir.storage, study, sweep_dir.objectives, console.print).close(
+            status.trials
+        )
         with MirrorProgress(console, console.print) as progress:
-            for line in repair_mirror(folder):
+            for line in repair_mirror(sweep_dir):
                 console.print(line, markup=False)
-            tracker = tracker_of(folder, study, say=console.print, progress=progress)
+            tracker = tracker_of(sweep_dir, study, say=console.print, progress=progress)
             mirrored = tracker.close(status.state)
         if not mirrored:
-            console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
+            console.print(f"MLflow lacks some results; 'rsas resume {sweep_dir.name}' logs them")
         return dataclasses.replace(status, mirrored=mirrored)
     check_space(experiment)
-    _compare(folder, current, console)
+    _compare(sweep_dir, current, console)
     with console.status("reading the data"):
         arrays = data.load(experiment.base.dataset, record["data_dir"])
         build.check(experiment.base, arrays)
-        folder.tracking_uri()  # raises if the environment lacks its password
+        sweep_dir.tracking_uri()  # raises if the environment lacks its password
     return experiment, arrays, _connect(connection, experiment, console)
 
 
-def _compare(folder: SweepDir, current: Experiment, console: Console) -> None:
+def _compare(sweep_dir: SweepDir, current: Experiment, console: Console) -> None:
     """Print and note how a sweep's experiment file has changed since the sweep began.
 
     Raises:
         InputError: the study of the sweep cannot hold trials of the changed space.
     """
     now = definition(current)
-    then = folder.record.get("defined", now)
+    then = sweep_dir.record.get("defined", now)
     try:
         check_axes(then, now)
     except InputError as error:
-        raise InputError(f"{folder.record['source']}: {error}") from None
+        raise InputError(f"{sweep_dir.record['source']}: {error}") from None
     lines = differences(then, now)
     for line in lines:
-        message = f"note: {folder.record['source']}: {line}"
+        message = f"note: {sweep_dir.record['source']}: {line}"
         console.print(message, style="yellow", markup=False)
-    folder.note_changes(lines)
+    sweep_dir.note_changes(lines)
 
 
 def _connect(connection: Connection, experiment: Experiment, console: Console) -> Slots:

@@ -36,7 +36,7 @@ _CHECK_SECONDS = 1.0  # for which a driver that lost its lease may continue
 
 
 def run(
-    folder: SweepDir,
+    sweep_dir: SweepDir,
     experiment: Experiment,
     arrays: data.Arrays,
     slots: cluster.Slots,
@@ -46,7 +46,7 @@ def run(
     """Run the trials that the study of a sweep lacks, in the Ray that is connected.
 
     Args:
-        folder: of the sweep, locked by this process.
+        sweep_dir: of the sweep, locked by this process.
         experiment: the experiment of the sweep.
         arrays: the data of the experiment.
         slots: returns how many trials can run at once now.
@@ -57,23 +57,23 @@ def run(
         Halted: the sweep had to stop; it can be resumed.
         LeaseLost: another process has taken the sweep over.
     """
-    study = folder.study(experiment)
-    _prepare(study, folder, console)
+    study = sweep_dir.study(experiment)
+    _prepare(study, sweep_dir, console)
     trials = study.trials(experiment.objectives)
     progress = SweepProgress(
         console,
-        name=folder.name,
+        name=sweep_dir.name,
         asked=experiment.budget.trials,
         epochs=experiment.base.epochs,
         objectives=experiment.objectives,
         trials=trials,
     )
-    for line in repair_mirror(folder):
+    for line in repair_mirror(sweep_dir):
         progress.note(line)
-    tracker = tracker_of(folder, study, say=progress.note, progress=progress.mirror)
-    retention = Retention(folder.storage, study, experiment.objectives, progress.note)
+    tracker = tracker_of(sweep_dir, study, say=progress.note, progress=progress.mirror)
+    retention = Retention(sweep_dir.storage, study, experiment.objectives, progress.note)
     gauges = SweepGauges(
-        folder.name,
+        sweep_dir.name,
         asked=experiment.budget.trials,
         objectives=experiment.objectives,
         trials=trials,
@@ -89,7 +89,7 @@ def run(
         slots=slots,
         hours=hours_of(study.launches()),
         follower=Followers(launch, progress, gauges, tracker, retention, _LeaseCheck(study)),
-        history=lambda number: folder.history(study.trial(number, experiment.objectives)),
+        history=lambda number: sweep_dir.history(study.trial(number, experiment.objectives)),
     )
     # MLflow's thread computes a lot. With the default interval, the driver would wait 5 ms for the
     # interpreter's lock each time after it waited for a file or for Ray.
@@ -101,7 +101,7 @@ def run(
                 dispatcher,
                 experiment,
                 arrays,
-                place=folder.storage.place,
+                location=sweep_dir.storage.location,
                 rungs=halving.rungs if halving else (),
                 slots=slots(),
                 scratch=scratch,
@@ -109,37 +109,39 @@ def run(
     finally:
         sys.setswitchinterval(interval)
         launch.save()
-        status = _last_status(folder)
-        mirrored, lost = False, _is_lost(folder)
+        status = _last_status(sweep_dir)
+        mirrored, lost = False, _is_lost(sweep_dir)
         if not lost:
             retention.close(status.trials if status else ())
             with progress.mirror:
                 mirrored = tracker.close(status.state if status else "interrupted")
             if not mirrored:
-                console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
+                console.print(
+                    f"MLflow lacks some results; 'rsas resume {sweep_dir.name}' logs them"
+                )
     if lost:
         raise LeaseLost(
-            f"another process has taken the sweep over; 'rsas status {folder.name}' follows it"
+            f"another process has taken the sweep over; 'rsas status {sweep_dir.name}' follows it"
         )
     if dispatcher.halted:
-        raise Halted(f"sweep {folder.name!r} had to stop: {dispatcher.halted}")
+        raise Halted(f"sweep {sweep_dir.name!r} had to stop: {dispatcher.halted}")
     if status is None:
-        raise Halted(f"sweep {folder.name!r}: its study or storage can no longer be read")
+        raise Halted(f"sweep {sweep_dir.name!r}: its study or storage can no longer be read")
     return dataclasses.replace(status, mirrored=mirrored)
 
 
-def _is_lost(folder: SweepDir) -> bool:
+def _is_lost(sweep_dir: SweepDir) -> bool:
     """Return whether another process has taken the sweep over, and now logs to MLflow."""
     try:
-        return folder.is_lost()
+        return sweep_dir.is_lost()
     except (InputError, OSError):  # without the study, no process can take the sweep over
         return False
 
 
-def _last_status(folder: SweepDir) -> Status | None:
+def _last_status(sweep_dir: SweepDir) -> Status | None:
     """Return the status of the sweep, or None if its study or storage cannot be read."""
     try:
-        return folder.status(mine=True)
+        return sweep_dir.status(mine=True)
     except (InputError, StorageError):
         return None
 
@@ -157,18 +159,18 @@ class _LeaseCheck(Follower):
             self._study.check_lease()
 
 
-def _prepare(study: Study, folder: SweepDir, console: Console) -> None:
+def _prepare(study: Study, sweep_dir: SweepDir, console: Console) -> None:
     """Store the sweep's record, queue and known trials in the study, before the first trial.
 
     ``note_copies`` comes last and marks the end, so a resume after a kill repeats the rest.
     """
-    record = folder.record
+    record = sweep_dir.record
     if study.record() is not None:
-        folder.note_copies(study)  # the record changes when the sweep is extended
+        sweep_dir.note_copies(study)  # the record changes when the sweep is extended
         return
     if record.get("known") is not None:
-        other = Workspace(folder.workspace).open(record["known"])
+        other = Workspace(sweep_dir.workspace).open(record["known"])
         count = study.add_known(other.study(), other.name)
         console.print(f"the sampler knows {count} trials of {other.name}")
     study.enqueue(record["enqueued"])
-    folder.note_copies(study)
+    sweep_dir.note_copies(study)

@@ -55,7 +55,7 @@ RECORD = {
     "base": TrainConfig().to_dict(),
     "data": DATA,
 }
-ORIGIN = {"source": "/x/study.py:experiment", "commit": "c0ffee", "dirty": True, "python": "3"}
+PROVENANCE = {"source": "/x/study.py:experiment", "commit": "c0ffee", "dirty": True, "python": "3"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ def sweep(store, request):
                 "artifacts": (store / "artifacts").as_uri(),
                 "objectives": OBJECTIVES,
                 "record": RECORD,
-                "origin": ORIGIN,
+                "provenance": PROVENANCE,
                 "progress": lambda *counts: sweep.progress.append(counts),
                 **options,
             }
@@ -547,12 +547,12 @@ def test_no_secret_of_any_kind_is_in_mlflow(store, sweep, request, monkeypatch):
         for name, value in leak.environment.items():
             monkeypatch.setenv(name, value)
     texts = {leak.name: leak.text for leak in LEAKS}
-    origin = {"source": " and ".join(texts.values()), "commit": "", "dirty": False}
+    provenance = {"source": " and ".join(texts.values()), "commit": "", "dirty": False}
     sweep.track(
         record=RECORD
         | texts
         | {"inner": [texts], "base": TrainConfig(exclude=(*texts.values(),)).to_dict()},
-        origin=origin,
+        provenance=provenance,
     )
     sweep.run(0, params=texts)
     for number, leak in enumerate(LEAKS):
@@ -721,7 +721,7 @@ def test_a_stranger_finds_origin_data_and_report(store, sweep, request):
         assert (found.dataset.name, found.dataset.digest) == ("digits", "0123456789abcdef")
         assert json.loads(found.dataset.profile) == {"train": 1500, "test": 297}
     folder = store / "artifacts" / parent.info.run_id / "artifacts"
-    assert json.loads((folder / "environment.json").read_text()) == ORIGIN
+    assert json.loads((folder / "environment.json").read_text()) == PROVENANCE
     assert json.loads((folder / "experiment.json").read_text()) == RECORD
     assert "The knee, t0000" in (folder / "report.html").read_text()
     assert sweep.said == []

@@ -11,7 +11,7 @@ from typing import Any
 from rsas.columns import metrics_of
 from rsas.errors import Halted, reason_of
 from rsas.follower import Follower
-from rsas.pruning import acting_key
+from rsas.pruning import effective_key
 from rsas.records import TrialRecord, trial_id
 from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS, Outcome
 from rsas.sweep.experiment import Experiment
@@ -228,7 +228,7 @@ class Dispatcher:
             self._study.fail(number, f"the search space: {reason_of(error)}")
             self._count(number)
             return None
-        same = self._study.note_key(number, acting_key(config))
+        same = self._study.note_key(number, effective_key(config))
         self._announce(number)
         if same is not None:
             self._study.repeat(number, same)

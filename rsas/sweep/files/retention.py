@@ -57,21 +57,21 @@ class Retention(Follower):
         self._thread.shutdown()
 
     def _record(self, number: int) -> None:
-        self._folder(trial_id(number)).set_record(self._study.to_dict(number))
+        self._trial_dir(trial_id(number)).set_record(self._study.to_dict(number))
 
     def _end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         self._record(trial.number)
-        self._folder(trial.trial_id).clear()
+        self._trial_dir(trial.trial_id).clear()
         self._keep_models(trials)
 
     def _tidy(self, trials: Sequence[TrialRecord]) -> None:
         contents = self._trials.read_all([f"{trial.trial_id}/trial.json" for trial in trials])
         for trial, content in zip(trials, contents, strict=True):
             record = self._study.to_dict(trial.number)
-            if content != self._folder(trial.trial_id).record_bytes(record):
+            if content != self._trial_dir(trial.trial_id).record_bytes(record):
                 self._record(trial.number)
             if trial.state != "running":
-                self._folder(trial.trial_id).clear()
+                self._trial_dir(trial.trial_id).clear()
         self._keep_models(trials)
 
     def _keep_models(self, trials: Sequence[TrialRecord]) -> None:
@@ -81,7 +81,7 @@ class Retention(Follower):
             if name in ended - members:
                 self._models.delete(name)
 
-    def _folder(self, trial: str) -> TrialDir:
+    def _trial_dir(self, trial: str) -> TrialDir:
         return TrialDir(self._trials / trial)
 
     def _attempt(self, action: Callable[[], None]) -> None:

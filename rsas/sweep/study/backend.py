@@ -26,17 +26,17 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the study, not of
 T = TypeVar("T")
 
 
-def open_storage(place: Path | str, study: str, lease: Lease | None) -> BaseStorage:
+def open_storage(location: Path | str, study: str, lease: Lease | None) -> BaseStorage:
     """Open a journal file, or a database by its URL.
 
     Args:
-        place: the journal file or the URL of the database.
+        location: the journal file or the URL of the database.
         study: name of the study.
         lease: of this process; each write compares the lease. None to read, and in tests.
     """
-    if isinstance(place, Path):
-        return JournalStorage(Journal(place, lease))
-    return open_database(place, study, lease)
+    if isinstance(location, Path):
+        return JournalStorage(Journal(location, lease))
+    return open_database(location, study, lease)
 
 
 def patiently(action: Callable[[], T], *, runs_space: bool = False) -> T:

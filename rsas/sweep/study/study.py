@@ -68,7 +68,7 @@ class Study:
     """The trials of a sweep and their results.
 
     Args:
-        place: the journal file, or the URL of a database (``postgresql+psycopg://...``).
+        location: the journal file, or the URL of a database (``postgresql+psycopg://...``).
         experiment: the experiment of the sweep; with None the study can only be read.
         name: of the study; a database may hold several.
         lease: of this process (``SweepDir.locked``); reads and writes fail with ``LeaseLost`` if
@@ -81,7 +81,7 @@ class Study:
 
     def __init__(
         self,
-        place: Path | str,
+        location: Path | str,
         experiment: Experiment | None = None,
         *,
         name: str = "sweep",
@@ -90,12 +90,12 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._experiment = experiment
         try:
-            storage = open_storage(place, name, lease)
+            storage = open_storage(location, name, lease)
             try:
                 self._optuna = optuna.load_study(study_name=name, storage=storage)
             except KeyError:
                 if experiment is None:
-                    raise NotBegun(f"{place}: there is no study {name!r}") from None
+                    raise NotBegun(f"{location}: there is no study {name!r}") from None
                 self._optuna = optuna.create_study(
                     study_name=name,
                     storage=storage,
@@ -107,9 +107,9 @@ class Study:
         except (InputError, Halted):
             raise
         except Exception as error:  # Optuna, SQLAlchemy and drivers each raise their own classes
-            hint = "; 'rsas check NAME --repair' repairs it" if isinstance(place, Path) else ""
+            hint = "; 'rsas check NAME --repair' repairs it" if isinstance(location, Path) else ""
             raise InputError(
-                f"{place}: the study of the sweep cannot be read ({reason_of(error)}){hint}"
+                f"{location}: the study of the sweep cannot be read ({reason_of(error)}){hint}"
             ) from error
 
     @property

@@ -16,11 +16,11 @@ from optuna.trial import BaseTrial
 
 from rsas.config import TrainConfig
 from rsas.errors import InputError, reason_of
-from rsas.pruning import acting, idle
+from rsas.pruning import effective_fields, unused_fields
 from rsas.sweep.experiment import Experiment, name_of
 from rsas.userfile import users_code
 
-__all__ = ["axes", "check_points", "check_space", "idle_axes", "run_space"]
+__all__ = ["axes", "check_points", "check_space", "run_space", "unused_axes"]
 
 _TRIES = 16
 
@@ -125,11 +125,11 @@ def axes(experiment: Experiment) -> dict[str, Any]:
     return distributions
 
 
-def idle_axes(experiment: Experiment) -> list[str]:
+def unused_axes(experiment: Experiment) -> list[str]:
     """Return the axes of the space without effect, always or in some of its configurations.
 
-    In random configurations, each axis is moved while the other axes stay. If no field that acts
-    (``rsas.pruning.acting``) changes, the axis has no effect in that configuration.
+    In random configurations, each axis is moved while the other axes stay. If no effective
+    field (``rsas.pruning``) changes, the axis has no effect in that configuration.
 
     Returns:
         A message for each such axis: its name, in how many configurations, and the reason.
@@ -145,8 +145,12 @@ def idle_axes(experiment: Experiment) -> list[str]:
         for axis in trial.distributions:
             moved = _moved(experiment, study, trial, axis)
             tried[axis] += bool(moved)
-            if moved and all(acting(other) == acting(config) for other in moved):
-                reasons[axis].append(idle(config).get(axis, "no field that acts depends on it"))
+            if moved and all(
+                effective_fields(other) == effective_fields(config) for other in moved
+            ):
+                reasons[axis].append(
+                    unused_fields(config).get(axis, "no effective field depends on it")
+                )
     return [
         f"{axis} does nothing{_where(len(causes), tried[axis])}: {'; '.join(dict.fromkeys(causes))}"
         for axis, causes in reasons.items()
@@ -182,8 +186,8 @@ def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
     return fields
 
 
-def _where(idle_count: int, tried: int) -> str:
-    return "" if idle_count == tried else f" in {idle_count} of {tried} configurations tried"
+def _where(unused_count: int, tried: int) -> str:
+    return "" if unused_count == tried else f" in {unused_count} of {tried} configurations tried"
 
 
 def _moved(

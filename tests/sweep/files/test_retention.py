@@ -153,9 +153,9 @@ def test_a_storage_that_fails_is_told_once_and_stops_nothing(sweep, monkeypatch)
     write = FileStore.write
 
     def fails(self, name, content):
-        if self.place.endswith("t0002"):
+        if self.location.endswith("t0002"):
             return write(self, name, content)
-        raise StorageError(f"cannot write {self.place}/{name} (No space left on device)")
+        raise StorageError(f"cannot write {self.location}/{name} (No space left on device)")
 
     monkeypatch.setattr(FileStore, "write", fails)
     for number in (0, 1, 2):

@@ -63,7 +63,7 @@ def make(workspace, experiment, **record):
 
 OTHERS = {
     **{"id": "x", "data_dir": "data", "python_path": [], "enqueued": []},
-    "origin": {"source": "f.py", "commit": "", "dirty": False},
+    "provenance": {"source": "f.py", "commit": "", "dirty": False},
 }
 
 
@@ -145,15 +145,15 @@ def test_a_budget_is_changed_for_good(workspace, folder):
 
 def test_trials_keep_their_files_in_the_storage(workspace, tmp_path):
     folder = make(workspace, experiment(), storage=str(tmp_path / "shared" / "first-1234"))
-    assert folder.trials.place == str(tmp_path / "shared" / "first-1234" / "trials")
-    assert folder.models.place == str(tmp_path / "shared" / "first-1234" / "models")
+    assert folder.trials.location == str(tmp_path / "shared" / "first-1234" / "trials")
+    assert folder.models.location == str(tmp_path / "shared" / "first-1234" / "models")
     with pytest.raises(InputError, match="keys do not belong here"):
         make(Workspace(tmp_path / "other"), experiment(), storage="s3://me:secret@bucket/first")
 
 
 def test_trials_keep_their_files_in_the_workspace(workspace, folder):
     moved = Workspace(workspace.path.rename(workspace.path.with_name("moved"))).open("first")
-    assert moved.trials.place == str(moved.path / "trials")
+    assert moved.trials.location == str(moved.path / "trials")
     rows = [{"epoch": 1.0, "seconds": 2.0}]
     trial = TrialDir(moved.trials / "t0003")
     trial.begin()

@@ -18,7 +18,7 @@ import pytest
 
 from rsas import InputError, TrainConfig
 from rsas.errors import Halted
-from rsas.pruning import acting_key
+from rsas.pruning import effective_key
 from rsas.records import Objective
 from rsas.sweep.audit.check import is_behind
 from rsas.sweep.audit.rebuild import rebuild
@@ -59,7 +59,7 @@ def step(study):
     """Run a trial; returns its configuration."""
     number = study.begin()
     config = study.config(number)
-    study.note_key(number, acting_key(config))
+    study.note_key(number, effective_key(config))
     study.complete(number, {**result(config), "epoch": 10.0}, device_seconds=3.0)
     return config
 
@@ -293,7 +293,7 @@ def test_known_trials_teach_the_sampler_and_are_no_trials(open_study, tmp_path, 
     own = Study(tmp_path / "own", experiment())
     assert study.config(number) == own.config(own.begin())
     # The files of that one are not here.
-    assert study.note_key(number, acting_key(other.config(0))) is None
+    assert study.note_key(number, effective_key(other.config(0))) is None
     study.fail(number, "not of interest")
     study.enqueue([{}, {"sparsity": 0.6, "measure_lr": 0.5}])
     assert study.config(study.begin()).sparsity == 0.6  # the second trial of the sweep
