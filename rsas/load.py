@@ -121,7 +121,7 @@ def _from_workspace(name: str, folder: Path, runs: bool) -> Sweep:
         trials=status.trials,
         history=lambda trial: sweep.history(trial).rows,
         runs=runs_by_trial,
-        models={trial: f"{sweep.models.place}/{trial}" for trial in sweep.models.names()},
+        models={trial: f"{sweep.models.location}/{trial}" for trial in sweep.models.names()},
         tracking_uri=uri,
     )
 

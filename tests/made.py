@@ -23,7 +23,7 @@ def make(workspace, name, experiment, source, **record):
             "id": f"id-{name}",
             "source": source,
             "experiment": definition(experiment) | {"data": DATA},
-            "origin": {"source": source, "commit": "", "dirty": False},
+            "provenance": {"source": source, "commit": "", "dirty": False},
             "defined": definition(experiment),
             "data_dir": str(workspace),
             "tracking_uri": None,

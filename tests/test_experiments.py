@@ -9,7 +9,7 @@ import pytest
 
 from rsas.sparse import PublishedPruning
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.suggest.space import check_space, idle_axes
+from rsas.sweep.suggest.space import check_space, unused_axes
 from rsas.trainer import Trainer
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -114,4 +114,4 @@ def test_variants_search_what_acts(spec):
     assert experiment.name != plain.name
     assert experiment.base == plain.base
     assert check_space(experiment).keys() > {"sparsity"}
-    assert idle_axes(experiment) == []
+    assert unused_axes(experiment) == []

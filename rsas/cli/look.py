@@ -111,23 +111,23 @@ def check(
     import dataclasses
 
     sweeps = open_workspace(workspace)
-    folder = sweeps.open(name)
+    sweep_dir = sweeps.open(name)
     console = make_console()
     with console.status("comparing the study, MLflow and the storage"):
         from rsas.sweep.audit.check import check as find_faults
         from rsas.sweep.audit.repair import repair as repair_faults
 
-        changes = folder.record.get("changes", [])  # of the experiment's file
+        changes = sweep_dir.record.get("changes", [])  # of the experiment's file
         done: list[str] = []
         if repair:
-            with folder.locked(take_over=take_over):
-                done = repair_faults(folder)
-        faults = find_faults(folder)
+            with sweep_dir.locked(take_over=take_over):
+                done = repair_faults(sweep_dir)
+        faults = find_faults(sweep_dir)
         # A damaged study cannot say whether the sweep runs.
-        if faults and faults[0].where != "study" and folder.status().state == "running":
+        if faults and faults[0].where != "study" and sweep_dir.status().state == "running":
             # The mirror and the files of a running sweep lag behind: lasting differences count.
             time.sleep(_A_WHILE)
-            faults = [fault for fault in find_faults(folder) if fault in faults]
+            faults = [fault for fault in find_faults(sweep_dir) if fault in faults]
     if as_json:
         records = [
             {k: v for k, v in dataclasses.asdict(fault).items() if k != "content"}
@@ -142,7 +142,7 @@ def check(
         for line in done:
             console.print(f"repaired: {line}", markup=False)
         _print_faults(faults, console)
-        trials = len(folder.status().trials) if not faults else 0
+        trials = len(sweep_dir.status().trials) if not faults else 0
         if not faults:
             console.print(f"{name}: study, MLflow and storage agree on {trials} trials")
         elif not repair:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,21 +44,22 @@ def export(
     workspace: WorkspaceOption = RUNS,
 ) -> None:
     """Export the network of a trial to a file, and measure its size and latency."""
-    folder = open_workspace(workspace).open(name)
+    sweep_dir = open_workspace(workspace).open(name)
     console = make_console()
     with console.status("loading the network"):
         from rsas import export as exports
         from rsas.analysis import choose
         from rsas.sweep.files.final_model import final_network
+        from rsas.userfile import search_in
 
         kind = exports.check_format(form)
-        status = folder.status()
+        status = sweep_dir.status()
         chosen = choose(status.trials, status.objectives, trial)
         path = output or Path(f"{name}-{chosen.trial_id}{exports.SUFFIXES[kind]}")
         check_output("-o", path)
-        sys.path += [entry for entry in folder.record["python_path"] if entry not in sys.path]
+        search_in(sweep_dir.record["python_path"])
         source = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
-        network = final_network(folder, folder.study(), chosen, **source)
+        network = final_network(sweep_dir, sweep_dir.study(), chosen, **source)
     with console.status("writing"):
         content = exports.encode(network, kind)
         exports.write_file(path, content)

@@ -24,7 +24,7 @@ __all__ = [
     "author",
     "dataset_input",
     "log_front",
-    "log_origin",
+    "log_provenance",
     "redacted",
     "report_page",
     "run_name",
@@ -58,19 +58,19 @@ def author() -> dict[str, str]:
     return tags
 
 
-def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> None:
+def log_provenance(client: MlflowClient, run: str, provenance: Mapping[str, Any]) -> None:
     """Log the commit as MLflow shows it, and the environment as a file.
 
     Args:
         client: of the tracking server.
         run: of the sweep.
-        origin: as ``rsas.sweep.provenance`` returned it.
+        provenance: as ``rsas.sweep.provenance`` returned it.
     """
-    client.log_dict(run, redacted(origin), "environment.json")
-    tags = {"mlflow.source.name": redact(origin["source"]), "mlflow.source.type": "LOCAL"}
-    if origin["commit"]:
-        tags["mlflow.source.git.commit"] = origin["commit"]
-        tags["rsas.dirty"] = str(origin["dirty"]).lower()
+    client.log_dict(run, redacted(provenance), "environment.json")
+    tags = {"mlflow.source.name": redact(provenance["source"]), "mlflow.source.type": "LOCAL"}
+    if provenance["commit"]:
+        tags["mlflow.source.git.commit"] = provenance["commit"]
+        tags["rsas.dirty"] = str(provenance["dirty"]).lower()
     for name, value in tags.items():
         client.set_tag(run, name, value)
 

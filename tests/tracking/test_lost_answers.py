@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from rsas.records import trial_id
 from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Retention
@@ -63,7 +62,7 @@ def test_answers_that_get_lost_double_nothing(server, proxy, tmp_path):
         rows = made.rows(EPOCHS, accuracy, sparsity)
         made.train(folder, number, rows)
         for row in rows:
-            tracker.rows(trial_id(number), [row])
+            tracker.rows(number, [row])
         study.complete(number, rows[-1], device_seconds=0.3)
         tracker.end(study.trial(number, folder.objectives), study.trials(folder.objectives))
     deadline = time.monotonic() + 60

@@ -10,12 +10,22 @@ from rsas.errors import InputError
 from rsas.redact import is_redacted, without_passwords
 from rsas.sweep.experiment import Experiment
 
-__all__ = ["SCHEMA", "OtherStudy", "OtherVersion", "experiment_in", "known_uri", "to_json"]
+__all__ = [
+    "SCHEMA",
+    "VARIABLES",
+    "OtherStudy",
+    "OtherVersion",
+    "experiment_in",
+    "known_uri",
+    "to_json",
+]
 
 SCHEMA = 1
+VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "study_storage": "RSAS_STUDY_STORAGE"}
+"""URIs of a record -> environment variables that have them with their passwords."""
 
 _TEXT, _TEXT_OR_NULL = "a text", "a text or null"
-_ORIGIN = "an object with source, commit and dirty"
+_PROVENANCE = "an object with source, commit and dirty"
 _DATA = "an object with name, digest, train, test, input_shape and num_classes"
 _FIELDS = {
     "id": _TEXT,
@@ -29,7 +39,7 @@ _FIELDS = {
     "python_path": "a list of texts",
     "enqueued": "a list of objects",
     "experiment": "an object",
-    "origin": _ORIGIN,
+    "provenance": _PROVENANCE,
 }
 _OPTIONAL = {
     "defined": "an object with axes",
@@ -104,7 +114,7 @@ def _is(value: Any, kind: str) -> bool:
         return value is None or isinstance(value, str)
     if kind == "an object":
         return isinstance(value, dict)
-    if kind in (_ORIGIN, _DATA):
+    if kind in (_PROVENANCE, _DATA):
         keys = kind.removeprefix("an object with ").replace(" and ", ", ").split(", ")
         return isinstance(value, dict) and value.keys() >= set(keys)
     if kind == "an object with axes":

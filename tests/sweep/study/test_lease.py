@@ -43,6 +43,7 @@ def sweep(request, tmp_path, monkeypatch):
         storage = f"sqlite:///{tmp_path / 'study.db'}"
     elif request.param == "postgres":
         storage = request.getfixturevalue("server").url
+        monkeypatch.setenv("RSAS_STUDY_STORAGE", storage)  # other processes need its password
     experiment, source = load_experiment("experiments/digits_quickstart.py")
     options = {"study_storage": storage, "id": uuid.uuid4().hex}
     folder, _ = made.make(tmp_path / "runs", "first", experiment, source, **options)

@@ -18,13 +18,12 @@ import pytest
 
 from rsas import InputError, TrainConfig
 from rsas.errors import Halted
-from rsas.pruning import acting_key
+from rsas.pruning import effective_key
 from rsas.records import Objective
 from rsas.sweep.audit.check import is_behind
 from rsas.sweep.audit.rebuild import rebuild
 from rsas.sweep.experiment import Budget, Experiment, Resources
 from rsas.sweep.study import backend
-from rsas.sweep.study import study as study_module
 from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.study import NotBegun, Rung, Study
 from search_spaces.paper import paper
@@ -60,9 +59,16 @@ def step(study):
     """Run a trial; returns its configuration."""
     number = study.begin()
     config = study.config(number)
-    study.note_key(number, acting_key(config))
+    study.note_key(number, effective_key(config))
     study.complete(number, {**result(config), "epoch": 10.0}, device_seconds=3.0)
     return config
+
+
+def begun(study):
+    """Begin a trial and run its space, as the dispatcher does; returns its number."""
+    number = study.begin()
+    study.config(number)
+    return number
 
 
 def entries(study):
@@ -72,8 +78,7 @@ def entries(study):
 
 
 def no_patience(monkeypatch):
-    for module in (study_module, backend):
-        monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(backend, "PATIENCE", 0.0)
 
 
 class Killed(BaseException):
@@ -238,7 +243,7 @@ def test_points_are_handed_out_first_and_in_order(open_study, monkeypatch):
     """Also where the process ends between two of them, or when one is in Optuna's queue."""
     points = [{"sparsity": 0.6, "measure_lr": 0.5}, {"sparsity": 0.7}, {"measure_lr": 0.25}]
     open_study(experiment()).enqueue(points)
-    begun = [open_study(experiment()).begin()]
+    numbers = [begun(open_study(experiment()))]
     with monkeypatch.context() as patch:
         patch.setattr(optuna.Study, "ask", killed)
         with pytest.raises(Killed):
@@ -247,10 +252,10 @@ def test_points_are_handed_out_first_and_in_order(open_study, monkeypatch):
     assert len(between.trials(OBJECTIVES)) == 1  # nobody has begun what waits
     assert (between.unfinished(), between.ended()["failed"]) == ([0], 0)
     between.fail(0, "it takes a turn all the same")
-    begun += [open_study(experiment()).begin() for _ in range(3)]
+    numbers += [begun(open_study(experiment())) for _ in range(3)]
     study = open_study(experiment())
-    configs = [study.config(number) for number in begun]
-    assert begun == [0, 1, 2, 3]
+    configs = [study.config(number) for number in numbers]
+    assert numbers == [0, 1, 2, 3]
     assert (configs[0].sparsity, configs[0].measure_lr) == (0.6, 0.5)
     assert (configs[1].sparsity, configs[2].measure_lr) == (0.7, 0.25)
     drawn = [configs[1].measure_lr, configs[2].sparsity, configs[3].sparsity, configs[3].measure_lr]
@@ -288,7 +293,7 @@ def test_known_trials_teach_the_sampler_and_are_no_trials(open_study, tmp_path, 
     own = Study(tmp_path / "own", experiment())
     assert study.config(number) == own.config(own.begin())
     # The files of that one are not here.
-    assert study.note_key(number, acting_key(other.config(0))) is None
+    assert study.note_key(number, effective_key(other.config(0))) is None
     study.fail(number, "not of interest")
     study.enqueue([{}, {"sparsity": 0.6, "measure_lr": 0.5}])
     assert study.config(study.begin()).sparsity == 0.6  # the second trial of the sweep
@@ -300,7 +305,7 @@ def test_a_trial_cut_off_while_it_was_asked_for_gets_the_rest_of_its_values(open
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_study(experiment(space=cut)).begin()
+        step(open_study(experiment(space=cut)))
     study = open_study(experiment())
     assert study.unfinished() == [0]
     first = study.trials(OBJECTIVES)[0].params["sparsity"]
@@ -442,14 +447,14 @@ def eventful(path):
         study.note_launch(index, launch)
     for _ in range(11):
         step(study)
-    first, second, third, fourth = [study.begin() for _ in range(4)]
+    first, second, third, fourth = [begun(study) for _ in range(4)]
     study.note_rung(Rung(first, 1, [0.25, 0.5], False))
     study.note_rung(Rung(first, 3, [0.25, 0.5], True))
     study.prune(first, 3.0, 1.5)
     study.fail(second, "out of memory", 2.5)
     study.repeat(third, 4)
     study.note_rung(Rung(fourth, 1, [0.75, 0.5], False))  # and it runs
-    study.begin()
+    begun(study)
     return study
 
 
