@@ -70,6 +70,7 @@ class Run:
         params: what the search space set, without the fields of ``rsas.Pruning``.
         seed: of the run. Before the loop begins, it seeds the default generators of Python, NumPy
             and torch.
+        total_epochs: of the whole training.
         device: where the run trains, by the resources of its trial.
         history: the rows of all epochs so far.
         input_shape: of one input of the model; None unless the model takes one tensor.
@@ -85,6 +86,7 @@ class Run:
     ) -> None:
         self.params: Mapping[str, Any] = Params(config.params)
         self.seed = config.seed
+        self.total_epochs = config.epochs
         self.device = resolve_device(config.device)
         self.history: list[dict[str, float]] = []
         self.input_shape: tuple[int, ...] | None = None
