@@ -51,7 +51,7 @@ class FinalNetwork:
     """The final network of a trial; with several seeds, the network of the first seed."""
 
     config: dict[str, Any]
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]  # empty if not known
     masks: dict[str, npt.NDArray[np.bool_]]  # by layer, True where a weight is on
     measures: dict[str, npt.NDArray[np.float64]]  # by layer; empty if none were stored
 
@@ -88,7 +88,7 @@ def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
             return None
         return FinalNetwork(
             config=state["config"],
-            input_shape=tuple(state["input_shape"]),
+            input_shape=tuple(state["input_shape"] or ()),
             masks={name: mask.numpy() for name, mask in state["masks"].items()},
             measures={k: v.double().numpy() for k, v in state["measures"].items()},
         )

@@ -48,5 +48,5 @@ def _network(sweep_dir: SweepDir, study: Study, trial: TrialRecord) -> tuple[Any
     """Return the final network of a trial, and a batch of two inputs of zeros."""
     network = final_network(sweep_dir, study, trial)
     if network.input_shape is None:
-        raise InputError(f"the network of {trial.trial_id} does not take one tensor")
+        raise InputError(f"the network of {trial.trial_id} does not take one float tensor")
     return network.model, np.zeros((2, *network.input_shape), dtype=np.float32)
