@@ -257,7 +257,7 @@ def _compare(sweep_dir: SweepDir, current: Experiment, console: Console) -> None
         InputError: the study of the sweep cannot hold trials of the changed space.
     """
     now = definition(current)
-    then = sweep_dir.record.get("defined", now)
+    then = sweep_dir.record["defined"]
     try:
         check_axes(then, now)
     except InputError as error:

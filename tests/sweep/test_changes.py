@@ -135,7 +135,7 @@ def test_axes_that_no_study_can_hold_beside_the_old_ones_are_refused(space, axis
         check_axes(kept(), changed(space=space))
     # Optuna says so, too.
     study = Study(tmp_path / "study", EXPERIMENT)
-    study.begin()
+    study.config(study.begin())
     study = Study(tmp_path / "study", dataclasses.replace(EXPERIMENT, space=space))
     with pytest.raises(ValueError, match="does not support dynamic value space|Cannot set diff"):
         study.config(study.begin())

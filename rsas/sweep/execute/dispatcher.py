@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -65,14 +65,15 @@ class Dispatcher:
         self._devices = experiment.resources.devices
         self._halving = halving
         self._follower, self._history, self._clock = follower, history, clock
-        self._trials = {trial.number: trial for trial in study.trials(self._objectives)}
-        self._ended = study.ended()
+        trials = study.trials(self._objectives)
+        self._trials = {trial.number: trial for trial in trials}
+        self._orphans = deque(trial.number for trial in trials if trial.state == "running")
+        ended = [trial for trial in trials if trial.state != "running"]
+        self._ended = Counter(trial.state for trial in ended)
         self._failed_before = self._ended["failed"]
         # Those of trials that ended, and those of epochs that were cut off.
-        self._device_seconds = study.device_seconds() + sum(
-            launch.cut_off for launch in study.launches()
-        )
-        self._orphans = deque(study.unfinished())
+        self._device_seconds = sum(trial.device_seconds for trial in ended)
+        self._device_seconds += sum(launch.cut_off for launch in study.launches())
         self._running: dict[str, _Running] = {}  # by the key that the caller gave
         self._began = clock() - 3600 * hours
         self._limit_since: float | None = None  # the time at which a limit was reached

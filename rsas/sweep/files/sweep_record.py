@@ -39,12 +39,10 @@ _FIELDS = {
     "python_path": "a list of texts",
     "enqueued": "a list of objects",
     "experiment": "an object",
+    "defined": "an object with axes",
     "provenance": _PROVENANCE,
 }
-_OPTIONAL = {
-    "defined": "an object with axes",
-    "changes": "a list of objects with time and what",
-}
+_CHANGES = "a list of objects with time and what"
 
 
 class OtherVersion(InputError):
@@ -71,9 +69,8 @@ def experiment_in(record: Any) -> Experiment:
     for name, kind in _FIELDS.items():
         if not _is(record.get(name), kind):
             raise InputError(f"{name}={record.get(name)!r}: expected {kind}")
-    for name, kind in _OPTIONAL.items():
-        if name in record and not _is(record[name], kind):
-            raise InputError(f"{name}={record[name]!r}: expected {kind}")
+    if not _is(changes := record.get("changes", []), _CHANGES):
+        raise InputError(f"changes={changes!r}: expected {_CHANGES}")
     data = record["experiment"].get("data")
     if record["experiment"].get("train") is None and not _is(data, _DATA):
         raise InputError(f"experiment: data={data!r}: expected {_DATA}")
@@ -120,7 +117,7 @@ def _is(value: Any, kind: str) -> bool:
     if kind == "an object with axes":
         axes = value.get("axes") if isinstance(value, dict) else None
         return isinstance(axes, dict) and all(isinstance(axis, dict) for axis in axes.values())
-    if kind == "a list of objects with time and what":
+    if kind == _CHANGES:
         return isinstance(value, list) and all(
             isinstance(change, dict) and change.keys() == {"time", "what"} for change in value
         )

@@ -132,10 +132,6 @@ class Study:
         fields: dict[str, Any] | None = self._frozen()[number].user_attrs.get(FIELDS)
         return fields
 
-    def unfinished(self) -> list[int]:
-        """Return the numbers of the trials that have begun and not ended."""
-        return [t.number for t in self._begun() if not t.state.is_finished()]
-
     def ended(self) -> dict[State, int]:
         """Return the number of trials that ended in each state."""
         counts: dict[State, int] = {"complete": 0, "pruned": 0, "failed": 0}
@@ -152,11 +148,6 @@ class Study:
             for name, note in trial.user_attrs.items()
             if name.startswith(RUNG)
         ]
-
-    def device_seconds(self) -> float:
-        """Return the device-seconds of all trials that ended."""
-        ended = [trial for trial in self._begun() if trial.state.is_finished()]
-        return float(sum(trial.user_attrs.get(DEVICE_SECONDS, 0.0) for trial in ended))
 
     def launches(self) -> list[Launch]:
         """Return the processes that ran the sweep, oldest first."""

@@ -161,7 +161,10 @@ EDITS = [  # (in the experiment, field, value, message)
         (False, name, 5, f"{name}=5: expected a text or null")
         for name in ("tracking_uri", "storage", "study_storage", "address", "known")
     ),
-    *((False, "defined", wrong, "expected an object with axes") for wrong in (5, {}, {"axes": 5})),
+    *(
+        (False, "defined", wrong, "expected an object with axes")
+        for wrong in (GONE, 5, {}, {"axes": 5})
+    ),
     (False, "changes", [{}], "changes=[{}]: expected a list of objects with time and what"),
     *((False, "provenance", wrong, "expected an object with source,") for wrong in (GONE, {})),
     (False, "python_path", [5], "python_path=[5]: expected a list of texts"),

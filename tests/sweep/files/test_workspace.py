@@ -64,6 +64,7 @@ def make(workspace, experiment, **record):
 OTHERS = {
     **{"id": "x", "data_dir": "data", "python_path": [], "enqueued": []},
     "provenance": {"source": "f.py", "commit": "", "dirty": False},
+    "defined": {"axes": {}},
 }
 
 
