@@ -14,7 +14,6 @@ import io
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -37,9 +36,9 @@ from rsas.sweep.launches import LaunchLog
 from rsas.sweep.mirror import tracker_of
 from rsas.sweep.study.launch import Launch
 from tests import made
+from tests.resources import RSAS
 
 ROOT = Path(__file__).parents[2]
-RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 QUICKSTART = str(ROOT / "experiments" / "digits_quickstart.py")
 
 

@@ -26,8 +26,8 @@ from rsas.sweep.execute.task import task_of
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.study.study import Study
+from tests.resources import RSAS
 
-RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 EPOCHS, INTERVAL = 12, 3
 
 EXPERIMENT = f"""

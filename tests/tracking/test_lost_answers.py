@@ -14,6 +14,8 @@ from tests import made
 from tests.faults.harness import Place
 from tests.servers import losing_answers, mlflow_server
 
+pytestmark = pytest.mark.resource
+
 POINTS = [(0.9, 0.5), (0.8, 0.7), (0.6, 0.9)]
 EPOCHS = 3
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from rsas import InputError, TrainConfig
 from rsas.analysis import front, hypervolume
-from rsas.records import Objective, TrialRecord, front_mark
+from rsas.records import TrialRecord, front_mark
 from rsas.tracking import (
     Source,
     Tracker,
@@ -34,9 +34,8 @@ from rsas.tracking import (
 )
 from rsas.tracking.artifacts import redacted, run_name
 from tests.leaks import LEAKS
-from tests.made import DATA
+from tests.made import DATA, OBJECTIVES
 
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 POINTS = [(0.9, 0.5), (0.8, 0.4), (0.7, 0.9), (0.95, 0.6)]  # the last one beats the first
 
 

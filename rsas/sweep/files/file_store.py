@@ -27,6 +27,8 @@ _HOPELESS = (  # errors that a retry cannot resolve
     "Disk quota exceeded",
     "Read-only file system",
     "Permission denied",
+    "Operation not permitted",
+    "No such file or directory",  # of a new file: its folder cannot be made
     "File exists",
     "Not a directory",
     "is a directory",
@@ -102,7 +104,7 @@ class FileStore:
 
         Raises:
             StorageError: the file cannot be written. The error comes at once if the storage is full
-                or refuses access, else after retries for a minute.
+                or refuses access or the path, else after retries for a minute.
         """
         self._patiently("write", name, lambda: self._write(f"{self._path}/{name}", content))
 

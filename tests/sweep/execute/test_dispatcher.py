@@ -12,7 +12,6 @@ from ray.tune.search import Searcher
 from rsas import TrainConfig
 from rsas.errors import Halted
 from rsas.follower import Follower
-from rsas.records import Objective
 from rsas.sweep.execute.dispatcher import FINISHED, Dispatcher
 from rsas.sweep.execute.tune import (
     DispatchingSearcher,
@@ -29,8 +28,8 @@ from rsas.sweep.study.study import Rung, Study
 from rsas.sweep.suggest.halving import Halving
 from search_spaces.paper import paper
 from tests.leaks import LEAKS
+from tests.made import OBJECTIVES
 
-OBJECTIVES = (Objective("val_accuracy", "max", 0.1), Objective("sparsity", "max", 0.0))
 EPOCHS = 10  # of a whole training
 
 

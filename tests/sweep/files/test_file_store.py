@@ -22,7 +22,7 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.resource)])
 def storage(request, tmp_path, monkeypatch):
     """A place that does not exist yet."""
     if request.param == "folder":
@@ -225,8 +225,11 @@ def test_a_name_that_can_hold_no_file_is_told_at_once(name, tmp_path, naps):
     assert naps == []
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-def test_a_full_or_closed_place_is_told_at_once(code, storage, naps, monkeypatch):
+@pytest.mark.parametrize(
+    "code",
+    [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT],
+)
+def test_a_storage_that_is_full_or_closed_is_an_error_at_once(code, storage, naps, monkeypatch):
     failing(monkeypatch, *[OSError(code, os.strerror(code))] * 100)
     message = f"cannot write {storage.location}/t1/a ([Errno {code}] {os.strerror(code)})"
     with pytest.raises(StorageError, match=re.escape(message)):

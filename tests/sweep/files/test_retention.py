@@ -7,14 +7,12 @@ import pytest
 
 from rsas import TrainConfig
 from rsas.errors import StorageError
-from rsas.records import Objective
 from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.file_store import FileStore
 from rsas.sweep.files.retention import Retention
 from rsas.sweep.files.trial_dir import TrialDir, write_model
 from rsas.sweep.study.study import Study
-
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
+from tests.made import OBJECTIVES
 
 
 def space(trial):

@@ -6,10 +6,9 @@ import types
 
 from rich.console import Console
 
-from rsas.records import Objective, TrialRecord
+from rsas.records import TrialRecord
 from rsas.sweep.follow.progress import SweepProgress, front_table
-
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
+from tests.made import OBJECTIVES
 
 
 def trial(number, accuracy=0.0, sparsity=0.0, state="complete", reason="", **others):

@@ -9,10 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from rsas.errors import InputError
-from rsas.records import Objective, TrialRecord
+from rsas.records import TrialRecord
 from rsas.sweep.follow.prometheus import SweepGauges, serving
-
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
+from tests.made import OBJECTIVES
 
 
 def trial(number, state, accuracy=0.0, sparsity=0.0):

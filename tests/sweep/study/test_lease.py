@@ -35,7 +35,7 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=["file", "sqlite", "postgres"])
+@pytest.fixture(params=["file", "sqlite", pytest.param("postgres", marks=pytest.mark.resource)])
 def sweep(request, tmp_path, monkeypatch):
     """A sweep without trials, and its experiment; its study in each kind of storage."""
     storage = None

@@ -19,7 +19,6 @@ import pytest
 from rsas import InputError, TrainConfig
 from rsas.errors import Halted
 from rsas.pruning import effective_key
-from rsas.records import Objective
 from rsas.sweep.audit.check import is_behind
 from rsas.sweep.audit.rebuild import rebuild
 from rsas.sweep.experiment import Budget, Experiment, Resources
@@ -27,9 +26,8 @@ from rsas.sweep.study import backend
 from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.study import NotBegun, Rung, Study
 from search_spaces.paper import paper
+from tests.made import OBJECTIVES
 from tests.servers import postgres
-
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
 
 def experiment(space=paper, sampler="tpe", seed=0):
@@ -109,7 +107,7 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=["file", "database"])
+@pytest.fixture(params=["file", pytest.param("database", marks=pytest.mark.resource)])
 def open_study(request, tmp_path):
     """Opens one and the same study again and again; without an experiment only to be read."""
     if request.param == "file":
