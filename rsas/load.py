@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from rsas.analysis.trials import Sweep
 from rsas.errors import InputError, reason_of
-from rsas.records import Objective
 
 __all__ = ["FinalNetwork", "load_network", "load_sweep", "sweep_names"]
 
@@ -42,7 +41,9 @@ def load_sweep(
         InputError: the sweep does not exist or cannot be read.
     """
     if tracking_uri is not None:
-        return _from_mlflow(sweep, tracking_uri)
+        from rsas.tracking import read_sweep
+
+        return read_sweep(tracking_uri, sweep)
     return _from_workspace(sweep, _folder(workspace), runs)
 
 
@@ -122,22 +123,5 @@ def _from_workspace(name: str, folder: Path, runs: bool) -> Sweep:
         history=lambda trial: sweep.history(trial).rows,
         runs=runs_by_trial,
         models={trial: f"{sweep.models.location}/{trial}" for trial in sweep.models.names()},
-        tracking_uri=uri,
-    )
-
-
-def _from_mlflow(name: str, uri: str) -> Sweep:
-    from rsas.tracking import read_history, read_sweep
-
-    logged = read_sweep(uri, name)
-    return Sweep(
-        name=name,
-        state=logged.state,
-        experiment=logged.experiment,
-        objectives=tuple(Objective(**fields) for fields in logged.experiment["objectives"]),
-        trials=logged.trials,
-        history=lambda trial: read_history(uri, logged.runs[trial.trial_id]),
-        runs=logged.runs,
-        models=logged.models,
         tracking_uri=uri,
     )

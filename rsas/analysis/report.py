@@ -261,8 +261,7 @@ def _trade_off(sweep: Sweep) -> str:
     """Return a sentence on the knee, compared with the best of the first objective."""
     middle = choose(sweep.trials, sweep.objectives, "knee")
     first, last = sweep.objectives[0], sweep.objectives[-1]
-    sign = 1 if first.direction == "max" else -1
-    best = max(sweep.front, key=lambda trial: sign * trial.objectives[first.name])
+    best = max(sweep.front, key=lambda trial: first.sign * trial.objectives[first.name])
     if middle.trial_id == best.trial_id:
         return f"The knee, {middle.trial_id}, is also the best in {first.name}."
     loss = abs(best.objectives[first.name] - middle.objectives[first.name])

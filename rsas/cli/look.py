@@ -36,11 +36,9 @@ from rsas.records import clock
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
     from rich.table import Table
 
     from rsas.analysis import Sweep
-    from rsas.sweep.audit.check import Fault
     from rsas.sweep.status import Status
 
 __all__ = ["check", "compare", "pareto", "report", "status"]
@@ -141,11 +139,16 @@ def check(
             console.print(line, style="yellow", markup=False)
         for line in done:
             console.print(f"repaired: {line}", markup=False)
-        _print_faults(faults, console)
-        trials = len(sweep_dir.status().trials) if not faults else 0
         if not faults:
+            trials = len(sweep_dir.status().trials)
             console.print(f"{name}: study, MLflow and storage agree on {trials} trials")
-        elif not repair:
+            return
+        import pandas as pd
+
+        columns = ["kind", "where", "trial", "what"]
+        rows = [(fault.kind, fault.where, fault.trial_id, fault.what) for fault in faults]
+        console.print(_table(f"{len(faults)} faults", pd.DataFrame(rows, columns=columns)))
+        if not repair:
             console.print(f"to repair them: {program()} check {name} --repair{where(sweeps)}")
     if faults:
         raise typer.Exit(1)
@@ -242,29 +245,14 @@ def _status_json(status: Status) -> dict[str, Any]:
 
 
 def _pareto_json(status: Status) -> dict[str, Any]:
-    from rsas.pareto import knee
+    from rsas.pareto import knee_id
 
     members = [
         {"trial_id": t.trial_id, "params": t.params, "objectives": t.objectives}
         for t in status.front
     ]
-    knee_trial = knee(status.trials, status.objectives)
-    knee_id = knee_trial and knee_trial.trial_id
-    return {**_status_json(status), "knee": knee_id, "front": members}
-
-
-def _print_faults(faults: Sequence[Fault], console: Console) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not faults:
-        return
-    table = Table(title=f"{len(faults)} faults", title_justify="left", title_style="bold")
-    for column in ("kind", "where", "trial", "what"):
-        table.add_column(column)
-    for fault in faults:
-        table.add_row(fault.kind, fault.where, fault.trial_id, escape(fault.what))
-    console.print(table)
+    knee = knee_id(status.trials, status.objectives) or None
+    return {**_status_json(status), "knee": knee, "front": members}
 
 
 def _sweeps(names: Sequence[str], workspace: Path, tracking_uri: str | None) -> list[Sweep]:

@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsas.cli.app import app
-from rsas.cli.common import (
-    check_output,
-    make_console,
-    open_workspace,
-)
-from rsas.cli.options import (
-    RUNS,
-    NameArgument,
-    WorkspaceOption,
-)
+from rsas.cli.common import check_output, make_console, open_workspace
+from rsas.cli.options import RUNS, NameArgument, WorkspaceOption
 from rsas.errors import InputError
 
 if TYPE_CHECKING:

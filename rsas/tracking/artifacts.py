@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rsas.analysis.plots import front_figure
 from rsas.analysis.style import to_html
 from rsas.analysis.trials import Sweep, trials_frame
+from rsas.fields import is_number
 from rsas.pareto import front, hypervolume, knee
 from rsas.records import Objective, TrialRecord
 from rsas.redact import redact
@@ -42,7 +43,7 @@ def run_name(trial: TrialRecord) -> str:
     """
     parts = []
     for name, value in list(trial.params.items())[:_PARTS]:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if is_number(value):
             initials = "".join(word[0] for word in name.split("_") if word)
             parts.append(f"{_SHORT.get(name, initials)}{value:.3g}")
         else:
