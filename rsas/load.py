@@ -40,11 +40,32 @@ def load_sweep(
     Raises:
         InputError: the sweep does not exist or cannot be read.
     """
-    if tracking_uri is not None:
-        from rsas.tracking import read_sweep
+    from rsas.sweep.files.workspace import Workspace
+    from rsas.tracking import read_runs, read_sweep
 
+    if tracking_uri is not None:
         return read_sweep(tracking_uri, sweep)
-    return _from_workspace(sweep, _folder(workspace), runs)
+    sweep_dir = Workspace(_folder(workspace)).open(sweep)
+    status = sweep_dir.status()
+    uri, runs_by_trial = "", {}
+    if runs:
+        # The server may not answer, or its password may not be known.
+        with contextlib.suppress(InputError):
+            uri = sweep_dir.tracking_uri()
+            runs_by_trial = read_runs(uri, sweep_dir.record["id"])
+    return Sweep(
+        name=sweep,
+        state=status.state,
+        experiment=sweep_dir.record["experiment"],
+        objectives=sweep_dir.objectives,
+        trials=status.trials,
+        history=lambda trial: sweep_dir.history(trial).rows,
+        runs=runs_by_trial,
+        models={
+            trial: f"{sweep_dir.models.location}/{trial}" for trial in sweep_dir.models.names()
+        },
+        tracking_uri=uri,
+    )
 
 
 @dataclass(frozen=True)
@@ -100,28 +121,3 @@ def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
 
 def _folder(workspace: str | os.PathLike[str] | None) -> Path:
     return Path(workspace or os.environ.get("RSAS_WORKSPACE", "runs"))
-
-
-def _from_workspace(name: str, folder: Path, runs: bool) -> Sweep:
-    from rsas.sweep.files.workspace import Workspace
-    from rsas.tracking import read_runs
-
-    sweep = Workspace(folder).open(name)
-    status = sweep.status()
-    uri, runs_by_trial = "", {}
-    if runs:
-        # The server may not answer, or its password may not be known.
-        with contextlib.suppress(InputError):
-            uri = sweep.tracking_uri()
-            runs_by_trial = read_runs(uri, sweep.record["id"])
-    return Sweep(
-        name=name,
-        state=status.state,
-        experiment=sweep.record["experiment"],
-        objectives=sweep.objectives,
-        trials=status.trials,
-        history=lambda trial: sweep.history(trial).rows,
-        runs=runs_by_trial,
-        models={trial: f"{sweep.models.location}/{trial}" for trial in sweep.models.names()},
-        tracking_uri=uri,
-    )

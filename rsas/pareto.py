@@ -16,6 +16,7 @@ from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
 
 __all__ = [
+    "CHOICES",
     "attainment",
     "choose",
     "course",
@@ -30,6 +31,9 @@ __all__ = [
     "values_of",
     "with_objectives",
 ]
+
+CHOICES = ("knee", "most-accurate", "sparsest")
+"""Members of the front that ``choose`` finds by their properties."""
 
 
 def front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
@@ -147,12 +151,12 @@ def choose(
     Raises:
         InputError: the trial does not exist.
     """
-    if which not in ("knee", "most-accurate", "sparsest"):
+    if which not in CHOICES:
         for trial in trials:
             if trial.trial_id == which:
                 return trial
         raise InputError(
-            f"trial {which!r}: expected knee, most-accurate, sparsest, or one of the sweep's "
+            f"trial {which!r}: expected {', '.join(CHOICES)}, or one of the sweep's "
             f"trials ({_first_to_last(trials)})"
         )
     members = front(trials, objectives)

@@ -116,7 +116,11 @@ def trials_table(
 def as_column(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the first row of a ``trials_table`` as name and value, without links and gaps."""
     first = rows.drop(columns=["MLflow", "trial"]).iloc[0]
-    texts = {name: _short(value) for name, value in first.items() if not pd.isna(value)}
+    texts = {
+        name: f"{value:.4g}" if isinstance(value, float) else str(value)
+        for name, value in first.items()
+        if not pd.isna(value)
+    }
     return pd.DataFrame({"name": texts.keys(), "value": texts.values()})
 
 
@@ -195,10 +199,6 @@ def on_page(figure: go.Figure) -> go.Figure:
         modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": OTHERS, "activecolor": COLORS[0]},
         hoverlabel={"font": {"color": "white"}, "bgcolor": "#333a44"},
     )
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _label(name: str) -> str:

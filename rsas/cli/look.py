@@ -184,14 +184,9 @@ def compare(
         *_sweeps(names, workspace, tracking_uri), at=numbers("--at", at, float) if at else None
     )
     if as_json:
-        tables = {
-            "sweeps": comparison.sweeps,
-            "differences": comparison.differences,
-            "values": comparison.values,
-            "ranges": comparison.ranges,
-        }
         records = {
-            title: json.loads(frame.to_json(orient="records")) for title, frame in tables.items()
+            name: json.loads(getattr(comparison, name).to_json(orient="records"))
+            for name in ("sweeps", "differences", "values", "ranges")
         }
         print(json.dumps(records, indent=2))
         return

@@ -74,13 +74,13 @@ def register(
     console = make_console()
     with console.status("asking MLflow"):
         from rsas import tracking
-        from rsas.analysis import choose
         from rsas.load import load_sweep
+        from rsas.pareto import CHOICES, choose
 
         sweep = load_sweep(name, workspace=workspace)
         logged = tracking.read_models(sweep.tracking_uri, sweep.runs)
         models = {}
-        for alias in ("knee", "most-accurate", "sparsest"):
+        for alias in CHOICES:
             trial = choose(sweep.trials, sweep.objectives, alias).trial_id
             if trial not in logged:
                 raise InputError(
