@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -96,11 +98,16 @@ def _shape_in_training(model: nn.Module, inputs: Tensor) -> tuple[int, ...]:
 
 def optimizer_of(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Return the optimizer of all parameters of the model."""
+    parameters: Any = list(model.parameters())
+    if config.decay == "weights":
+        parameters = [
+            {"params": [p for p in parameters if p.dim() > 1]},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+        return torch.optim.Adam(parameters, **common)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **common)
+    nesterov = config.nesterov and config.momentum > 0
+    return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=nesterov, **common)

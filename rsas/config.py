@@ -112,13 +112,35 @@ class TrainConfig(Pruning):
     # Optimisation
     epochs: int = field(default=10, metadata=range_of(1, 10**6))
     batch_size: int = field(default=100, metadata=range_of(1, 10**6))
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    accumulate: int = field(default=1, metadata=range_of(1, 10**6))
+    """Batches whose gradients are averaged for one step of the optimizer. Steps of pruning, such
+    as ``update_interval``, count steps of the optimizer."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """adamw: Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
     lr: float = field(default=0.1, metadata=range_of(0, 1e3, open_low=True))
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: from ``lr`` to 0 over the whole training, step by step."""
+    lr_schedule: Literal["constant", "cosine", "multi_step"] = "constant"
+    """cosine: from ``lr`` to 0 over the training after the warm-up, step by step. multi_step: times
+    ``gamma`` at each of ``milestones``."""
+    warmup: float = field(default=0.0, metadata=range_of(0, 1, open_high=True))
+    """Share of the training in which the learning rate rises linearly to that of the schedule."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Of multi_step: shares of the training, in (0, 1)."""
+    gamma: float = field(default=0.1, metadata=range_of(0, 1, open_low=True))
+    """Of multi_step: the factor at each milestone."""
     momentum: float = field(default=0.0, metadata=range_of(0, 0.9999))
     """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's momentum, for SGD."""
     weight_decay: float = field(default=0.0, metadata=range_of(0, 1e3))
+    decay: Literal["all", "weights"] = "all"
+    """Parameters with weight decay. weights: only those of two or more dimensions, without biases
+    and the scales of normalisation."""
+    label_smoothing: float = field(default=0.0, metadata=range_of(0, 1))
+    """Share of each training label that is spread over all classes (Szegedy et al. 2016). val_loss
+    is measured without label smoothing."""
+    clip_norm: float = field(default=0.0, metadata=range_of(0, 1e9))
+    """Largest 2-norm of the gradients of a step; larger ones are scaled down. 0: no limit. The norm
+    leaves out weights that are off, so that a limit means the same at each sparsity."""
     seed: int = field(default=0, metadata=range_of(0, 2**63 - 1))
     """Seed of initialisation, batch order, augmentation, dropout and mask draws."""
     device: str = "auto"
@@ -133,6 +155,10 @@ class TrainConfig(Pruning):
             raise InputError(f"hidden={list(self.hidden)}: every width must be at least 1")
         if any(not value > 0 for value in self.std):
             raise InputError(f"std={list(self.std)}: every value must be above 0")
+        if not all(0 < share < 1 for share in self.milestones):
+            raise InputError(
+                f"milestones={list(self.milestones)}: every share of the training must be in (0, 1)"
+            )
         if self.stem != "imagenet" and self.model != "resnet18":
             raise InputError(f"stem={self.stem!r}: only resnet18 has it, not model={self.model!r}")
 

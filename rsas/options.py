@@ -18,6 +18,7 @@ Credit = Literal["global", "per_weight"]
 Attribution = Literal["loss_change", "saliency"]
 Reward = Literal["loss_decrease", "loss_increase"]
 Baseline = Literal["none", "mean"]
+FirstMask = Literal["random", "magnitude", "snip"]
 Shape = Literal["linear", "cosine", "constant"]
 Draw = Literal["uniform", "gradient"]
 Regrow = Literal["zero", "latent", "gradient"]
@@ -41,6 +42,8 @@ class Options:
     """Patterns of the names of layers that stay dense, among those included."""
     update_interval: int = field(default=50, metadata=_COUNT)
     """Training steps between redraws of the masks."""
+    first_mask: FirstMask = "random"
+    """The mask that training begins with (rsas.sparse.PruningMethod)."""
     # set, rigl, gmp
     update_stop: float = field(default=0.75, metadata=_ABOVE_0)
     drop_fraction: float = field(default=0.3, metadata=_SHARE)

@@ -79,12 +79,12 @@ def _rules(config: Pruning) -> Iterator[tuple[bool, Iterable[str], str]]:
     method, used = config.method, _used_by(config.method)
     unused = _names(Target).union(*map(_used_by, _METHODS)) - used
     if isinstance(config, TrainConfig):
-        yield config.optimizer == "adam", ["momentum"], "optimizer='adam' has its own"
-        yield config.model != "mlp", ["hidden"], f"model={config.model!r} has no use for it"
+        yield from _training_rules(config)
     yield True, unused, f"method={method!r} has no use for it"
     yield config.sparsity == 0, used - {"sparsity"}, "sparsity=0 switches nothing off"
     by_map = config.distribution == "map"
     yield not by_map, ["layer_densities"], f"distribution={config.distribution!r} has no use for it"
+    yield method == "gmp", ["first_mask"], "method='gmp' begins dense"
     if method in ("set", "rigl"):
         options = ["update_interval", "update_stop", "grow_steps"]
         yield config.drop_fraction == 0, options, "drop_fraction=0 replaces nothing"
@@ -107,6 +107,17 @@ def _rules(config: Pruning) -> Iterator[tuple[bool, Iterable[str], str]]:
     gathers = regrows or not (config.exploration_draw == "uniform" or overshoots or nothing)
     yield not gathers, ["exploration_steps"], "nothing is explored or regrown by gradients"
     yield not regrows, ["regrow_scale"], f"regrow={config.regrow!r} has no scale"
+
+
+def _training_rules(config: TrainConfig) -> Iterator[tuple[bool, Iterable[str], str]]:
+    """Yield the rules, as ``_rules`` does, for the fields that are not of pruning."""
+    optimizer, schedule = f"optimizer={config.optimizer!r}", f"lr_schedule={config.lr_schedule!r}"
+    yield config.optimizer != "sgd", ["momentum", "nesterov"], f"{optimizer} has its own"
+    yield config.momentum == 0, ["nesterov"], "momentum=0 has no Nesterov variant"
+    yield config.weight_decay == 0, ["decay"], "weight_decay=0 decays nothing"
+    steps = config.lr_schedule == "multi_step"
+    yield not steps, ["milestones", "gamma"], f"{schedule} has no use for it"
+    yield config.model != "mlp", ["hidden"], f"model={config.model!r} has no use for it"
 
 
 def _used_by(method: str) -> set[str]:

@@ -5,28 +5,27 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
 
 from rsas import build, data, small_dense
 from rsas.config import TrainConfig
 from rsas.errors import NonFiniteLoss
+from rsas.lr import rate
+from rsas.passes import Passes
 from rsas.pruning import method_of, target_of
 from rsas.sparse import Sparsifier, prunable
-from rsas.sparse.schedules import interpolate
 from rsas.states import DefaultGenerators
 from rsas.userfile import users_code
 
 __all__ = ["EpochTrainer", "Row", "RunResult", "Trainer", "train"]
-
-_EVALUATION_BATCH = 256
 
 Row = dict[str, float]
 """A row of the history: column -> value."""
@@ -110,7 +109,10 @@ class Trainer:
         )
         with self._defaults.active():
             self.model = build.build_model(config, arrays, self.device)
+        self._passes = Passes(config, self.model, self.device)
         self._optimizer = build.optimizer_of(config, self.model)
+        if config.first_mask == "snip":
+            self._first_gradients()
         self._sparsifier = Sparsifier(
             self.model,
             self._optimizer,
@@ -118,7 +120,7 @@ class Trainer:
             target_of(config),
             generator=self._draws,
             epochs=config.epochs,
-            steps_per_epoch=len(self._batch_sizes()),
+            steps_per_epoch=self._steps_per_epoch(),
         )
 
     @property
@@ -171,28 +173,9 @@ class Trainer:
         self.history.append(row)
         return row
 
-    @torch.inference_mode()
-    @users_code()
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, float]:
-        """Return mean cross-entropy and accuracy in [0, 1], in eval mode without gradients.
-
-        Both are NaN without inputs.
-
-        Args:
-            x: inputs as in ``rsas.data.Splits``, shape (N, ...).
-            y: labels, shape (N,).
-        """
-        if len(y) == 0:
-            return float("nan"), float("nan")
-        self.model.eval()
-        size = max(_EVALUATION_BATCH, self.config.batch_size)
-        loss = torch.zeros((), device=self.device)
-        correct = torch.zeros((), device=self.device, dtype=torch.long)
-        for images, labels in zip(x.split(size), y.split(size), strict=True):
-            outputs = self._outputs(data.to_input(images, self.config))
-            loss += F.cross_entropy(outputs, labels, reduction="sum")
-            correct += (outputs.argmax(1) == labels).sum()
-        return loss.item() / len(y), correct.item() / len(y)
+        """Return what ``Passes.evaluate`` returns of the network as it is now."""
+        return self._passes.evaluate(x, y)
 
     def finish(self) -> RunResult:
         """Return the result of the run.
@@ -262,6 +245,23 @@ class Trainer:
     def close(self) -> None:
         """Do nothing: this run holds only memory."""
 
+    @users_code()
+    def _first_gradients(self) -> None:
+        """Leave the gradients of the first batch of the training, and no other trace."""
+        batches = torch.Generator(self.device)
+        batches.set_state(self._batches.get_state())
+        order = torch.randperm(len(self._data.y_train), generator=batches, device=self.device)
+        rows = order[: self._batch_sizes()[0]]
+        inputs = data.to_input(self._data.x_train[rows], self.config, batches)
+        generators = self._defaults.state_dict()
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        self.model.train()
+        with self._defaults.active():
+            self._passes.loss(inputs, self._data.y_train[rows]).backward()
+        self._defaults.load_state_dict(generators)
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+
     def _sparsity(self) -> tuple[float, dict[str, float]]:
         if self._full_sizes is None:
             return self._sparsifier.sparsity()
@@ -272,26 +272,25 @@ class Trainer:
 
     @users_code()  # passes of the model, forward and backward
     def _train_epoch(self) -> float:
-        config, x, y = self.config, self._data.x_train, self._data.y_train
+        config, y = self.config, self._data.y_train
         self.model.train()
         order = torch.randperm(len(y), generator=self._batches, device=self.device)
         sizes = self._batch_sizes()
         batches = order[: sum(sizes)].split(sizes)
-        total = config.epochs * len(batches)
+        count = self._steps_per_epoch()
         # Losses stay on the device until the epoch is over, so that no step waits for a copy.
-        losses = torch.empty(len(batches), device=self.device)
-        for step, rows in enumerate(batches):
-            inputs, labels = data.to_input(x[rows], config, self._batches), y[rows]
-            again = self._repeatable(inputs, labels) if self._sparsifier.is_paired else None
-            loss = self._loss(inputs, labels)
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            losses[step] = loss.detach()
+        losses = torch.empty(count, device=self.device)
+        for step in range(count):
+            start = step * config.accumulate
+            rows = batches[start : start + config.accumulate]
+            losses[step], again = self._backward(rows)
+            if config.clip_norm:
+                norm = self._sparsifier.gradient_norm()
+                clip_grads_with_norm_(self.model.parameters(), config.clip_norm, norm)
             self._sparsifier.observe(losses[step])
-            if config.lr_schedule == "cosine":
-                progress = (self.epoch * len(batches) + step) / total
-                for group in self._optimizer.param_groups:
-                    group["lr"] = interpolate("cosine", config.lr, 0.0, progress)
+            lr = rate(config, self.epoch * count + step, config.epochs * count)
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
             self._optimizer.step()
             self._sparsifier.step(loss_again=again)
         losses = losses.cpu()
@@ -299,10 +298,40 @@ class Trainer:
             step = int((~losses.isfinite()).nonzero()[0])
             raise NonFiniteLoss(
                 f"the training loss became {losses[step].item()} in epoch {self.epoch + 1}, "
-                f"step {step + 1} of {len(batches)}; try a smaller lr than {config.lr:g}"
+                f"step {step + 1} of {count}; try a smaller lr than {config.lr:g}"
             )
-        weights = torch.tensor(sizes, dtype=losses.dtype)
-        return float((losses * weights).sum() / weights.sum())
+        weights = torch.tensor(sizes, dtype=losses.dtype).split(config.accumulate)
+        seen = torch.stack([part.sum() for part in weights])
+        return float((losses * seen).sum() / seen.sum())
+
+    def _backward(self, batches: Sequence[Tensor]) -> tuple[Tensor, Callable[[], Tensor] | None]:
+        """Leave the gradients of one step of the optimizer: of the mean over all its images.
+
+        Args:
+            batches: numbers of the images, by batch.
+
+        Returns:
+            The loss without gradients; and, for methods that need it, what computes it again.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        total = sum(len(rows) for rows in batches)
+        loss = torch.zeros((), device=self.device)
+        repeats: list[tuple[float, Callable[[], Tensor]]] = []
+        for rows in batches:
+            share = len(rows) / total
+            inputs = data.to_input(self._data.x_train[rows], self.config, self._batches)
+            labels = self._data.y_train[rows]
+            if self._sparsifier.is_paired:
+                repeats.append((share, self._passes.repeatable(inputs, labels)))
+            part = self._passes.loss(inputs, labels) * share
+            part.backward()
+            loss += part.detach()
+        if not repeats:
+            return loss, None
+        return loss, lambda: torch.stack([again() * share for share, again in repeats]).sum()
+
+    def _steps_per_epoch(self) -> int:
+        return math.ceil(len(self._batch_sizes()) / self.config.accumulate)
 
     def _batch_sizes(self) -> list[int]:
         """Return the sizes of an epoch's batches."""
@@ -311,38 +340,6 @@ class Trainer:
         # BatchNorm has no statistics of one image, so a last batch of one image is left out.
         has_last = rest > 1 or (rest == 1 and whole == 0)
         return [size] * whole + [rest] * has_last
-
-    def _loss(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self._outputs(inputs), labels)
-
-    def _outputs(self, inputs: Tensor) -> Tensor:
-        """Return the model's outputs as float32, computed in the configuration's precision."""
-        reduced = self.config.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
-            outputs: Tensor = self.model(inputs)
-        return outputs.float()
-
-    def _repeatable(self, inputs: Tensor, labels: Tensor) -> Callable[[], Tensor]:
-        """Return a function that repeats the next loss of a batch, with the same dropout.
-
-        The function restores the statistics of BatchNorm and the state of torch's generators.
-        """
-        rng = torch.get_rng_state()
-        is_cuda = self.device.type == "cuda"
-        cuda_rng = torch.cuda.get_rng_state(self.device) if is_cuda else None
-
-        def again() -> Tensor:
-            buffers = [buffer.clone() for buffer in self.model.buffers()]
-            with torch.random.fork_rng([self.device] if is_cuda else []):
-                torch.set_rng_state(rng)
-                if cuda_rng is not None:
-                    torch.cuda.set_rng_state(cuda_rng, self.device)
-                loss = self._loss(inputs, labels)
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-            return loss
-
-        return again
 
 
 def train(

@@ -33,6 +33,8 @@ LAYERS = [
     "rsas.pruning",
     "rsas.small_dense",
     "rsas.build",
+    "rsas.lr",
+    "rsas.passes",
     "rsas.loop",
     "rsas.loop_trainer",
     "rsas.trainer",

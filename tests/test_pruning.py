@@ -19,7 +19,7 @@ from rsas.sparse import (
 BASE = TrainConfig(
     hidden=(20,), epochs=2, batch_size=50, momentum=0.9, lr=0.05, update_interval=10, sparsity=0.8
 )
-# Another value for every option of pruning.
+# Another value for every option of pruning, and for those of the optimisation.
 OTHER = {
     "sparsity": 0.7,
     "distribution": "erk",
@@ -51,6 +51,17 @@ OTHER = {
     "regrow_scale": 3.0,
     "momentum": 0.5,
     "hidden": (10,),
+    "first_mask": "magnitude",
+    "nesterov": True,
+    "weight_decay": 0.01,
+    "decay": "weights",
+    "lr_schedule": "multi_step",
+    "milestones": (0.2,),
+    "gamma": 0.5,
+    "warmup": 0.4,
+    "label_smoothing": 0.2,
+    "clip_norm": 0.1,
+    "accumulate": 2,
 }
 GLOBAL = {"credit": "global", "exploration_draw": "uniform", "measure_lr": 0.25}
 VARIANTS = {
@@ -64,6 +75,9 @@ VARIANTS = {
     "drawn and regrown": GLOBAL | {"regrow": "gradient"},
     "map": {"distribution": "map", "layer_densities": {"*": 1.0}},
     "adam": {"optimizer": "adam", "lr": 0.003},
+    "without momentum": {"method": "static", "momentum": 0.0},
+    "decayed": {"method": "static", "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.1},
+    "in steps": {"method": "static", "lr_schedule": "multi_step"},
     "global": GLOBAL,
     "accumulate": GLOBAL | {"measure_update": "accumulate"},
     "paired": GLOBAL | {"paired": True},

@@ -39,6 +39,18 @@ VARIANTS = {
     "paired": {"credit": "global", "paired": True},
     "reference": dataclasses.asdict(PublishedPruning()),
     "epoch clock": {"update_clock": "epoch", "lr_schedule": "cosine"},
+    "recipe": {
+        "accumulate": 2,
+        "nesterov": True,
+        "weight_decay": 0.01,
+        "decay": "weights",
+        "lr_schedule": "multi_step",
+        "warmup": 0.3,
+        "label_smoothing": 0.1,
+        "clip_norm": 0.5,
+        "first_mask": "snip",
+        "update_interval": 4,
+    },
     "bfloat16": {"precision": "bfloat16", "distribution": "erk"},
 }
 OPTIMIZERS = {"sgd": {"momentum": 0.9}, "adam": {"optimizer": "adam", "lr": 0.003}}
@@ -305,6 +317,15 @@ def test_the_optimizer_is_the_one_asked_for(digits):
     for changes, make in (
         ({"lr": 0.1}, lambda p: torch.optim.SGD(p, lr=0.1)),
         ({"momentum": 0.9, "epochs": 3}, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+        (
+            {"momentum": 0.9, "nesterov": True, "epochs": 3},
+            lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+        ),
+        ({"nesterov": True}, lambda p: torch.optim.SGD(p, lr=0.05)),
+        (
+            {"optimizer": "adamw", "weight_decay": 0.5, "epochs": 3},
+            lambda p: torch.optim.AdamW(p, lr=0.05, weight_decay=0.5),
+        ),
         ({"weight_decay": 0.1}, lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.1)),
         ({"optimizer": "adam", "lr": 0.01}, lambda p: torch.optim.Adam(p, lr=0.01)),
         (

@@ -42,6 +42,12 @@ class Prunable:
         """Return the parameter, or a view of those of its rows that are this weight."""
         return self.part(self.parameter)
 
+    @property
+    def gradient(self) -> Tensor:
+        """Return the gradient of the last backward pass, zero if the pass has not reached it."""
+        gradient = self.parameter.grad
+        return torch.zeros_like(self.weight) if gradient is None else self.part(gradient)
+
     def part(self, value: Tensor) -> Tensor:
         """Return a view of the part of this weight in a tensor of the parameter's shape."""
         rows = self.places[0].rows
@@ -93,8 +99,7 @@ class Layer:
     @property
     def gradient(self) -> Tensor:
         """Return the gradient of the last backward pass, which weights that are off have, too."""
-        gradient = self.prunable.parameter.grad
-        return torch.zeros_like(self.weight) if gradient is None else self.prunable.part(gradient)
+        return self.prunable.gradient
 
     @property
     def recent_gradient(self) -> Tensor:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rsas.errors import InputError
 from rsas.fields import validate
-from rsas.options import option
+from rsas.options import FirstMask, option
 from rsas.sparse import masks
-from rsas.sparse.layers import Layer, Target
+from rsas.sparse.layers import Layer, Prunable, Target
 from rsas.sparse.measure import Learner
 from rsas.sparse.schedules import Clock, Every, count_of, cubic, interpolate
 
@@ -46,14 +47,22 @@ class Redraw:
 
 @dataclass(frozen=True, kw_only=True)
 class PruningMethod:
-    """A random mask that stays: the behaviour of a method that overrides nothing.
+    """A mask that stays: the behaviour of a method that overrides nothing.
 
     A method that redraws masks overrides ``clock``, ``explored`` and ``schedule``, and a score
     where it is not that of SET.
 
+    Attributes:
+        first_mask: the weights of each layer that are on at first. ``random``; ``magnitude``, the
+            largest ones, which suits weights trained before; or ``snip``, those of the largest
+            abs(w * g), g being the gradient of a batch (Lee et al. 2019, "SNIP", eq. 5), here
+            within the budget of each layer.
+
     Raises:
         InputError: an option is of the wrong type, out of its range or not among its choices.
     """
+
+    first_mask: FirstMask = option("first_mask")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -115,9 +124,23 @@ class PruningMethod:
         """Multiple of the gathered SGD steps that a weight which comes back on starts from."""
         return 0.0
 
-    def first_mask(self, weight: Tensor, keep: int, generator: _Generator) -> Tensor:
-        """Return the mask that training begins with."""
-        return masks.draw(torch.ones_like(weight, dtype=torch.bool), keep, generator=generator)
+    def initial_mask(self, layer: Prunable, keep: int, generator: _Generator) -> Tensor:
+        """Return the mask that training begins with.
+
+        Raises:
+            InputError: ``first_mask`` is ``snip``, and the weight has no gradient.
+        """
+        weight = layer.weight
+        if self.first_mask == "random" or keep == weight.numel():
+            return masks.draw(torch.ones_like(weight, dtype=torch.bool), keep, generator=generator)
+        if self.first_mask == "magnitude":
+            return masks.top(weight.abs(), keep, generator=generator)
+        if layer.parameter.grad is None:
+            raise InputError(
+                f"first_mask='snip': the weight of layer {layer.name!r} has no gradient; call "
+                "loss.backward() for a batch before the masks are put on, or name it in exclude"
+            )
+        return masks.top((weight * layer.gradient).abs(), keep, generator=generator)
 
     def first_measure(self, weight: Tensor, generator: _Generator) -> Tensor | None:
         """Return the measure values that training begins with; None where there are none."""
@@ -134,7 +157,7 @@ class PruningMethod:
 
 @dataclass(frozen=True, kw_only=True)
 class StaticPruning(PruningMethod):
-    """A random mask, drawn once and kept: the control every other method has to beat.
+    """The first mask, kept: with a random one, the control every other method has to beat.
 
     A network trained from scratch on a fixed random mask (Liu et al. 2022, "The Unreasonable
     Effectiveness of Random Pruning"; with ``distribution="erk"`` their stronger variant).
@@ -215,8 +238,8 @@ class GradualPruning(PruningMethod):
     def clock(self) -> Clock:
         return Every(self.update_interval, self.update_stop)
 
-    def first_mask(self, weight: Tensor, keep: int, generator: _Generator) -> Tensor:
-        return torch.ones_like(weight, dtype=torch.bool)
+    def initial_mask(self, layer: Prunable, keep: int, generator: _Generator) -> Tensor:
+        return torch.ones_like(layer.weight, dtype=torch.bool)
 
     def schedule(self, layer: Layer, progress: float) -> Redraw:
         size = layer.mask.numel()

@@ -45,6 +45,8 @@ class Sparsifier:
       calls need the ``Position`` of the step.
     - With a GradScaler, ``scaler.unscale_`` comes before ``observe``.
     - Gradients that are summed over several batches are observed once, when they are complete.
+    - Gradients are clipped before ``observe``, by ``gradient_norm``, so that methods use those that
+      move the weights.
     - With ``method`` None the model stays dense, and both calls do nothing.
     - ``DistributedDataParallel``: all ranks make the same calls. Masks are those that rank 0 draws,
       whatever the seeds; losses are averaged over the ranks.
@@ -52,7 +54,8 @@ class Sparsifier:
       them, after each update or once at the end.
 
     Args:
-        model: moved to its device already; initial masks are put on at once. It may be wrapped
+        model: moved to its device already; initial masks are put on at once. For
+            ``first_mask="snip"`` it has the gradients of a batch. It may be wrapped
             by ``torch.compile`` or ``DistributedDataParallel``, now or later.
         optimizer: of all weights that are pruned; its state is zeroed for those that come back on.
         method: the pruning method, or None.
@@ -63,7 +66,8 @@ class Sparsifier:
         steps_per_epoch: steps of the optimizer in an epoch, at least 1; None as for ``epochs``.
 
     Raises:
-        InputError: the target does not fit the model, or the optimizer lacks a weight.
+        InputError: the target does not fit the model, the optimizer lacks a weight, or a weight
+            lacks the gradient for its first mask.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class Sparsifier:
                         "exclude"
                     )
                 planned, weight = kept[candidate.name], candidate.weight
-                mask = first_of_ranks(self._method.first_mask(weight, planned, generator))
+                mask = first_of_ranks(self._method.initial_mask(candidate, planned, generator))
                 latent = None
                 if self._method.keeps_latent:
                     # Before DistributedDataParallel, ranks may have different weights.
@@ -236,6 +240,24 @@ class Sparsifier:
         This is the mean over the epoch's redraws; 0 if the epoch had no redraw.
         """
         return fmean(self._explored) if self._explored else 0.0
+
+    @torch.no_grad()
+    def gradient_norm(self) -> Tensor:
+        """Return the 2-norm of all gradients but those of weights that are off: the norm to clip.
+
+        A weight that is off has a gradient, which the optimizer does not follow. With
+        ``torch.nn.utils.clip_grads_with_norm_``, a limit then means the same at each sparsity.
+        """
+        norms = []
+        for parameter in self._model.parameters():
+            if parameter.grad is None:
+                continue
+            layers = [layer for layer in self._layers if layer.prunable.parameter is parameter]
+            gradient = parameter.grad.clone() if layers else parameter.grad
+            for layer in layers:
+                layer.prunable.part(gradient).mul_(as_int8(layer.mask))
+            norms.append(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
     @torch.no_grad()
     def apply_to(self, model: nn.Module) -> None:
