@@ -6,7 +6,7 @@ KILLS =
 SEED =
 BIN := .venv/bin
 
-.PHONY: setup sweep test chaos bench lint format ui clean
+.PHONY: setup sweep test check chaos bench lint format ui clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -21,6 +21,10 @@ sweep: setup
 
 test: setup lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# In two minutes: all tests but those that start Ray, a server or a browser, end a process, or are slow.
+check: setup lint
+	$(BIN)/python -m pytest --numprocesses 2 -m "not resource and not slow"
 
 chaos: setup
 	$(BIN)/python -m tests.faults.chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))

@@ -17,7 +17,12 @@ from rsas.errors import InputError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["parse_assignments", "range_of", "require_field", "validate"]
+__all__ = ["is_number", "parse_assignments", "range_of", "require_field", "validate"]
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is an integer or a float; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def range_of(

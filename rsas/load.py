@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from rsas.analysis.trials import Sweep
 from rsas.errors import InputError, reason_of
-from rsas.records import Objective
 
 __all__ = ["FinalNetwork", "load_network", "load_sweep", "sweep_names"]
 
@@ -41,9 +40,32 @@ def load_sweep(
     Raises:
         InputError: the sweep does not exist or cannot be read.
     """
+    from rsas.sweep.files.workspace import Workspace
+    from rsas.tracking import read_runs, read_sweep
+
     if tracking_uri is not None:
-        return _from_mlflow(sweep, tracking_uri)
-    return _from_workspace(sweep, _folder(workspace), runs)
+        return read_sweep(tracking_uri, sweep)
+    sweep_dir = Workspace(_folder(workspace)).open(sweep)
+    status = sweep_dir.status()
+    uri, runs_by_trial = "", {}
+    if runs:
+        # The server may not answer, or its password may not be known.
+        with contextlib.suppress(InputError):
+            uri = sweep_dir.tracking_uri()
+            runs_by_trial = read_runs(uri, sweep_dir.record["id"])
+    return Sweep(
+        name=sweep,
+        state=status.state,
+        experiment=sweep_dir.record["experiment"],
+        objectives=sweep_dir.objectives,
+        trials=status.trials,
+        history=lambda trial: sweep_dir.history(trial).rows,
+        runs=runs_by_trial,
+        models={
+            trial: f"{sweep_dir.models.location}/{trial}" for trial in sweep_dir.models.names()
+        },
+        tracking_uri=uri,
+    )
 
 
 @dataclass(frozen=True)
@@ -51,7 +73,7 @@ class FinalNetwork:
     """The final network of a trial; with several seeds, the network of the first seed."""
 
     config: dict[str, Any]
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int, ...]  # empty if not known
     masks: dict[str, npt.NDArray[np.bool_]]  # by layer, True where a weight is on
     measures: dict[str, npt.NDArray[np.float64]]  # by layer; empty if none were stored
 
@@ -88,7 +110,7 @@ def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
             return None
         return FinalNetwork(
             config=state["config"],
-            input_shape=tuple(state["input_shape"]),
+            input_shape=tuple(state["input_shape"] or ()),
             masks={name: mask.numpy() for name, mask in state["masks"].items()},
             measures={k: v.double().numpy() for k, v in state["measures"].items()},
         )
@@ -99,45 +121,3 @@ def load_network(sweep: Sweep, trial: str) -> FinalNetwork | None:
 
 def _folder(workspace: str | os.PathLike[str] | None) -> Path:
     return Path(workspace or os.environ.get("RSAS_WORKSPACE", "runs"))
-
-
-def _from_workspace(name: str, folder: Path, runs: bool) -> Sweep:
-    from rsas.sweep.files.workspace import Workspace
-    from rsas.tracking import read_runs
-
-    sweep = Workspace(folder).open(name)
-    status = sweep.status()
-    uri, runs_by_trial = "", {}
-    if runs:
-        # The server may not answer, or its password may not be known.
-        with contextlib.suppress(InputError):
-            uri = sweep.tracking_uri()
-            runs_by_trial = read_runs(uri, sweep.record["id"])
-    return Sweep(
-        name=name,
-        state=status.state,
-        experiment=sweep.record["experiment"],
-        objectives=sweep.objectives,
-        trials=status.trials,
-        history=lambda trial: sweep.history(trial).rows,
-        runs=runs_by_trial,
-        models={trial: f"{sweep.models.place}/{trial}" for trial in sweep.models.names()},
-        tracking_uri=uri,
-    )
-
-
-def _from_mlflow(name: str, uri: str) -> Sweep:
-    from rsas.tracking import read_history, read_sweep
-
-    logged = read_sweep(uri, name)
-    return Sweep(
-        name=name,
-        state=logged.state,
-        experiment=logged.experiment,
-        objectives=tuple(Objective(**fields) for fields in logged.experiment["objectives"]),
-        trials=logged.trials,
-        history=lambda trial: read_history(uri, logged.runs[trial.trial_id]),
-        runs=logged.runs,
-        models=logged.models,
-        tracking_uri=uri,
-    )

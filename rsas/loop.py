@@ -70,9 +70,10 @@ class Run:
         params: what the search space set, without the fields of ``rsas.Pruning``.
         seed: of the run. Before the loop begins, it seeds the default generators of Python, NumPy
             and torch.
+        total_epochs: of the whole training.
         device: where the run trains, by the resources of its trial.
         history: the rows of all epochs so far.
-        input_shape: of one input of the model; None unless the model takes one tensor.
+        input_shape: of one input of the model; None unless the model takes one float tensor.
         generators: the default generators of the run, which its caller activates.
     """
 
@@ -85,6 +86,7 @@ class Run:
     ) -> None:
         self.params: Mapping[str, Any] = Params(config.params)
         self.seed = config.seed
+        self.total_epochs = config.epochs
         self.device = resolve_device(config.device)
         self.history: list[dict[str, float]] = []
         self.input_shape: tuple[int, ...] | None = None
@@ -308,12 +310,13 @@ class Run:
             self._note_input()
 
     def _note_input(self) -> None:
-        """Note the shape of one input at the first pass, if the model takes one tensor."""
+        """Note the shape of one input at the first pass, if the model takes one float tensor."""
 
         def note(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
             handle.remove()
-            if len(args) == 1 and not options and isinstance(args[0], Tensor):
-                self.input_shape = tuple(args[0].shape[1:])
+            x = args[0] if len(args) == 1 and not options else None
+            if isinstance(x, Tensor) and x.is_floating_point():
+                self.input_shape = tuple(x.shape[1:])
 
         handle = inner(self.model).register_forward_pre_hook(note, with_kwargs=True)
 

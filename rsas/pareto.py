@@ -16,6 +16,7 @@ from rsas.errors import InputError
 from rsas.records import Objective, TrialRecord
 
 __all__ = [
+    "CHOICES",
     "attainment",
     "choose",
     "course",
@@ -24,11 +25,15 @@ __all__ = [
     "hypervolume",
     "hypervolume_of",
     "knee",
+    "knee_id",
     "running_fronts",
     "split_seeds",
     "values_of",
     "with_objectives",
 ]
+
+CHOICES = ("knee", "most-accurate", "sparsest")
+"""Members of the front that ``choose`` finds by their properties."""
 
 
 def front(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[TrialRecord]:
@@ -89,7 +94,7 @@ def running_fronts(
     complete = [trial for trial in trials if trial.state == "complete"]
     if not complete:
         return
-    signs = np.where(_maximise(objectives), 1.0, -1.0)
+    signs = _signs(objectives)
     members = np.empty((0, len(objectives)))
     volume = 0.0
     for trial, values in zip(complete, values_of(complete, objectives) * signs, strict=True):
@@ -118,11 +123,17 @@ def knee(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> Tria
     members = front(trials, objectives)
     if not members:
         return None
-    values = values_of(members, objectives) * [1 if up else -1 for up in _maximise(objectives)]
+    values = values_of(members, objectives) * _signs(objectives)
     low, span = values.min(axis=0), np.ptp(values, axis=0)
     scaled = (values - low) / np.where(span > 0, span, 1)
     # Rounded, so that sums such as 0.1 + 0.9 and 0.5 + 0.5 are equal despite rounding errors.
     return members[int(scaled.sum(axis=1).round(9).argmax())]
+
+
+def knee_id(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> str:
+    """Return the ``trial_id`` of the ``knee``; empty without complete trials."""
+    trial = knee(trials, objectives)
+    return "" if trial is None else trial.trial_id
 
 
 def choose(
@@ -140,12 +151,12 @@ def choose(
     Raises:
         InputError: the trial does not exist.
     """
-    if which not in ("knee", "most-accurate", "sparsest"):
+    if which not in CHOICES:
         for trial in trials:
             if trial.trial_id == which:
                 return trial
         raise InputError(
-            f"trial {which!r}: expected knee, most-accurate, sparsest, or one of the sweep's "
+            f"trial {which!r}: expected {', '.join(CHOICES)}, or one of the sweep's "
             f"trials ({_first_to_last(trials)})"
         )
     members = front(trials, objectives)
@@ -155,8 +166,7 @@ def choose(
     if which == "most-accurate":
         accuracies = [objective for objective in objectives if "accuracy" in objective.name]
         best = (accuracies or list(objectives))[0]
-        sign = 1 if best.direction == "max" else -1
-        member = max(members, key=lambda trial: sign * trial.objectives[best.name])
+        member = max(members, key=lambda trial: best.sign * trial.objectives[best.name])
     elif which == "sparsest":
         if "sparsity" not in member.objectives:
             names = ", ".join(objective.name for objective in objectives)
@@ -197,7 +207,8 @@ def course(trials: Sequence[TrialRecord], objectives: Sequence[Objective]) -> pd
             }
         )
         since = spent if gain > 0 else since
-    return pd.DataFrame(rows, columns=list(_COURSE))
+    columns = ["trial_id", "trials", "device_seconds", "hypervolume", "gain", "cost_per_gain"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def epsilon(
@@ -216,8 +227,9 @@ def epsilon(
     fronts = [front(records, objectives) for records in (trials, reference)]
     if not all(fronts):
         raise InputError("epsilon: both sweeps need a complete trial")
-    ours, theirs = (values_of(members, objectives) for members in fronts)
-    return float(moocore.epsilon_additive(ours, ref=theirs, maximise=_maximise(objectives)))
+    values, reference_values = (values_of(members, objectives) for members in fronts)
+    maximise = _maximise(objectives)
+    return float(moocore.epsilon_additive(values, ref=reference_values, maximise=maximise))
 
 
 def attainment(
@@ -247,7 +259,7 @@ def attainment(
     fronts = [front(trials, objectives) for trials in sets]
     if not fronts or not all(fronts):
         raise InputError("attainment: each set needs a complete trial")
-    signs = np.array([-1.0 if up else 1.0 for up in _maximise(objectives)])
+    signs = -_signs(objectives)  # the attainment function is of objectives to minimise
     points = np.concatenate([values_of(members, objectives) for members in fronts]) * signs
     number = np.concatenate([np.full(len(members), i + 1) for i, members in enumerate(fronts)])
     surface = moocore.eaf(points, number, percentiles=list(percentiles))
@@ -307,12 +319,13 @@ def values_of(
     return values
 
 
-_COURSE = ("trial_id", "trials", "device_seconds", "hypervolume", "gain", "cost_per_gain")
-
-
 def _first_to_last(trials: Sequence[TrialRecord]) -> str:
     names = sorted(trial.trial_id for trial in trials)
     return " to ".join(dict.fromkeys([names[0], names[-1]])) if names else "none yet"
+
+
+def _signs(objectives: Sequence[Objective]) -> npt.NDArray[np.float64]:
+    return np.array([objective.sign for objective in objectives], dtype=np.float64)
 
 
 def _maximise(objectives: Sequence[Objective]) -> list[bool]:

@@ -22,7 +22,7 @@ from rsas.sparse import (
     Target,
 )
 
-__all__ = ["acting", "acting_key", "idle", "method_of", "target_of"]
+__all__ = ["effective_fields", "effective_key", "method_of", "target_of", "unused_fields"]
 
 _METHODS: Mapping[str, type[PruningMethod]] = {
     "static": StaticPruning,
@@ -53,19 +53,19 @@ def target_of(config: Pruning) -> Target:
     return Target(**options | {"layer_densities": dict(config.layer_densities)})
 
 
-def acting(config: Pruning) -> dict[str, Any]:
+def effective_fields(config: Pruning) -> dict[str, Any]:
     """Return the fields that have an effect: two runs that share them are the same."""
-    without = idle(config)
+    without = unused_fields(config)
     return {name: value for name, value in config.to_dict().items() if name not in without}
 
 
-def acting_key(config: Pruning) -> str:
+def effective_key(config: Pruning) -> str:
     """Return hexadecimal digits that two configurations share when their runs are the same."""
-    text = json.dumps(acting(config), sort_keys=True)
+    text = json.dumps(effective_fields(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def idle(config: Pruning) -> dict[str, str]:
+def unused_fields(config: Pruning) -> dict[str, str]:
     """Return the fields that have no effect on this run, each with the first reason for that."""
     reasons: dict[str, str] = {}
     for holds, names, reason in _rules(config):

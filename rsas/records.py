@@ -69,6 +69,11 @@ class Objective:
         if self.direction not in ("max", "min"):
             raise InputError(f"objective {self.name!r}: direction is max or min")
 
+    @property
+    def sign(self) -> int:
+        """1 if larger values are better, else -1."""
+        return 1 if self.direction == "max" else -1
+
 
 @dataclass(frozen=True)
 class TrialRecord:

@@ -21,7 +21,7 @@ from scipy import stats
 from rsas import data
 from rsas.config import TrainConfig
 from rsas.errors import NonFiniteLoss
-from rsas.pruning import acting_key
+from rsas.pruning import effective_key
 from rsas.trainer import Trainer
 
 __all__ = ["COLUMNS", "Run", "comparison", "mean_interval", "runs_of", "train_all"]
@@ -49,7 +49,7 @@ class Run:
     @property
     def key(self) -> str:
         """Text that is the same for two runs that are the same training."""
-        return acting_key(self.config)
+        return effective_key(self.config)
 
 
 def runs_of(configs: Mapping[str, TrainConfig], seeds: Sequence[int]) -> list[Run]:

@@ -47,13 +47,6 @@ class EpochTrainer(Protocol):
     def history(self) -> list[Row]:
         """The rows of all epochs so far."""
 
-    @property
-    def _network(self) -> nn.Module:
-        """The network that is evaluated and kept: the average, once there is one."""
-        if self._average is None or not self._average.has_begun:
-            return self.model
-        return self._average.model
-
     def run_epoch(self) -> Row:
         """Train one epoch; return its row."""
 
@@ -139,6 +132,13 @@ class Trainer:
     def epoch(self) -> int:
         """Number of epochs trained."""
         return len(self.history)
+
+    @property
+    def _network(self) -> nn.Module:
+        """The network that is evaluated and kept: the average, once there is one."""
+        if self._average is None or not self._average.has_begun:
+            return self.model
+        return self._average.model
 
     def run_epoch(self) -> Row:
         """Train one epoch and evaluate on the validation split.

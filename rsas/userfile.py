@@ -7,14 +7,14 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rsas.errors import InputError, reason_of
 
-__all__ = ["load_function", "users_code"]
+__all__ = ["load_function", "search_in", "users_code"]
 
 
 @contextlib.contextmanager
@@ -37,6 +37,11 @@ def users_code() -> Iterator[None]:
         raise RuntimeError(f"the code raised {reason_of(error)}") from error
 
 
+def search_in(folders: Iterable[str]) -> None:
+    """Let Python search these folders for modules, after those that Python searches already."""
+    sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
+
+
 def load_function(spec: str, what: str) -> Callable[..., Any]:
     """Return the function named by ``module:function`` or ``path/to/file.py:function``.
 
@@ -54,9 +59,7 @@ def load_function(spec: str, what: str) -> Callable[..., Any]:
     is_file = source.endswith(".py")
     if is_file and not os.path.isfile(source):  # isfile is also False for a name that is too long
         raise InputError(f"{what} {spec!r}: there is no file {source!r}")
-    for folder in [Path.cwd()] + [path.resolve().parent] * is_file:
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
+    search_in(map(str, [Path.cwd()] + [path.resolve().parent] * is_file))
     try:
         with users_code():
             module = _import_file(path) if is_file else importlib.import_module(source)

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import contextlib
 import shutil
 import signal
 import sys
@@ -10,6 +11,7 @@ import torch
 from hypothesis import settings
 
 from rsas.cli import main
+from tests import resources
 from tests.needs import lacking
 
 # A shell has what it runs in the background ignore Ctrl-C, which commands under test would inherit.
@@ -22,6 +24,22 @@ settings.load_profile("rsas")
 
 
 torch.set_num_threads(1)  # for fixtures that are made before the first test
+
+RESOURCE_FIXTURES = {"browser", "hold", "server"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests whose fixtures start a resource or end a process."""
+    for item in items:
+        if RESOURCE_FIXTURES & {*item.fixturenames}:
+            item.add_marker("resource")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Guard each test that is not marked, with its fixtures."""
+    with contextlib.nullcontext() if item.get_closest_marker("resource") else resources.guard():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,11 @@
 """Sweeps made by hand: the study and the files that a driver would leave, without Ray."""
 
-from rsas.records import trial_id
+from rsas.records import Objective, trial_id
 from rsas.sweep.changes import definition
 from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.files.workspace import Workspace
 
+OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 DATA = {
     "name": "digits",
     "digest": "0123456789abcdef",
@@ -23,7 +24,7 @@ def make(workspace, name, experiment, source, **record):
             "id": f"id-{name}",
             "source": source,
             "experiment": definition(experiment) | {"data": DATA},
-            "origin": {"source": source, "commit": "", "dirty": False},
+            "provenance": {"source": source, "commit": "", "dirty": False},
             "defined": definition(experiment),
             "data_dir": str(workspace),
             "tracking_uri": None,

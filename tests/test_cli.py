@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import types
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,7 +31,8 @@ def rsas(monkeypatch, command_line, request, tmp_path):
     monkeypatch.chdir(request.config.rootpath)
     monkeypatch.setenv("RSAS_WORKSPACE", str(tmp_path / "runs"))
     # Ray comes up while the input is looked at; here nothing is to get as far as to need it.
-    monkeypatch.setattr("rsas.cli.run._early_ray", lambda *_: contextlib.nullcontext())
+    connection = types.SimpleNamespace(address=None)
+    monkeypatch.setattr("rsas.cli.run._early_ray", lambda *_: contextlib.nullcontext(connection))
     return command_line
 
 

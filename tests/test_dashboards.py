@@ -28,9 +28,12 @@ from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.mirror import tracker_of
 from rsas.trainer import Trainer
 from tests import made as made_by_hand
+from tests.resources import RSAS
+from tests.servers import free_port
+
+pytestmark = pytest.mark.resource
 
 ROOT = Path(__file__).parents[1]
-RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 CHROMIUM = shutil.which("chromium")
 SPARSITIES = (0.5, 0.7, 0.9, 0.97)
 UI = "http://127.0.0.1:5009"
@@ -92,12 +95,6 @@ def made(workspace):
             sweep.train()
         tracker_of(sweep.folder, sweep.study, say=print).close("interrupted")
     return sweep
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 def wait_for(url, process):

@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rsas.loop import run_loop
 from rsas.sparse import PublishedPruning
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.suggest.space import check_space, idle_axes
+from rsas.sweep.suggest.space import check_space, unused_axes
 from rsas.trainer import Trainer
 
 FOLDER = Path(__file__).parents[1] / "experiments"
@@ -30,7 +32,7 @@ FUNCTIONS = [
     *(
         f"{path.name}:experiment"
         for path in sorted(FOLDER.glob("*.py"))
-        if path.stem != "published"
+        if path.stem not in ("published", "character_lm")
     ),
     *(f"published.py:{name}" for name in PRESETS),
 ]
@@ -96,6 +98,30 @@ def test_every_experiment_trains(spec, tmp_path):
     assert row["sparsity"] == pytest.approx(config.sparsity, abs=1e-3)
 
 
+def test_the_language_model_trains_by_a_loop_of_its_own(monkeypatch):
+    experiment, _ = load_experiment(f"{FOLDER}/character_lm.py")
+    loop = sys.modules["rsas_userfile_character_lm"]
+    for name, value in {"STEPS": 20, "VALIDATION": 2, "BATCH": 4, "CONTEXT": 16}.items():
+        monkeypatch.setattr(loop, name, value)
+    text = loop.text
+    monkeypatch.setattr(loop, "text", lambda: text(5000))
+    assert unused_axes(experiment) == []
+    chosen = {"epochs": 2, "sparsity": 0.8, "lr": 0.01, "update_interval": 5}
+    config = experiment.config.replace(**check_space(experiment) | chosen)
+    names = [objective.name for objective in experiment.objectives]
+    result = run_loop(experiment.train, config, objectives=names)
+    first, last = result.history.to_dict("records")
+    assert last["val_perplexity"] < first["val_perplexity"] < loop.CHARACTERS
+    layers = {name.removeprefix("sparsity/") for name in last if name.startswith("sparsity/")}
+    weights = {
+        f"blocks.layers.{block}.{name}"
+        for block in (0, 1)
+        for name in ("linear1", "linear2", *(f"self_attn.{p}_proj" for p in ("q", "k", "v", "out")))
+    }
+    assert layers == weights | {"head"}
+    assert last["sparsity"] == pytest.approx(0.8, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -114,4 +140,4 @@ def test_variants_search_what_acts(spec):
     assert experiment.name != plain.name
     assert experiment.base == plain.base
     assert check_space(experiment).keys() > {"sparsity"}
-    assert idle_axes(experiment) == []
+    assert unused_axes(experiment) == []

@@ -23,6 +23,7 @@ LAYERS = [
     "rsas.userfile",
     "rsas.columns",
     "rsas.records",
+    "rsas.follower",
     "rsas.pareto",
     "rsas.config",
     "rsas.sparse",

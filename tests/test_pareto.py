@@ -134,7 +134,7 @@ def test_figure_shows_every_complete_trial():
     assert "sparsity = 0.9<br>sparsity asked = 0.5" in members.text[1]
 
 
-@pytest.mark.parametrize("arguments", [("accuracy", "max", 0.0), ("sparsity", "up", 0.0)])
+@pytest.mark.parametrize("arguments", [(5, "max", 0.0), ("sparsity", "up", 0.0)])
 def test_objectives_that_cannot_be(arguments):
     with pytest.raises(ValueError, match="objective"):
         Objective(*arguments)

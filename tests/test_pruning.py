@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rsas import InputError, TrainConfig, Trainer, data
-from rsas.pruning import acting, idle, method_of, target_of
+from rsas.pruning import effective_fields, method_of, target_of, unused_fields
 from rsas.sparse import (
     PublishedNoise,
     PublishedPruning,
@@ -112,9 +112,9 @@ def trained(config, digits):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_idle_options_change_nothing_and_the_others_something(variant, digits):
+def test_unused_options_change_nothing_and_the_others_something(variant, digits):
     config = BASE.replace(**VARIANTS[variant])
-    without = idle(config)
+    without = unused_fields(config)
     expected = trained(config, digits)
     for name, value in OTHER.items():
         changed = config.replace(**{name: value})
@@ -124,10 +124,10 @@ def test_idle_options_change_nothing_and_the_others_something(variant, digits):
         same = weights.shape == expected.shape and torch.equal(weights, expected)
         if name in without:
             assert same, f"{name} is told to do nothing: {without[name]}"
-            assert acting(changed) == acting(config)
+            assert effective_fields(changed) == effective_fields(config)
         elif (variant, name) not in UNSEEN:
             assert not same, f"{name} does nothing, and nobody tells"
-            assert acting(changed) != acting(config)
+            assert effective_fields(changed) != effective_fields(config)
 
 
 def test_method_and_target_have_the_options_of_the_configuration():

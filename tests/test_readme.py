@@ -108,8 +108,10 @@ def rsas(here, command_line, monkeypatch, tmp_path):
     A sweep ends at once, with the status of ``first``. Runs of ``repeat`` have made accuracies.
     """
     status = Workspace(here / "runs").open("first").status()
-    monkeypatch.setattr("rsas.sweep.execute.cluster.early", lambda *_: contextlib.nullcontext())
-    for name in ("launch", "resume", "extend"):
+    monkeypatch.setattr(
+        "rsas.sweep.execute.cluster.Connection", lambda *_: contextlib.nullcontext()
+    )
+    for name in ("launch", "resume"):
         monkeypatch.setattr(f"rsas.sweep.commands.{name}", lambda *_, **__: status)
     monkeypatch.setattr("rsas.sweep.commands.diagnose", lambda *_, **__: [])
     load = data.load

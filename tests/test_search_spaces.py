@@ -8,7 +8,7 @@ import pytest
 from rsas import Trainer, data
 from rsas.config import TrainConfig
 from rsas.sweep.experiment import load_experiment
-from rsas.sweep.suggest.space import check_space, idle_axes
+from rsas.sweep.suggest.space import check_space, unused_axes
 from search_spaces import layerwise, methods, paper, schedule
 
 SPACES = {
@@ -35,7 +35,7 @@ def experiment():
 def test_every_axis_acts_wherever_it_is_asked_for(name, seed, experiment):
     space = dataclasses.replace(experiment, space=SPACES[name], seed=seed)
     assert "sparsity" in check_space(space)
-    assert idle_axes(space) == []
+    assert unused_axes(space) == []
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -12,6 +12,8 @@ from pyarrow import fs
 
 from tests.servers import Server, mlflow_server, postgres, s3
 
+pytestmark = pytest.mark.resource
+
 DIRECTIONS = ["maximize", "maximize"]
 
 

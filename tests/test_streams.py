@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from tests.analysis.conftest import fill
+from tests.resources import RSAS
 
 PYTHONPATH = os.pathsep.join(path for path in sys.path if path)
-RSAS = shlex.join([sys.executable, "-c", "from rsas.cli import main; main()"])
+COMMAND = shlex.join(RSAS)
 
 
 @pytest.fixture(scope="module")
@@ -35,30 +36,30 @@ def run(line, workspace, **environment):
 
 @pytest.mark.parametrize("command", ["pareto made", "--help"])
 def test_output_on_a_full_disk_is_one_line(workspace, command):
-    code, _, err = run(f"{RSAS} {command} > /dev/full", workspace)
+    code, _, err = run(f"{COMMAND} {command} > /dev/full", workspace)
     assert err == "rsas: error: the output cannot be written (No space left on device)\n"
     assert code == 2
 
 
 def test_closed_output_is_no_error(workspace):
-    assert run(f"{RSAS} pareto made >&-", workspace) == (0, "", "")
-    assert run(f"{RSAS} pareto other 2>&-", workspace) == (2, "", "")
+    assert run(f"{COMMAND} pareto made >&-", workspace) == (0, "", "")
+    assert run(f"{COMMAND} pareto other 2>&-", workspace) == (2, "", "")
 
 
 def test_characters_that_the_encoding_lacks_are_replaced(workspace):
     path = workspace.with_name("äöü")
     code, out, err = run(
-        f"{RSAS} pareto made --workspace {path}", workspace, PYTHONIOENCODING="ascii"
+        f"{COMMAND} pareto made --workspace {path}", workspace, PYTHONIOENCODING="ascii"
     )
     assert (code, out) == (2, "")
     assert "workspace" in err and "Traceback" not in err
-    code, out, err = run(f"{RSAS} pareto made", workspace, PYTHONIOENCODING="ascii")
+    code, out, err = run(f"{COMMAND} pareto made", workspace, PYTHONIOENCODING="ascii")
     assert (code, err) == (0, "")
     assert "front of" in out and out.isascii()
 
 
 def test_a_deleted_folder_is_one_line(workspace):
     gone = workspace.with_name("gone")
-    code, out, err = run(f"mkdir {gone}; cd {gone}; rmdir {gone}; {RSAS} pareto made", workspace)
+    code, out, err = run(f"mkdir {gone}; cd {gone}; rmdir {gone}; {COMMAND} pareto made", workspace)
     assert (code, out) == (2, "")
     assert err == "rsas: error: the current folder was deleted; change to one that exists\n"

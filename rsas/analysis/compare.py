@@ -16,7 +16,7 @@ from rsas.pareto import (
     epsilon,
     front,
     hypervolume_of,
-    knee,
+    knee_id,
     split_seeds,
     values_of,
 )
@@ -84,7 +84,6 @@ def compare(*sweeps: Sweep, at: Sequence[float] | None = None, seed: int = 0) ->
     rows = []
     for sweep, members, own, drawn in zip(sweeps, fronts, measures, draws, strict=True):
         low, high = _interval(own[0], None if drawn is None else drawn[:, 0])
-        middle = knee(members, objectives)
         rows.append(
             {
                 "sweep": sweep.name,
@@ -93,7 +92,7 @@ def compare(*sweeps: Sweep, at: Sequence[float] | None = None, seed: int = 0) ->
                 "hypervolume": own[0],
                 "low": low,
                 "high": high,
-                "knee": "" if middle is None else middle.trial_id,
+                "knee": knee_id(members, objectives),
                 "seeds": len(split_seeds(sweep.trials, objectives)),
             }
         )
@@ -151,9 +150,9 @@ def attained(
     candidates = [
         trial
         for trial in front(trials, objectives)
-        if _sign(last) * trial.objectives[last.name] >= _sign(last) * threshold
+        if last.sign * trial.objectives[last.name] >= last.sign * threshold
     ]
-    return max(candidates, key=lambda t: _sign(first) * t.objectives[first.name], default=None)
+    return max(candidates, key=lambda t: first.sign * t.objectives[first.name], default=None)
 
 
 def _ranges(
@@ -164,7 +163,7 @@ def _ranges(
     The best sweep can only change at a value of a front. So between two neighbouring values, the
     better one decides.
     """
-    sign = _sign(objectives[-1])
+    sign = objectives[-1].sign
     edges = np.unique(sign * _across(fronts, objectives))
     values = [values_of(members, objectives) for members in fronts]
     pieces = [
@@ -189,7 +188,7 @@ def _leader(
 ) -> tuple[str, float]:
     """Return the sweep that is best at a threshold, and its lead."""
     best = np.array([_best(own, objectives, threshold) for own in values])
-    scores = np.where(np.isnan(best), -np.inf, _sign(objectives[0]) * best)
+    scores = np.where(np.isnan(best), -np.inf, objectives[0].sign * best)
     order = np.argsort(-scores, kind="stable")
     first, second = scores[order[0]], scores[order[1]]
     if first == second:
@@ -233,7 +232,7 @@ def _best(values: Floats, objectives: Sequence[Objective], threshold: float) -> 
 
     The value is the same for all trials and for their front.
     """
-    first, last = _sign(objectives[0]), _sign(objectives[-1])
+    first, last = objectives[0].sign, objectives[-1].sign
     candidates = values[last * values[:, -1] >= last * threshold, 0]
     return float(first * np.max(first * candidates)) if len(candidates) else np.nan
 
@@ -267,7 +266,3 @@ def _thresholds(fronts: Sequence[Front], objectives: Sequence[Objective]) -> Flo
 def _across(fronts: Sequence[Front], objectives: Sequence[Objective]) -> Floats:
     """Return the values of the last objective of all members of the fronts."""
     return np.concatenate([values_of(members, objectives)[:, -1] for members in fronts])
-
-
-def _sign(objective: Objective) -> float:
-    return 1.0 if objective.direction == "max" else -1.0

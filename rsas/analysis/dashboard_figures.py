@@ -12,9 +12,9 @@ import plotly.graph_objects as go
 
 from rsas.analysis.compare import Comparison
 from rsas.analysis.plots import front_figure, fronts_figure
-from rsas.analysis.style import COLORS, OTHERS
+from rsas.analysis.style import COLORS, OTHERS, parameter_label
 from rsas.analysis.trials import Sweep, load_trials
-from rsas.pareto import hypervolume, knee
+from rsas.pareto import hypervolume, knee_id
 from rsas.records import clock
 
 __all__ = [
@@ -91,7 +91,7 @@ def trials_table(
     """
     chosen = set(chosen)
     parts = [load_trials(sweep).assign(sweep=sweep.name) for sweep in sweeps]
-    urls = [run_url(sweep, trial, ui) for sweep in sweeps for trial in _names(sweep)]
+    urls = [run_url(sweep, trial.trial_id, ui) for sweep in sweeps for trial in sweep.trials]
     frame = pd.concat(parts, ignore_index=True).assign(url=urls)
     if chosen:
         points = zip(frame["sweep"], frame["trial_id"], strict=True)
@@ -107,9 +107,7 @@ def trials_table(
         table[_label(name)] = frame.get(name, np.nan)
     for column in frame.columns[frame.columns.str.startswith("params.")]:
         if frame[column].notna().any():
-            name = column.removeprefix("params.")
-            # A sparsity that is a parameter may differ from the sparsity that is measured.
-            table[f"{name} asked" if name in names else name] = frame[column]
+            table[parameter_label(column.removeprefix("params."), names)] = frame[column]
     table["epochs trained"] = frame["epochs"].astype(int)
     table["device seconds"] = frame["device_seconds"]
     return table.reset_index(drop=True)
@@ -118,7 +116,11 @@ def trials_table(
 def as_column(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the first row of a ``trials_table`` as name and value, without links and gaps."""
     first = rows.drop(columns=["MLflow", "trial"]).iloc[0]
-    texts = {name: _short(value) for name, value in first.items() if not pd.isna(value)}
+    texts = {
+        name: f"{value:.4g}" if isinstance(value, float) else str(value)
+        for name, value in first.items()
+        if not pd.isna(value)
+    }
     return pd.DataFrame({"name": texts.keys(), "value": texts.values()})
 
 
@@ -136,28 +138,26 @@ def first_choice(sweep: Sweep) -> str:
 
     Without complete trials the text is empty.
     """
-    middle = knee(sweep.trials, sweep.objectives)
-    return "" if middle is None else middle.trial_id
+    return knee_id(sweep.trials, sweep.objectives)
 
 
 def summary(sweep: Sweep) -> list[tuple[str, str, str]]:
     """Return the main numbers of a sweep, each as (label, number, note)."""
     states = [trial.state for trial in sweep.trials]
     done = states.count("complete")
+    budget = sweep.experiment["budget"]["trials"]
     tiles = [
-        ("state", sweep.state, f"{done + states.count('pruned')} of {_asked(sweep)} trials done"),
+        ("state", sweep.state, f"{done + states.count('pruned')} of {budget} trials done"),
         ("complete", str(done), f"{states.count('running')} running"),
         ("stopped early", str(states.count("pruned")), f"{states.count('failed')} failed"),
     ]
     complete = [trial for trial in sweep.trials if trial.state == "complete"]
     for objective in sweep.objectives if complete else ():
-        sign = 1 if objective.direction == "max" else -1
-        best = max(complete, key=lambda trial: sign * trial.objectives[objective.name])
+        best = max(complete, key=lambda trial: objective.sign * trial.objectives[objective.name])
         number = f"{best.objectives[objective.name]:.4f}"
         tiles.append((_label(objective.name), number, f"best, {best.trial_id}"))
     volume = hypervolume(sweep.trials, sweep.objectives)
-    middle = knee(sweep.trials, sweep.objectives)
-    bend = "" if middle is None else f", knee {middle.trial_id}"
+    bend = f", knee {first_choice(sweep)}" if complete else ""
     tiles.append(("hypervolume", f"{volume:.4f}", f"front {len(sweep.front)}{bend}"))
     seconds = sum(trial.device_seconds for trial in sweep.trials)
     tiles.append(("device time", clock(seconds), "h:min:s"))
@@ -199,18 +199,6 @@ def on_page(figure: go.Figure) -> go.Figure:
         modebar={"bgcolor": "rgba(0, 0, 0, 0)", "color": OTHERS, "activecolor": COLORS[0]},
         hoverlabel={"font": {"color": "white"}, "bgcolor": "#333a44"},
     )
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _names(sweep: Sweep) -> list[str]:
-    return [trial.trial_id for trial in sweep.trials]
-
-
-def _asked(sweep: Sweep) -> int:
-    return int(sweep.experiment["budget"]["trials"])
 
 
 def _label(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from rsas.fields import is_number
 from rsas.records import Objective, TrialRecord
 
 if TYPE_CHECKING:  # a second to import
@@ -214,7 +215,7 @@ def _distributions(trials: Sequence[TrialRecord]) -> dict[str, BaseDistribution]
         values = [trial.params[name] for trial in trials if name in trial.params]
         if len({str(value) for value in values}) < 2:
             continue
-        if all(_is_number(value) for value in values):
+        if all(is_number(value) for value in values):
             distributions[name] = FloatDistribution(min(values), max(values))
         else:
             # As texts, because a choice may be a list, and Optuna looks choices up.
@@ -224,11 +225,7 @@ def _distributions(trials: Sequence[TrialRecord]) -> dict[str, BaseDistribution]
 
 def _binned(values: Sequence[Any]) -> Any:
     """Return the bin of each value: the quartile of a number, else the value as text."""
-    if all(_is_number(value) for value in values) and len(set(values)) > _BINS:
+    if all(is_number(value) for value in values) and len(set(values)) > _BINS:
         edges = np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1])
         return np.searchsorted(edges, values, side="right")
     return np.array([str(value) for value in values])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from rsas.analysis.style import themed
+from rsas.analysis.style import parameter_label, themed
 from rsas.analysis.trials import Sweep
+from rsas.fields import is_number
 
 __all__ = ["parallel_figure"]
 
@@ -34,7 +35,7 @@ def parallel_figure(sweep: Sweep, title: str = "") -> go.Figure:
     names = list(dict.fromkeys(name for trial in complete for name in trial.params))
     dimensions = [
         _dimension(
-            f"{name} asked" if name in complete[0].objectives else name,
+            parameter_label(name, complete[0].objectives),
             [trial.params.get(name) for trial in complete],
             logarithmic=bool(axes.get(name, {}).get("attributes", {}).get("log")),
         )
@@ -61,8 +62,8 @@ def parallel_figure(sweep: Sweep, title: str = "") -> go.Figure:
 def _dimension(name: str, values: Sequence[Any], *, logarithmic: bool) -> dict[str, Any]:
     """Return an axis; trials without a value lie at its lower end, at the tick ``none``."""
     known = [value for value in values if value is not None]
-    is_number = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in known)
-    if is_number and known:
+    is_numeric = all(is_number(v) for v in known)
+    if is_numeric and known:
         scaled = [v if v is None else math.log10(v) if logarithmic else float(v) for v in values]
         low = min(v for v in scaled if v is not None)
         high = max(v for v in scaled if v is not None)

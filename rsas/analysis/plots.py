@@ -12,7 +12,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rsas.analysis.compare import Comparison
-from rsas.analysis.style import COLORS, OTHERS, cycled, label_of, themed
+from rsas.analysis.style import (
+    COLORS,
+    OTHERS,
+    cycled,
+    interval_bars,
+    label_of,
+    parameter_label,
+    themed,
+)
 from rsas.analysis.trials import Sweep
 from rsas.columns import values_by_seed
 from rsas.errors import InputError
@@ -91,14 +99,13 @@ def values_figure(comparison: Comparison, title: str = "") -> go.Figure:
             mode="lines+markers",
             line={"color": color, "width": 2},
             marker={"size": 8},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": (rows["high"] - rows["value"]).clip(lower=0),
-                "arrayminus": (rows["value"] - rows["low"]).clip(lower=0),
-                "visible": bool(rows["low"].notna().any()),
-                "thickness": 1.2,
-            },
+            error_y=interval_bars(
+                rows["value"],
+                rows["low"],
+                rows["high"],
+                visible=bool(rows["low"].notna().any()),
+                thickness=1.2,
+            ),
             hovertemplate="%{customdata}: %{y:.4f}<extra>%{fullData.name}</extra>",
         )
     figure.update_xaxes(title_text=f"at {comparison.word} this {last.name.replace('_', ' ')}")
@@ -161,19 +168,14 @@ def importance_figure(frame: pd.DataFrame, title: str = "") -> go.Figure:
     rows, figure = frame[::-1], go.Figure()
     names = [name for name in frame.columns if f"{name}_low" in frame.columns]
     for name, color in zip(names, cycled(len(names)), strict=True):
-        low, high = (rows[name] - rows[f"{name}_low"], rows[f"{name}_high"] - rows[name])
+        bounds = rows[[f"{name}_low", f"{name}_high"]]
         figure.add_bar(
             y=rows.index,
             x=rows[name],
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": high.clip(lower=0),
-                "arrayminus": low.clip(lower=0),
-                "color": OTHERS,
-                "thickness": 1.2,
-            },
-            customdata=rows[[f"{name}_low", f"{name}_high"]],
+            error_x=interval_bars(
+                rows[name], *(bounds[bound] for bound in bounds), color=OTHERS, thickness=1.2
+            ),
+            customdata=bounds,
             name=label_of(name),
             orientation="h",
             marker={"color": color},
@@ -268,8 +270,7 @@ def _deviation(trial: TrialRecord, name: str) -> float:
 def _description(trial: TrialRecord) -> str:
     values: dict[str, Any] = dict(trial.objectives)
     for name, value in trial.params.items():
-        # A sparsity that is a parameter may differ from the sparsity that is measured.
-        values[f"{name} asked" if name in trial.objectives else name] = value
+        values[parameter_label(name, trial.objectives)] = value
     lines = [f"{k} = {v:.4g}" if isinstance(v, float) else f"{k} = {v}" for k, v in values.items()]
     return "<br>".join([f"<b>{trial.trial_id}</b>", *lines])
 

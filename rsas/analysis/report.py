@@ -27,12 +27,11 @@ from rsas.analysis.report_template import PAGE
 from rsas.analysis.training_plots import churn_figure, layers_figure
 from rsas.analysis.trials import Sweep, load_history, load_trials
 from rsas.errors import InputError
-from rsas.pareto import choose, course, hypervolume, knee, split_seeds
+from rsas.pareto import CHOICES, choose, course, hypervolume, split_seeds
 from rsas.records import TrialRecord, clock
 
 __all__ = ["report"]
 
-_CHOICES = ("knee", "most-accurate", "sparsest")
 _JUDGED = 200  # trials; importances from more would take longer than seconds
 _SHOWN = 40  # rows; the table of a longer front is folded
 
@@ -231,7 +230,7 @@ def _add_importance(parts: _Parts, sweep: Sweep) -> None:
 def _chosen(sweep: Sweep) -> dict[str, str]:
     """Return the members of the front that ``choose`` names -> their names."""
     names: dict[str, list[str]] = {}
-    for choice in _CHOICES:
+    for choice in CHOICES:
         try:
             trial = choose(sweep.trials, sweep.objectives, choice)
         except InputError:  # without sparsity as objective, no trial is the sparsest
@@ -242,8 +241,7 @@ def _chosen(sweep: Sweep) -> dict[str, str]:
 
 def _numbers(sweep: Sweep) -> list[tuple[str, str]]:
     states = [trial.state for trial in sweep.trials]
-    middle = knee(sweep.trials, sweep.objectives)
-    assert middle is not None  # report() has checked that a trial is complete
+    middle = choose(sweep.trials, sweep.objectives, "knee")
     seconds = sum(trial.device_seconds for trial in sweep.trials)
     return [
         ("trials complete", str(states.count("complete"))),
@@ -261,8 +259,7 @@ def _trade_off(sweep: Sweep) -> str:
     """Return a sentence on the knee, compared with the best of the first objective."""
     middle = choose(sweep.trials, sweep.objectives, "knee")
     first, last = sweep.objectives[0], sweep.objectives[-1]
-    sign = 1 if first.direction == "max" else -1
-    best = max(sweep.front, key=lambda trial: sign * trial.objectives[first.name])
+    best = max(sweep.front, key=lambda trial: first.sign * trial.objectives[first.name])
     if middle.trial_id == best.trial_id:
         return f"The knee, {middle.trial_id}, is also the best in {first.name}."
     loss = abs(best.objectives[first.name] - middle.objectives[first.name])

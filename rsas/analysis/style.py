@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from typing import Any
+
+import pandas as pd
 import plotly.graph_objects as go
 
-__all__ = ["COLORS", "OTHERS", "cycled", "label_of", "themed", "to_html"]
+__all__ = [
+    "COLORS",
+    "OTHERS",
+    "cycled",
+    "interval_bars",
+    "label_of",
+    "parameter_label",
+    "themed",
+    "to_html",
+]
 
 # The colours of Okabe and Ito: the colour-blind can distinguish them, on light and dark pages.
 COLORS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -23,6 +36,27 @@ _LABELS = {
 def label_of(name: str) -> str:
     """Return the label of a column of the history on an axis."""
     return _LABELS.get(name, name)
+
+
+def parameter_label(name: str, objectives: Container[str]) -> str:
+    """Return the label of a parameter beside objectives.
+
+    A sparsity that is a parameter may differ from the sparsity that is measured.
+    """
+    return f"{name} asked" if name in objectives else name
+
+
+def interval_bars(
+    values: pd.Series, low: pd.Series, high: pd.Series, **style: Any
+) -> dict[str, Any]:
+    """Return error bars from ``low`` to ``high`` at ``values``."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (high - values).clip(lower=0),
+        "arrayminus": (values - low).clip(lower=0),
+        **style,
+    }
 
 
 def cycled(count: int) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rsas.analysis.style import COLORS, OTHERS, cycled, label_of, themed
+from rsas.analysis.style import COLORS, OTHERS, cycled, interval_bars, label_of, themed
 
 __all__ = ["churn_figure", "history_figure", "layers_figure", "repeats_figure", "tradeoff_figure"]
 
@@ -125,12 +125,7 @@ def repeats_figure(comparison: pd.DataFrame, measure: str, title: str = "") -> g
         name="mean, 95% interval",
         mode="markers",
         marker={"color": COLORS[0], "size": 10, "symbol": "diamond"},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": comparison["high"] - comparison["mean"],
-            "arrayminus": comparison["mean"] - comparison["low"],
-        },
+        error_x=interval_bars(comparison["mean"], comparison["low"], comparison["high"]),
     )
     if math.isfinite(comparison["mean"].iloc[0]):
         figure.add_vline(x=comparison["mean"].iloc[0], line={"dash": "dash", "color": OTHERS})
@@ -169,13 +164,7 @@ def tradeoff_figure(
                 "width": 2 if number else 4,  # others are compared with the first
                 "dash": _DASHES[number // len(COLORS) % len(_DASHES)],
             },
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": own["high"] - own["mean"],
-                "arrayminus": own["mean"] - own["low"],
-                "thickness": 1,
-            },
+            error_y=interval_bars(own["mean"], own["low"], own["high"], thickness=1),
         )
     figure.update_xaxes(
         title_text=label_of("sparsity"),

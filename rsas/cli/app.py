@@ -63,11 +63,6 @@ def _open_streams() -> None:
 
 
 def _check_folder() -> None:
-    """Check that the current folder exists.
-
-    Raises:
-        InputError: the folder was deleted.
-    """
     try:
         os.getcwd()
     except FileNotFoundError:

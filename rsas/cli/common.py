@@ -53,7 +53,7 @@ def open_workspace(path: Path) -> Workspace:
 
 def print_front(status: Status, console: Console) -> None:
     """Print the front of a sweep as a table, its knee and its hypervolume."""
-    from rsas.pareto import knee
+    from rsas.pareto import knee_id
     from rsas.sweep.follow.progress import front_table
 
     members = status.front
@@ -62,9 +62,8 @@ def print_front(status: Status, console: Console) -> None:
         return
     title = f"{status.name}: front of {status.counts['complete']} trials"
     console.print(front_table(members, status.objectives, title))
-    knee_trial = knee(status.trials, status.objectives)
-    knee_text = "" if knee_trial is None else f", knee {knee_trial.trial_id}"
-    console.print(f"{len(members)} members{knee_text}, hypervolume {status.hypervolume:.4f}")
+    knee = knee_id(members, status.objectives)
+    console.print(f"{len(members)} members, knee {knee}, hypervolume {status.hypervolume:.4f}")
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -36,11 +36,9 @@ from rsas.records import clock
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
     from rich.table import Table
 
     from rsas.analysis import Sweep
-    from rsas.sweep.audit.check import Fault
     from rsas.sweep.status import Status
 
 __all__ = ["check", "compare", "pareto", "report", "status"]
@@ -111,23 +109,23 @@ def check(
     import dataclasses
 
     sweeps = open_workspace(workspace)
-    folder = sweeps.open(name)
+    sweep_dir = sweeps.open(name)
     console = make_console()
     with console.status("comparing the study, MLflow and the storage"):
         from rsas.sweep.audit.check import check as find_faults
         from rsas.sweep.audit.repair import repair as repair_faults
 
-        changes = folder.record.get("changes", [])  # of the experiment's file
+        changes = sweep_dir.record.get("changes", [])  # of the experiment's file
         done: list[str] = []
         if repair:
-            with folder.locked(take_over=take_over):
-                done = repair_faults(folder)
-        faults = find_faults(folder)
+            with sweep_dir.locked(take_over=take_over):
+                done = repair_faults(sweep_dir)
+        faults = find_faults(sweep_dir)
         # A damaged study cannot say whether the sweep runs.
-        if faults and faults[0].where != "study" and folder.status().state == "running":
+        if faults and faults[0].where != "study" and sweep_dir.status().state == "running":
             # The mirror and the files of a running sweep lag behind: lasting differences count.
             time.sleep(_A_WHILE)
-            faults = [fault for fault in find_faults(folder) if fault in faults]
+            faults = [fault for fault in find_faults(sweep_dir) if fault in faults]
     if as_json:
         records = [
             {k: v for k, v in dataclasses.asdict(fault).items() if k != "content"}
@@ -141,11 +139,16 @@ def check(
             console.print(line, style="yellow", markup=False)
         for line in done:
             console.print(f"repaired: {line}", markup=False)
-        _print_faults(faults, console)
-        trials = len(folder.status().trials) if not faults else 0
         if not faults:
+            trials = len(sweep_dir.status().trials)
             console.print(f"{name}: study, MLflow and storage agree on {trials} trials")
-        elif not repair:
+            return
+        import pandas as pd
+
+        columns = ["kind", "where", "trial", "what"]
+        rows = [(fault.kind, fault.where, fault.trial_id, fault.what) for fault in faults]
+        console.print(_table(f"{len(faults)} faults", pd.DataFrame(rows, columns=columns)))
+        if not repair:
             console.print(f"to repair them: {program()} check {name} --repair{where(sweeps)}")
     if faults:
         raise typer.Exit(1)
@@ -181,14 +184,9 @@ def compare(
         *_sweeps(names, workspace, tracking_uri), at=numbers("--at", at, float) if at else None
     )
     if as_json:
-        tables = {
-            "sweeps": comparison.sweeps,
-            "differences": comparison.differences,
-            "values": comparison.values,
-            "ranges": comparison.ranges,
-        }
         records = {
-            title: json.loads(frame.to_json(orient="records")) for title, frame in tables.items()
+            name: json.loads(getattr(comparison, name).to_json(orient="records"))
+            for name in ("sweeps", "differences", "values", "ranges")
         }
         print(json.dumps(records, indent=2))
         return
@@ -242,29 +240,14 @@ def _status_json(status: Status) -> dict[str, Any]:
 
 
 def _pareto_json(status: Status) -> dict[str, Any]:
-    from rsas.pareto import knee
+    from rsas.pareto import knee_id
 
     members = [
         {"trial_id": t.trial_id, "params": t.params, "objectives": t.objectives}
         for t in status.front
     ]
-    knee_trial = knee(status.trials, status.objectives)
-    knee_id = knee_trial and knee_trial.trial_id
-    return {**_status_json(status), "knee": knee_id, "front": members}
-
-
-def _print_faults(faults: Sequence[Fault], console: Console) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not faults:
-        return
-    table = Table(title=f"{len(faults)} faults", title_justify="left", title_style="bold")
-    for column in ("kind", "where", "trial", "what"):
-        table.add_column(column)
-    for fault in faults:
-        table.add_row(fault.kind, fault.where, fault.trial_id, escape(fault.what))
-    console.print(table)
+    knee = knee_id(status.trials, status.objectives) or None
+    return {**_status_json(status), "knee": knee, "front": members}
 
 
 def _sweeps(names: Sequence[str], workspace: Path, tracking_uri: str | None) -> list[Sweep]:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rsas.cli.app import app
-from rsas.cli.common import (
-    check_output,
-    make_console,
-    open_workspace,
-)
-from rsas.cli.options import (
-    RUNS,
-    NameArgument,
-    WorkspaceOption,
-)
+from rsas.cli.common import check_output, make_console, open_workspace
+from rsas.cli.options import RUNS, NameArgument, WorkspaceOption
 from rsas.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,21 +36,22 @@ def export(
     workspace: WorkspaceOption = RUNS,
 ) -> None:
     """Export the network of a trial to a file, and measure its size and latency."""
-    folder = open_workspace(workspace).open(name)
+    sweep_dir = open_workspace(workspace).open(name)
     console = make_console()
     with console.status("loading the network"):
         from rsas import export as exports
         from rsas.analysis import choose
         from rsas.sweep.files.final_model import final_network
+        from rsas.userfile import search_in
 
         kind = exports.check_format(form)
-        status = folder.status()
+        status = sweep_dir.status()
         chosen = choose(status.trials, status.objectives, trial)
         path = output or Path(f"{name}-{chosen.trial_id}{exports.SUFFIXES[kind]}")
         check_output("-o", path)
-        sys.path += [entry for entry in folder.record["python_path"] if entry not in sys.path]
+        search_in(sweep_dir.record["python_path"])
         source = {"sweep": name, "trial": chosen.trial_id, "objectives": chosen.objectives}
-        network = final_network(folder, folder.study(), chosen, **source)
+        network = final_network(sweep_dir, sweep_dir.study(), chosen, **source)
     with console.status("writing"):
         content = exports.encode(network, kind)
         exports.write_file(path, content)
@@ -82,13 +74,13 @@ def register(
     console = make_console()
     with console.status("asking MLflow"):
         from rsas import tracking
-        from rsas.analysis import choose
         from rsas.load import load_sweep
+        from rsas.pareto import CHOICES, choose
 
         sweep = load_sweep(name, workspace=workspace)
         logged = tracking.read_models(sweep.tracking_uri, sweep.runs)
         models = {}
-        for alias in ("knee", "most-accurate", "sparsest"):
+        for alias in CHOICES:
             trial = choose(sweep.trials, sweep.objectives, alias).trial_id
             if trial not in logged:
                 raise InputError(

@@ -157,16 +157,7 @@ def _configurations(base: TrainConfig, others: list[str]) -> dict[str, TrainConf
 def _at_each(
     sparsities: str, configs: dict[str, TrainConfig], changes: list[str]
 ) -> dict[float, dict[str, TrainConfig]]:
-    """Return the configurations by their target sparsity.
-
-    Args:
-        sparsities: the text of ``--sparsities``.
-        configs: the configurations by name.
-        changes: the texts of ``--set`` and ``--vs``.
-
-    Raises:
-        InputError: a change sets the sparsity, too.
-    """
+    """Return the configurations by sparsity; ``changes`` are texts of ``--set`` and ``--vs``."""
     if any(word.startswith("sparsity=") for text in changes for word in text.split()):
         raise InputError(f"--sparsities {sparsities!r}: not beside sparsity=... in --set or --vs")
     return {
@@ -176,11 +167,7 @@ def _at_each(
 
 
 def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -> None:
-    """Check that all configurations can be trained, before the first training begins.
-
-    Raises:
-        InputError: one of them cannot be trained, or has no test data for ``test``.
-    """
+    """Check that all configurations can be trained, before the first training begins."""
     from rsas import data
     from rsas.build import check
 
@@ -195,11 +182,7 @@ def _check(configs: dict[str, TrainConfig], data_dir: Path | None, test: bool) -
 
 
 def _known(path: Path | None, test: bool) -> dict[str, dict[str, Any]]:
-    """Return the rows of earlier runs in a CSV file, by the key of the run.
-
-    Raises:
-        InputError: the file cannot be read, or has other columns.
-    """
+    """Return the rows of earlier runs in a CSV file, by the key of the run."""
     import pandas as pd
 
     from rsas.seed_study import COLUMNS

@@ -44,6 +44,7 @@ from rsas.errors import Halted, InputError, LeaseLost, StorageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rsas.sweep.execute.cluster import Connection
     from rsas.sweep.execute.doctor import Finding
     from rsas.sweep.files.workspace import Workspace
     from rsas.sweep.status import Status
@@ -117,26 +118,27 @@ def sweep(
     sweeps.check_free(name)
     points = _points(enqueue, sweeps) if enqueue else []
     console = make_console()
-    with _resumable(sweeps, name, console), _early_ray(address, source):
-        with console.status("loading libraries"):
-            from rsas.sweep.commands import launch
-        status = launch(
-            experiment,
-            source,
-            name=name,
-            defined=defined,
-            assigned={text.partition("=")[0].strip() for text in assignments or []},
-            workspace=sweeps,
-            console=console,
-            data_dir=data_dir,
-            tracking_uri=tracking_uri,
-            address=address,
-            storage=storage,
-            study_storage=study_storage,
-            enqueued=points,
-            known=known,
-            metrics_port=metrics_port,
-        )
+    with _resumable(sweeps, name, console):
+        with _early_ray(address, source) as connection:
+            with console.status("loading libraries"):
+                from rsas.sweep.commands import launch
+            status = launch(
+                experiment,
+                source,
+                name=name,
+                defined=defined,
+                assigned={text.partition("=")[0].strip() for text in assignments or []},
+                workspace=sweeps,
+                console=console,
+                connection=connection,
+                data_dir=data_dir,
+                tracking_uri=tracking_uri,
+                storage=storage,
+                study_storage=study_storage,
+                enqueued=points,
+                known=known,
+                metrics_port=metrics_port,
+            )
         _conclude(status, sweeps, console)
 
 
@@ -149,21 +151,7 @@ def resume(
     take_over: TakeOverOption = False,
 ) -> None:
     """Resume a sweep that was interrupted."""
-    sweeps = open_workspace(workspace)
-    record = sweeps.open(name).record
-    console = make_console()
-    with _resumable(sweeps, name, console), _early_ray(address, record):
-        with console.status("loading libraries"):
-            from rsas.sweep.commands import resume as resume_sweep
-        status = resume_sweep(
-            name,
-            workspace=sweeps,
-            console=console,
-            address=address,
-            metrics_port=metrics_port,
-            take_over=take_over,
-        )
-        _conclude(status, sweeps, console)
+    _resume(name, workspace, address, metrics_port=metrics_port, take_over=take_over)
 
 
 @app.command()
@@ -181,21 +169,21 @@ def extend(
     budget = given(trials=trials, hours=hours, device_hours=device_hours)
     if not budget:
         raise InputError("extend: expected --trials, --hours or --device-hours")
+    options: dict[str, Any] = {"metrics_port": metrics_port, "take_over": take_over}
+    _resume(name, workspace, address, budget=budget, **options)
+
+
+def _resume(name: str, workspace: Path, address: str | None, **options: Any) -> None:
     sweeps = open_workspace(workspace)
     record = sweeps.open(name).record
     console = make_console()
-    with _resumable(sweeps, name, console), _early_ray(address, record):
-        with console.status("loading libraries"):
-            from rsas.sweep.commands import extend as extend_sweep
-        status = extend_sweep(
-            name,
-            budget,
-            workspace=sweeps,
-            console=console,
-            address=address,
-            metrics_port=metrics_port,
-            take_over=take_over,
-        )
+    with _resumable(sweeps, name, console):
+        with _early_ray(address or record.get("address"), record["source"]) as connection:
+            with console.status("loading libraries"):
+                from rsas.sweep.commands import resume as resume_sweep
+            status = resume_sweep(
+                name, workspace=sweeps, console=console, connection=connection, **options
+            )
         _conclude(status, sweeps, console)
 
 
@@ -220,16 +208,16 @@ def doctor(
     experiment = experiment.with_config(experiment.config.override(assignments or []))
     experiment = dataclasses.replace(experiment, resources=resources)
     console = make_console()
-    with _early_ray(address, source):
+    with _early_ray(address, source) as connection:
         with console.status("loading libraries"):
             from rsas.sweep.commands import diagnose
         with console.status("asking the nodes"):
             findings = diagnose(
                 experiment,
                 source,
+                connection=connection,
                 data_dir=data_dir,
                 tracking_uri=tracking_uri,
-                address=address,
                 storage=storage,
             )
     _print_findings(findings, console)
@@ -294,15 +282,13 @@ def _resumable(workspace: Workspace, name: str, console: Console) -> Iterator[No
 
 
 @contextlib.contextmanager
-def _early_ray(address: str | None, sweep: Any) -> Iterator[None]:
-    """Start Ray while libraries are imported; ``sweep`` is a source or a record."""
-    from rsas.sweep.execute import cluster
+def _early_ray(address: str | None, source: str) -> Iterator[Connection]:
+    """Start Ray while libraries are imported."""
+    from rsas.sweep.execute.cluster import Connection
 
-    if isinstance(sweep, dict):
-        address, sweep = address or sweep.get("address"), sweep["source"]
-    with cluster.early(address, sweep):
+    with Connection(address, source) as connection:
         try:
-            yield
+            yield connection
         except (InputError, StorageError) as error:  # printed before the wait for Ray's shutdown
             tell(error)
             raise typer.Exit(2) from None

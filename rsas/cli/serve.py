@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rsas.cli.app import app
-from rsas.cli.common import (
-    open_workspace,
-    program,
-)
-from rsas.cli.options import (
-    RUNS,
-    WorkspaceOption,
-)
+from rsas.cli.common import open_workspace, program
+from rsas.cli.options import RUNS, WorkspaceOption
 from rsas.errors import InputError
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""A trained network as a file that others can use, and what it costs to run.
+"""Export trained networks as files, and measure their sizes and latencies.
 
-``save`` writes safetensors, ONNX or a compressed sparse file; ``load`` reads the first and the
-last back, onnxruntime runs the second; ``report`` measures. Loading executes nothing that a file
-holds or names.
+``save`` writes safetensors, ONNX or a compressed sparse file. ``load`` reads safetensors and sparse
+files; onnxruntime runs ONNX files. Loading runs no code that a file contains or names.
 """
 
 from __future__ import annotations
@@ -53,19 +52,19 @@ def save(
     format: Format,
     input_shape: tuple[int, ...] | None = None,
 ) -> None:
-    """Write a network, its masks folded into its weights; a file that is there is replaced.
+    """Write a network, with its masks folded into its weights; an existing file is replaced.
 
     Args:
-        source: what ``rsas.train`` returned, or any model, which may have masks of
-            ``torch.nn.utils.prune`` on it and is left as it is.
+        source: the result of ``rsas.train``, or any model, which is not changed. The model may
+            have masks of ``torch.nn.utils.prune``.
         path: of the file.
-        format: ``safetensors``; ``onnx``, run in onnxruntime and compared first; or ``sparse``, as
-            ``rsas.export.files`` describes it.
-        input_shape: of one input; ``onnx`` needs it for an ``nn.Module``.
+        format: ``safetensors``; ``onnx``, compared with torch in onnxruntime before the file is
+            written; or ``sparse``, as ``rsas.export.files`` describes it.
+        input_shape: shape of one input, without the batch; needed for ``onnx`` of an ``nn.Module``.
 
     Raises:
-        InputError: the format is none of these or cannot hold the network, its extra is not
-            installed, or the file cannot be written.
+        InputError: the format is unknown or cannot hold the network, its extra is not installed,
+            or the file cannot be written.
     """
     write_file(path, encode(network_of(source, input_shape), check_format(format)))
 
@@ -76,33 +75,33 @@ def load(
     builder: Callable[..., nn.Module] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> nn.Module:
-    """The network of a safetensors or sparse file, in eval mode, with its weights bit for bit.
+    """Return the network of a safetensors or sparse file, in eval mode, with equal bits.
 
     Args:
         path: of the file.
-        builder: makes the network where it is not one of rsas (mlp, resnet18, vgg16); called with
-            those of ``input_shape``, ``num_classes`` and ``width_multiplier`` that it names as
-            parameters. A function that the file names is never run.
-        max_bytes: which the network of a sparse file may take in memory; some kB in a file can
-            stand for gigabytes.
+        builder: makes the network, unless the network is one of rsas (mlp, resnet18, vgg16). It
+            gets those of ``input_shape``, ``num_classes`` and ``width_multiplier`` that it names
+            as parameters. A function that the file names is never run.
+        max_bytes: largest size in memory of the network of a sparse file. A file of some kB can
+            declare gigabytes.
 
     Raises:
-        InputError: the file cannot be read, is damaged, takes more than ``max_bytes`` or does not
-            fit the network. Nothing of it was unpacked, then, unless it is damaged.
+        InputError: the file cannot be read, is corrupt, needs more than ``max_bytes`` or does not
+            fit the network. Only a corrupt file may be unpacked in part before the error.
     """
-    what = os.fspath(path)
-    return rebuild(from_bytes(read_file(path), what, max_bytes=max_bytes), builder, what)
+    source = os.fspath(path)
+    return rebuild(from_bytes(read_file(path), source, max_bytes=max_bytes), builder, source)
 
 
 def report(network: Network, content: bytes, format: Format) -> Report:
-    """Sizes, operations and latency of a network that is exported with this content."""
+    """Measure sizes, operations and latencies of a network that was exported as ``content``."""
     onnx = content if format == "onnx" else None
     dense = len(content if format == "safetensors" else encode(network, "safetensors"))
     return measure(network, dense_bytes=dense, file_bytes=len(content), onnx=onnx)
 
 
 def encode(network: Network, format: Format) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Raises:
         InputError: the format cannot hold the network, or its extra is not installed.
@@ -116,12 +115,11 @@ def encode(network: Network, format: Format) -> bytes:
 
 
 def check_format(name: str) -> Format:
-    """The format of this name.
+    """Return the format of a name.
 
     Raises:
-        InputError: there is none.
+        InputError: the format is unknown.
     """
-    for known in get_args(Format):
-        if name == known:
-            return cast(Format, known)
-    raise InputError(f"format {name!r}: expected one of {', '.join(get_args(Format))}")
+    if name not in get_args(Format):
+        raise InputError(f"format {name!r}: expected one of {', '.join(get_args(Format))}")
+    return cast(Format, name)

@@ -1,19 +1,18 @@
 """Files that hold tensors and JSON metadata: safetensors, and a compressed sparse format.
 
-Both carry a SHA-256 of all that they mean, so damage is seen; it does not say who wrote a file.
-Reading either executes nothing. A sparse file of some kB can declare gigabytes of zeros, so what it
-declares is compared with a limit, and by ``rsas.export.load`` with the network, before it is
-unpacked.
+Both have a SHA-256 of their content, which shows damage, but not who wrote a file. Reading a file
+runs no code. A sparse file of some kB can declare gigabytes of zeros. So the declared sizes are
+compared with a limit, and by ``rsas.export.load`` with the network, before the file is unpacked.
 
-safetensors: a plain safetensors file of the state of the network, zero where weights are off. Its
-metadata has two texts, ``rsas``, JSON, and ``sha256``, the digest in hexadecimal of ``_digest``.
+safetensors: a plain safetensors file of the state of the network; weights that are off are zero.
+Its metadata has two texts: ``rsas``, JSON, and ``sha256``, the ``_digest`` in hexadecimal.
 
 sparse: integers and tensors are little-endian.
 
 ======== ========= ===========================================================================
-offset   bytes     what
+offset   bytes     content
 ======== ========= ===========================================================================
-0        8         89 52 53 41 53 0D 0A 01; the last one is the version
+0        8         89 52 53 41 53 0D 0A 01; the last byte is the version
 8        4         H, unsigned
 12       H         JSON in UTF-8: ``metadata``, any value, and ``tensors``, a list
 12 + H             the sections, without gaps, in the order of the list
@@ -21,20 +20,20 @@ end - 32 32        SHA-256 of all bytes before it
 ======== ========= ===========================================================================
 
 An entry of ``tensors`` has ``name``, ``dtype`` (``float32``, as torch names it), ``shape``,
-``mask`` and ``values``. The last two describe a section each: ``[codec, bytes]``, the codec
-``raw``, ``zlib`` or ``lzma``, and how many bytes of the file it takes. A tensor of n elements is
+``mask`` and ``values``. The last two describe one section each: ``[codec, bytes]``, with the codec
+``raw``, ``zlib`` or ``lzma``, and the number of bytes in the file. A tensor of n elements has
 
-- ``mask`` null, and as ``values`` all of its elements in row-major order;
-- else a section of ceil(n / 8) bytes, a bit an element, the highest bit of a byte first and the
-  spare bits 0, and as ``values`` the elements whose bit is 1, in order. All others are zero.
+- ``mask`` null, and all its elements as ``values``, in row-major order; or
+- ``mask`` a section of ceil(n / 8) bytes with one bit per element, the highest bit of a byte first,
+  spare bits 0, and as ``values`` the elements whose bit is 1, in order. The others are zero.
 
-``values`` are laid out in planes: byte 0 of each element, then byte 1 of each, and so on. A bit
-is 0 where all bits of the element are zero, whatever the mask of training was, so -0.0 and NaN
-are kept bit for bit. A mask is used where it makes a tensor smaller.
+``values`` are stored in planes: byte 0 of each element, then byte 1 of each, and so on. A bit is 0
+if all bits of the element are zero, independent of the mask of training. So -0.0 and NaN keep their
+bits. A mask is used if it makes a tensor smaller.
 
-A mask of 784,000 bits with 10% ones takes 98,000 bytes raw, 54,500 in zlib and 48,400 in lzma; its
-float32 values, random ones, take 314,200 bytes raw, 268,600 in zlib and 265,800, in three times the
-time, in lzma: hence lzma for masks and zlib for values, each where it makes them smaller.
+A mask of 784,000 bits with 10% ones takes 98,000 bytes raw, 54,500 in zlib and 48,400 in lzma. Its
+random float32 values take 314,200 bytes raw, 268,600 in zlib and 265,800 in lzma, which needs three
+times as long. So masks use lzma and values use zlib, if this makes them smaller.
 """
 
 from __future__ import annotations
@@ -89,13 +88,14 @@ _Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds, its tensors not unpacked yet.
+    """The content of a file, before its tensors are unpacked.
 
     Attributes:
-        declared: a tensor of each one's name, dtype and shape, of which one element takes memory.
+        declared: by name, tensors of the dtypes and shapes of the file. Each takes the memory of
+            one element.
         metadata: JSON values.
-        unpack: returns the tensors, with the names, dtypes and shapes that are declared; raises
-            ``InputError`` where the file is damaged.
+        unpack: returns the tensors, with the declared names, dtypes and shapes; raises
+            ``InputError`` if the file is corrupt.
     """
 
     declared: dict[str, Tensor]
@@ -104,7 +104,7 @@ class Stored:
 
 
 def to_safetensors(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
-    """The content of a safetensors file."""
+    """Return the content of a safetensors file."""
     from safetensors.torch import save
 
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -114,10 +114,10 @@ def to_safetensors(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> byte
 
 
 def to_sparse(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
-    """The content of a file in the sparse format.
+    """Return the content of a file in the sparse format.
 
     Raises:
-        InputError: a tensor has a type that the format does not know, such as complex numbers.
+        InputError: a tensor has a dtype that the format does not support, such as complex64.
     """
     entries: list[dict[str, Any]] = []
     sections: list[bytes] = []
@@ -128,14 +128,14 @@ def to_sparse(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
         elements = _elements(tensor)
         is_on = elements.any(axis=1)
         bits = np.packbits(is_on)
-        kept = elements[is_on]
+        nonzero = elements[is_on]
         entry: dict[str, Any] = {"name": name, "dtype": dtype, "shape": list(tensor.shape)}
         entry["mask"] = None
-        if len(bits) + kept.size < elements.size:
+        if len(bits) + nonzero.size < elements.size:
             codec, packed = _pack(bits.tobytes(), "lzma")
             entry["mask"] = [codec, len(packed)]
             sections.append(packed)
-            elements = kept
+            elements = nonzero
         codec, packed = _pack(np.ascontiguousarray(elements.T).tobytes(), "zlib")
         entry["values"] = [codec, len(packed)]
         sections.append(packed)
@@ -145,19 +145,19 @@ def to_sparse(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     return content + hashlib.sha256(content).digest()
 
 
-def from_bytes(content: bytes, what: str, *, max_bytes: int = MAX_BYTES) -> Stored:
-    """Return what a file in either format holds.
+def from_bytes(content: bytes, source: str, *, max_bytes: int = MAX_BYTES) -> Stored:
+    """Read a file in either format, without unpacking its tensors.
 
     Args:
         content: of the file.
-        what: the file, for messages.
-        max_bytes: which the tensors of a sparse file may take, unpacked. Those of a safetensors
-            file take no more than the file.
+        source: name of the file, for messages.
+        max_bytes: largest size of the unpacked tensors of a sparse file. The tensors of a
+            safetensors file take no more than the file.
 
     Raises:
-        InputError: it is neither, is damaged, or declares more than ``max_bytes``.
+        InputError: the file has another format, is corrupt, or declares more than ``max_bytes``.
     """
-    with _refusing(what):
+    with _refusing(source):
         if content.startswith(_MAGIC):
             stored = _from_sparse(content, max_bytes)
         elif content[: len(_MAGIC) - 1] == _MAGIC[:-1]:
@@ -166,30 +166,30 @@ def from_bytes(content: bytes, what: str, *, max_bytes: int = MAX_BYTES) -> Stor
             stored = _from_safetensors(content)
 
     def unpack() -> dict[str, Tensor]:
-        with _refusing(what):
+        with _refusing(source):
             return stored.unpack()
 
     return dataclasses.replace(stored, unpack=unpack)
 
 
 @contextlib.contextmanager
-def _refusing(what: str) -> Iterator[None]:
+def _refusing(source: str) -> Iterator[None]:
     """Turn errors into one line about the file."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{what}: {error}") from None
-    except Exception as error:  # of safetensors, json, zlib, lzma, numpy: bytes can be anything
+        raise InputError(f"{source}: {error}") from None
+    except Exception as error:  # by safetensors, json, zlib, lzma or numpy
         raise InputError(
-            f"{what}: not a safetensors or sparse file of rsas, or damaged ({first_line(error)})"
+            f"{source}: not a safetensors or sparse file of rsas, or damaged ({first_line(error)})"
         ) from None
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         return Path(path).read_bytes()
@@ -198,10 +198,10 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file, in place of one that is there; a reader sees all of it or what was before.
+    """Write or replace a file at once: a reader sees the new content or the old one.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -211,7 +211,7 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror})") from None
     finally:
-        with contextlib.suppress(OSError):  # it is not there, or could never be
+        with contextlib.suppress(OSError):  # the file does not exist, or its folder does not
             partial.unlink()
 
 
@@ -264,7 +264,7 @@ def _from_sparse(content: bytes, max_bytes: int) -> Stored:
 
 
 def _unpack(body: bytes, at: int, entry: dict[str, Any], like: Tensor) -> tuple[Tensor, int]:
-    """Return a tensor of this dtype and shape, and where its sections end."""
+    """Return a tensor with the dtype and shape of ``like``, and the end of its sections."""
     count, size = like.numel(), like.dtype.itemsize
     is_on = None
     stored = count
@@ -276,9 +276,9 @@ def _unpack(body: bytes, at: int, entry: dict[str, Any], like: Tensor) -> tuple[
     planes = np.frombuffer(packed, np.uint8).reshape(size, stored)
     elements = planes.T.copy()
     if is_on is not None:
-        kept = elements.reshape(-1).view(f"u{size}")
-        spread = np.zeros(count, kept.dtype)
-        spread[is_on] = kept
+        values = elements.reshape(-1).view(f"u{size}")
+        spread = np.zeros(count, values.dtype)
+        spread[is_on] = values
         elements = spread.view(np.uint8)
     return _tensor(elements, like.dtype, list(like.shape)), at
 
@@ -290,7 +290,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:
-    """Of the metadata's text, and name, type, shape and bytes of each tensor, names in order."""
+    """Return the SHA-256 of the metadata's text, and of all tensors in the order of their names."""
     digest = hashlib.sha256(json.dumps(text).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -300,10 +300,10 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
 
 
 def _elements(tensor: Tensor) -> _Bytes:
-    """The bytes of the elements, shape (elements, bytes of one)."""
+    """Return the bytes of the elements, shape (elements, bytes of one)."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    found: _Bytes = flat.view(torch.uint8).numpy().reshape(len(flat), tensor.dtype.itemsize)
-    return found
+    elements: _Bytes = flat.view(torch.uint8).numpy().reshape(len(flat), tensor.dtype.itemsize)
+    return elements
 
 
 def _tensor(elements: _Bytes, dtype: torch.dtype, shape: list[int]) -> Tensor:
@@ -318,7 +318,7 @@ def _pack(content: bytes, codec: str) -> tuple[str, bytes]:
 
 
 def _section(body: bytes, at: int, described: list[Any], expected: int) -> tuple[bytes, int]:
-    """The bytes of a section, never more than expected, and where the next one begins."""
+    """Return the bytes of a section, of the expected length, and the start of the next section."""
     codec, length = described
     end = at + int(length)
     content = body[at:end]

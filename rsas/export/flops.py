@@ -24,13 +24,13 @@ __all__ = ["Counts", "count"]
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts over the weights of a network that can be pruned (``rsas.sparse.prunable``).
+    """Counts over the prunable weights of a network (``rsas.sparse.prunable``).
 
     Attributes:
-        weights: all of them.
-        nonzeros: those that are not zero.
-        flops_dense: operations for one input; None where no input shape is known.
-        flops_sparse: the same without those of weights that are zero.
+        weights: number of weights.
+        nonzeros: number of weights that are not zero.
+        flops_dense: operations for one input; None if the input shape is unknown.
+        flops_sparse: the operations without those of weights that are zero.
     """
 
     weights: int
@@ -50,12 +50,12 @@ def count(model: nn.Module, input_shape: tuple[int, ...] | None) -> Counts:
 
     Args:
         model: in eval mode.
-        input_shape: of one input; None counts weights alone.
+        input_shape: shape of one input; with None, only weights are counted.
 
     Raises:
         InputError: the model does not take inputs of this shape.
     """
-    weights = [found.weight for found in prunable(model)]
+    weights = [layer.weight for layer in prunable(model)]
     dense = sparse = 0
     if input_shape is None:
         dense_flops = sparse_flops = None

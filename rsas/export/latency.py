@@ -1,4 +1,4 @@
-"""Latency of a network, dense and sparse, measured on this machine's CPU."""
+"""Measure the latency of a network, dense and sparse, on this machine's CPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _Run = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Execution:
-    """One way to compute the network."""
+    """The latencies of one way to compute the network."""
 
     name: str
     is_sparse: bool  # multiplies only with weights that are not zero
@@ -41,20 +41,19 @@ class Execution:
 
 @dataclass(frozen=True)
 class Report:
-    """What an export comes to, measured here and now."""
+    """The measured sizes and latencies of an export."""
 
     counts: Counts
-    dense_bytes: int  # of a safetensors file of the network, zeros and all
+    dense_bytes: int  # of a safetensors file of the network, with its zeros
     file_bytes: int
     threads: int  # of torch and onnxruntime; scipy has one
     executions: list[Execution]  # the dense one of torch first; empty without an input shape
-    notes: list[str]  # what was left out, and why
+    notes: list[str]  # the omitted executions, with reasons
 
     @property
     def verdicts(self) -> list[str]:
-        """A sentence a batch size: the fastest sparse execution against dense torch."""
-        sparse = [each for each in self.executions if each.is_sparse]
-        if not sparse:
+        """One sentence per batch size: the fastest sparse execution against dense torch."""
+        if not any(execution.is_sparse for execution in self.executions):
             return ["nothing sparse could be timed: no claim of speed"] * bool(self.executions)
         return [_verdict(self.executions, batch) for batch in self.executions[0].seconds]
 
@@ -66,15 +65,15 @@ def measure(
     file_bytes: int,
     onnx: bytes | None = None,
 ) -> Report:
-    """Count and time a network on the CPU, with as many threads as torch is set to.
+    """Count and time a network on the CPU, with torch's number of threads.
 
-    Every execution gives the outputs of dense torch, within float32 rounding, or is left out.
+    An execution is omitted if its outputs differ from those of dense torch beyond float32 rounding.
 
     Args:
-        network: what to run.
+        network: the network.
         dense_bytes: size of the dense file.
         file_bytes: size of the exported file.
-        onnx: the network as ONNX, where that is made already; else it is made for the timing.
+        onnx: the network as ONNX; if None, it is exported for the timing.
 
     Raises:
         InputError: the model does not take inputs of its ``input_shape``, or returns no tensor.
@@ -106,9 +105,10 @@ def measure(
 
 
 def interleaved(runs: dict[str, _Run], x: Tensor, seconds: float) -> dict[str, float]:
-    """Median seconds of a call of each, in turns, so that a drift of the machine hits all.
+    """Return the median seconds of a call of each run.
 
-    The order is turned by one each round, as the one before leaves its data in the caches.
+    The runs take turns, so that a drift of the machine affects all. The order rotates each round,
+    because each run finds the caches as the run before left them.
     """
     for run in runs.values():
         for _ in range(_WARM_UP):
@@ -124,12 +124,12 @@ def interleaved(runs: dict[str, _Run], x: Tensor, seconds: float) -> dict[str, f
             runs[name](x)
             times[name].append(time.perf_counter() - began)
         names.append(names.pop(0))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def _add_sparse(runs: dict[str, tuple[bool, _Run]], model: nn.Module) -> list[str]:
-    """Add what multiplies sparsely; returns notes."""
-    layers = {found.name: found.places[0].module for found in prunable(model)}
+    """Add the sparse executions to ``runs``, and return notes."""
+    layers = {layer.name: layer.places[0].module for layer in prunable(model)}
     dense = [name for name, module in layers.items() if not convertible(module)]
     if len(dense) == len(layers):
         return ["torch CSR, scipy CSR: no Linear or Conv2d layer that they can compute"]
@@ -164,8 +164,8 @@ def _add_onnx(
 
 
 def _wrong(runs: dict[str, tuple[bool, _Run]], inputs: dict[int, Tensor]) -> dict[str, str]:
-    """The executions that do not give what dense torch gives -> why."""
-    found = {}
+    """Return the executions whose outputs differ from those of dense torch -> the reasons."""
+    reasons = {}
     for x in inputs.values():
         outputs = runs[_DENSE][1](x)
         if not isinstance(outputs, Tensor):
@@ -174,25 +174,25 @@ def _wrong(runs: dict[str, tuple[bool, _Run]], inputs: dict[int, Tensor]) -> dic
         for name, (_, run) in runs.items():
             try:
                 apart = difference(run(x).numpy(), expected)
-            except Exception as error:  # whatever a user's model does with its layers
-                found[name] = f"it failed ({type(error).__name__})"
+            except Exception as error:  # by the user's model
+                reasons[name] = f"it failed ({type(error).__name__})"
             else:
                 if not apart <= TOLERANCE:
-                    found[name] = f"its outputs differ by {apart:.1e} of the largest"
-    found.pop(_DENSE, None)  # not a number: nothing can be compared with it
-    return found
+                    reasons[name] = f"its outputs differ by {apart:.1e} of the largest"
+    reasons.pop(_DENSE, None)  # its outputs are NaN, and differ from themselves
+    return reasons
 
 
 def _semi_structured(model: nn.Module) -> str:
-    """Why 2:4 sparsity of GPUs is not timed."""
-    weights = [found.weight for found in prunable(model) if found.weight.ndim == 2]
+    """Return a note on the 2:4 sparsity of GPUs, which is not timed."""
+    weights = [layer.weight for layer in prunable(model) if layer.weight.ndim == 2]
     fit = sum(fits_2_4(weight) for weight in weights)
     line = f"2:4 on GPUs: does not apply to unstructured masks; {fit} of {len(weights)} Linear "
     return line + "layers happen to have at most two weights in every four; not timed"
 
 
 def fits_2_4(weight: Tensor) -> bool:
-    """Whether every four neighbours in a row have at most two that are not zero."""
+    """Return whether each four neighbours in a row have at most two nonzero weights."""
     if weight.shape[1] % 4:
         return False
     return bool((weight.reshape(-1, 4).count_nonzero(dim=1) <= 2).all())

@@ -1,4 +1,4 @@
-"""A trained network as it is exported: on the CPU, in eval mode, masks folded into its weights."""
+"""Prepare networks for the export: on the CPU, in eval mode, with masks folded into weights."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 __all__ = ["Network", "network_of", "rebuild"]
 
 _SCHEMA = 1
-# Of metadata that can be any JSON, and of torch.
+# Errors of metadata, which can be any JSON, and of torch.
 _MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is exported.
+    """A network to export.
 
     Attributes:
-        model: weights that are off are +0.0; no ``torch.nn.utils.prune`` and no wrapper, such as
-            ``torch.compile``, is on it.
-        config: what it was trained with; None for a model that was made elsewhere.
-        input_shape: of one input; None where it is not known.
-        num_classes: width of the output; None where it is not known.
-        about: JSON values for those who look at the file, such as sweep and trial.
+        model: its weights that are off are +0.0. It has no ``torch.nn.utils.prune`` and no wrapper,
+            such as ``torch.compile``.
+        config: of its training; None for a model that was made elsewhere.
+        input_shape: shape of one input; None if unknown.
+        num_classes: width of the output; None if unknown.
+        about: JSON values for readers of the file, such as sweep and trial.
     """
 
     model: nn.Module
@@ -78,15 +78,15 @@ class Network:
             model = inner(model)
             model.load_state_dict(state["model"])
             with torch.no_grad():
-                for found in prunable(model):
-                    if found.name in state["masks"]:
-                        _switch_off(found.weight, state["masks"][found.name])
+                for layer in prunable(model):
+                    if layer.name in state["masks"]:
+                        _switch_off(layer.weight, state["masks"][layer.name])
         except (KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"a final model cannot be read: {_two_lines(error)}") from None
         return cls(_plain(model), config, shape, classes, {**about, "epoch": state.get("epoch")})
 
     def metadata(self) -> dict[str, Any]:
-        """JSON values from which ``rebuild`` makes the network again, and what is known of it."""
+        """Return JSON values that describe the network, for ``rebuild`` and for readers."""
         width = 1.0
         shape, classes = self.input_shape, self.num_classes
         if isinstance(self.config, TrainConfig) and shape is not None and classes is not None:
@@ -104,11 +104,11 @@ class Network:
 def network_of(
     source: Network | RunResult | nn.Module, input_shape: tuple[int, ...] | None = None
 ) -> Network:
-    """What is exported of a run, or of any model, which is left as it is.
+    """Return the network to export from a training run or from any model, which is not changed.
 
     Args:
-        source: a model may have ``torch.nn.utils.prune`` on it.
-        input_shape: of one input of an ``nn.Module``, which does not tell it.
+        source: a model may have masks of ``torch.nn.utils.prune``.
+        input_shape: shape of one input, for an ``nn.Module``.
     """
     if isinstance(source, Network):
         return source
@@ -118,17 +118,17 @@ def network_of(
 
 
 def rebuild(stored: Stored, builder: Callable[..., nn.Module] | None, what: str) -> nn.Module:
-    """The network of a file, in eval mode, with the file's tensors bit for bit.
+    """Return the network of a file, in eval mode, with the bits of the file's tensors.
 
     Args:
-        stored: its state, unpacked only where the network has these names and shapes, and what
-            ``Network.metadata`` made. Nothing that the metadata names is executed.
-        builder: makes the network; called with those of ``input_shape``, ``num_classes`` and
+        stored: the tensors and the values of ``Network.metadata``. The tensors are unpacked only if
+            the network has their names and shapes. No code that the metadata names is run.
+        builder: makes the network. It gets those of ``input_shape``, ``num_classes`` and
             ``width_multiplier`` that it names as parameters. Not needed for mlp, resnet18, vgg16.
-        what: the file, for messages.
+        what: name of the file, for messages.
 
     Raises:
-        InputError: a builder is needed, or tensors and network do not fit.
+        InputError: a builder is needed, or the tensors do not fit the network.
     """
     metadata = stored.metadata
     try:
@@ -141,9 +141,9 @@ def rebuild(stored: Stored, builder: Callable[..., nn.Module] | None, what: str)
             model = _built_in(metadata["config"], shape, classes, width, most, what)
         else:
             model = inner(models.build_with(builder, "builder", shape, classes, width=width))
-            for name, mine in model.state_dict(keep_vars=True).items():
-                if name in stored.declared and not is_lazy(mine):  # shared tensors stay so
-                    mine.data = mine.data.to(stored.declared[name].dtype)
+            for name, tensor in model.state_dict(keep_vars=True).items():
+                if name in stored.declared and not is_lazy(tensor):  # shared tensors stay shared
+                    tensor.data = tensor.data.to(stored.declared[name].dtype)
         # A network on meta takes the tensors over; so nothing is allocated for a bad file.
         # The declared tensors come first: a misfit is refused before anything is unpacked.
         model.load_state_dict(stored.declared, assign=builder is None)
@@ -163,9 +163,9 @@ def _built_in(
     most: int,
     what: str,
 ) -> nn.Module:
-    """The network on meta; one that the metadata gives more hidden layers than ``most`` is refused.
+    """Return a network of rsas on the device meta, with at most ``most`` hidden layers.
 
-    Modules take time and memory even there, much more than their number in a list.
+    The limit exists because modules take time and memory on meta, too.
     """
     named = None if values is None else values.get("model")
     if values is None or named is None or ":" in str(named):
@@ -184,7 +184,7 @@ def _built_in(
 
 
 def _plain(model: nn.Module) -> nn.Module:
-    """A copy on the CPU, in eval mode, without gradients, its masks folded in."""
+    """Return a copy on the CPU, in eval mode, without gradients, with its masks folded in."""
     unwrapped = inner(model)
     with torch.no_grad():
         for module in unwrapped.modules():
@@ -203,11 +203,11 @@ def _plain(model: nn.Module) -> nn.Module:
 
 
 def _switch_off(weight: Tensor, mask: Tensor) -> None:
-    """+0.0 where the mask is; a product would leave -0.0 of what was negative, and NaN."""
+    """Set weights to +0.0 where the mask is off; a product would give -0.0, or keep NaN."""
     weight.data.masked_fill_(~mask.to(weight.device, torch.bool), 0)
 
 
 def _two_lines(error: Exception) -> str:
-    """In one; the first one of ``load_state_dict`` says only that there is a second."""
+    """Return two lines of a message as one, since torch's first line only announces the second."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

@@ -1,4 +1,4 @@
-"""ONNX files, checked in onnxruntime before they are handed out; needs the extra ``export``."""
+"""Make ONNX files, checked in onnxruntime; needs the extra ``export``."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from rsas.export.network import Network
 __all__ = ["available", "check", "session", "to_onnx"]
 
 TOLERANCE = 1e-4
-"""Largest difference of outputs, as a share of the largest output: float32 rounding through some
-twenty layers stays about a hundred times below it, a wrong operation or weight far above."""
+"""Largest difference of outputs, as a share of the largest output. Float32 rounding through twenty
+layers gives about a hundredth of this; a wrong operation or weight gives far more."""
 
 _BATCHES = (1, 2, 5)
 _LIMIT = 2**31  # bytes of a protobuf message
 
 
 def available() -> bool:
-    """Whether onnxruntime is installed."""
+    """Return whether onnxruntime is installed."""
     return importlib.util.find_spec("onnxruntime") is not None
 
 
 def to_onnx(network: Network) -> bytes:
-    """The content of an ONNX file: input ``input`` (batch, ...), output ``output``, any batch.
+    """Return the content of an ONNX file, after ``check`` of the file.
 
-    It is run in onnxruntime on random inputs and compared with torch first.
+    The file has the input ``input``, shape (batch, ...), and the output ``output``, for any batch.
 
     Raises:
-        InputError: the extra is missing, the model cannot be exported, or outputs differ.
+        InputError: the extra is not installed, the model cannot be exported, or outputs differ.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         try:
@@ -93,7 +93,7 @@ def check(content: bytes, model: nn.Module, input_shape: tuple[int, ...]) -> flo
         The largest difference, as a share of the largest output; at most 1e-4.
 
     Raises:
-        InputError: they differ by more.
+        InputError: the outputs differ by more.
     """
     runs = session(content, threads=torch.get_num_threads())
     generator = torch.Generator().manual_seed(0)
@@ -103,7 +103,7 @@ def check(content: bytes, model: nn.Module, input_shape: tuple[int, ...]) -> flo
         with torch.inference_mode():
             expected = model(x).numpy()
         apart.append(difference(run(runs, x), expected))
-    worst = float(np.max(apart))  # NaN where one is
+    worst = float(np.max(apart))  # NaN if any difference is NaN
     if not worst <= TOLERANCE:
         raise InputError(
             f"format 'onnx': onnxruntime's outputs differ from torch's by {worst:.1e} of the "
@@ -112,17 +112,20 @@ def check(content: bytes, model: nn.Module, input_shape: tuple[int, ...]) -> flo
     return worst
 
 
-def difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
-    """Largest absolute difference, as a share of the largest value; NaN where one is NaN."""
-    if found.shape != expected.shape:
+def difference(outputs: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
+    """Return the largest absolute difference, as a share of the largest expected value.
+
+    The difference is NaN if a value is NaN, and infinite if the shapes differ.
+    """
+    if outputs.shape != expected.shape:
         return float("inf")
     scale = float(np.abs(expected).max())
-    apart = float(np.abs(found - expected).max())
+    apart = float(np.abs(outputs - expected).max())
     return apart / scale if scale > 0 else apart
 
 
 def session(content: bytes, *, threads: int) -> Any:
-    """A session of onnxruntime for a file's content, on the CPU."""
+    """Return a session of onnxruntime for the content of a file, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -132,14 +135,14 @@ def session(content: bytes, *, threads: int) -> Any:
 
 
 def run(runs: Any, x: torch.Tensor) -> npt.NDArray[np.float32]:
-    """Outputs of a session for a batch."""
-    found: npt.NDArray[np.float32] = runs.run(None, {"input": x.numpy()})[0]
-    return found
+    """Return the outputs of a session for a batch."""
+    outputs: npt.NDArray[np.float32] = runs.run(None, {"input": x.numpy()})[0]
+    return outputs
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints, warns and logs; what matters is raised."""
+    """Silence the exporter, which prints, warns and logs; its errors are raised."""
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

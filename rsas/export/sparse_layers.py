@@ -1,4 +1,4 @@
-"""Linear and Conv2d layers computed with a weight matrix in CSR, by torch or scipy."""
+"""Compute Linear and Conv2d layers with weight matrices in CSR, by torch or scipy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 __all__ = ["Product", "convertible", "scipy_csr", "torch_csr", "with_products"]
 
 Product = Callable[[Tensor], Tensor]
-"""Multiplies its sparse matrix (rows, columns) with a dense one (columns, n)."""
+"""Multiply a sparse matrix (rows, columns) with a dense one (columns, n)."""
 
 _COLUMNS = 2**20
-"""Bytes of image patches that are multiplied at once, but at least one image's. More leave the
-caches: a resnet18 at sparsity 0.9, 64 images of 32x32, takes 1.1 s with torch's CSR, and 3.0 s with
-2**26."""
+"""Bytes of image patches that are multiplied at once; at least those of one image. Larger pieces do
+not fit the caches: a resnet18 at sparsity 0.9 takes 1.1 s for 64 images of 32x32 with torch's CSR,
+but 3.0 s with 2**26."""
 
 
 def torch_csr(weight: Tensor) -> Product:
-    """By torch's CSR, a weight of shape (rows, columns)."""
+    """Return the product with a weight of shape (rows, columns), by torch's CSR."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch calls it beta
         matrix = weight.to_sparse_csr()
@@ -30,7 +30,7 @@ def torch_csr(weight: Tensor) -> Product:
 
 
 def scipy_csr(weight: Tensor) -> Product:
-    """By scipy's CSR, on one thread."""
+    """Return the product with a weight of shape (rows, columns), by scipy's CSR on one thread."""
     from scipy.sparse import csr_array
 
     matrix = csr_array(weight.numpy())
@@ -38,9 +38,9 @@ def scipy_csr(weight: Tensor) -> Product:
 
 
 def convertible(module: nn.Module) -> bool:
-    """Whether it is a layer that is computed sparsely here.
+    """Return whether a layer can be computed sparsely here.
 
-    All Linear; Conv2d without groups, padded with a given number of zeros.
+    These are Linear, and Conv2d without groups that pads a given number of zeros.
     """
     if isinstance(module, nn.Conv2d):
         padded = module.padding_mode == "zeros" and not isinstance(module.padding, str)
@@ -49,7 +49,7 @@ def convertible(module: nn.Module) -> bool:
 
 
 def with_products(model: nn.Module, product: Callable[[Tensor], Product]) -> nn.Module:
-    """A copy of the model whose layers multiply sparsely; all others are as they were."""
+    """Return a copy of the model in which convertible layers multiply sparsely."""
     memo: dict[int, object] = {}
     for module in model.modules():
         if convertible(module):
@@ -75,12 +75,12 @@ class _SparseLinear(nn.Module):
 
 
 class _SparseConv2d(nn.Module):
-    """The weight times the patches of the image, as columns (``F.unfold``)."""
+    """A convolution as the product of its weight and the patches of images (``F.unfold``)."""
 
     def __init__(self, layer: nn.Module, product: Callable[[Tensor], Product]) -> None:
         super().__init__()
         assert isinstance(layer, nn.Conv2d)
-        self._layer = [layer]  # not a part of this module
+        self._layer = [layer]  # in a list, so that it is no submodule
         self._product = product(layer.weight.detach().flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,47 +1,44 @@
-"""Launch, resume and extend sweeps; each of them runs the trials that the study lacks."""
+"""Launch and resume sweeps: run the trials that the study lacks."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import re
 import signal
-import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from rsas import data, tracking
 from rsas.config import LoopConfig, TrainConfig
 from rsas.errors import InputError, StorageError, first_line
-from rsas.redact import without_passwords
 from rsas.sweep.audit.repair import repair_mirror, repair_study
 from rsas.sweep.changes import check_axes, definition, differences
-from rsas.sweep.execute import cluster, doctor
+from rsas.sweep.execute import doctor
+from rsas.sweep.execute.cluster import Connection, Slots, python_path
 from rsas.sweep.execute.task import Task, task_of
 from rsas.sweep.experiment import Experiment, load_experiment
 from rsas.sweep.files.file_store import FileStore
 from rsas.sweep.files.retention import Retention
 from rsas.sweep.files.sweep_dir import SweepDir
-from rsas.sweep.files.sweep_record import known_uri
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import MirrorProgress
 from rsas.sweep.follow.prometheus import serving
 from rsas.sweep.mirror import tracker_of
-from rsas.sweep.provenance import origin
+from rsas.sweep.provenance import provenance_of
 from rsas.sweep.session import run
 from rsas.sweep.status import Status
 from rsas.sweep.study.study import Study
-from rsas.sweep.suggest.space import check_points, check_space, idle_axes, sample
+from rsas.sweep.suggest.space import check_points, check_space, sample, unused_axes
+from rsas.userfile import search_in
 
-__all__ = ["diagnose", "extend", "launch", "resume"]
+__all__ = ["diagnose", "launch", "resume"]
 
 _END_SECONDS = 20.0  # after SIGTERM; a resume trains cut-off epochs again, from a checkpoint
 
@@ -53,11 +50,11 @@ def launch(
     name: str,
     workspace: Workspace,
     console: Console,
+    connection: Connection,
     defined: Experiment,
     assigned: Iterable[str] = (),
     data_dir: Path | None = None,
     tracking_uri: str | None = None,
-    address: str | None = None,
     storage: str | None = None,
     study_storage: str | None = None,
     enqueued: Sequence[Mapping[str, Any]] = (),
@@ -74,12 +71,11 @@ def launch(
         name: of the sweep; the workspace must not have this name yet.
         workspace: gets the folder of the sweep.
         console: shows progress.
+        connection: to a Ray cluster, whose address a resume uses again.
         defined: the experiment as its file defines it, before any field was set by hand.
         assigned: fields of ``base`` that were set by hand; the space must not set them again.
         data_dir: folder of the data sets; by default ``RSAS_DATA_DIR``.
         tracking_uri: of an MLflow server; by default a SQLite file in the workspace.
-        address: of a Ray cluster (``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``); by default one
-            is started on this machine, for this sweep alone.
         storage: path or URI that all nodes reach, for trials' files; by default the workspace.
         study_storage: URL of a database for the study; by default a file in the workspace.
         enqueued: parameter values for the first trials; ``space.check_points`` checks them.
@@ -102,7 +98,7 @@ def launch(
     check_points(experiment, enqueued)
     if known is not None:
         _check_known(workspace.open(known), experiment)
-    for line in idle_axes(experiment):
+    for line in unused_axes(experiment):
         console.print(
             f"note: the space of {experiment.name!r}: {line}", style="yellow", markup=False
         )
@@ -113,38 +109,33 @@ def launch(
         "source": source,
         "experiment": definition(experiment),
         "defined": definition(defined),
-        "origin": origin(source),
+        "provenance": provenance_of(source),
         "data_dir": str(data_path),
-        # None stands for the workspace's own file, even after a move. Passwords are not stored.
-        "tracking_uri": tracking_uri and without_passwords(tracking_uri),
-        "storage": storage and (FileStore(_absolute(storage)) / f"{name}-{identity[:8]}").place,
-        "study_storage": study_storage and without_passwords(study_storage),
-        "address": address,
+        "tracking_uri": tracking_uri,  # None: the workspace's own file, even after a move
+        "storage": storage and (FileStore(_absolute(storage)) / f"{name}-{identity[:8]}").location,
+        "study_storage": study_storage,
+        "address": connection.address,
         "enqueued": [dict(point) for point in enqueued],
         "known": known,
-        "python_path": cluster.python_path(source),
+        "python_path": python_path(source),
     }
     with console.status("reading the data"):
         task = task_of(experiment, source, data_path)
         task.check(sample(experiment))
         record["experiment"]["data"] = task.describe()
         if tracking_uri is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
             tracking.connect(tracking_uri)
         if storage is not None:
             _try_storage(storage)
         if study_storage is not None:
-            os.environ["RSAS_STUDY_STORAGE"] = study_storage
             Study(study_storage, experiment, name=f"{identity}-test").delete()
-    with (
-        serving(metrics_port, console.print) as registry,
-        _cluster(address, experiment, source, console) as slots,
-    ):
-        folder = workspace.create(name, record)
-        message = f"sweep {name}: {experiment.budget.trials} trials, in {folder.path}"
+    with serving(metrics_port, console.print) as registry:
+        slots = _connect(connection, experiment, console)
+        sweep_dir = workspace.create(name, record)
+        message = f"sweep {name}: {experiment.budget.trials} trials, in {sweep_dir.path}"
         console.print(message, markup=False)
-        with folder.locked():
-            return run(folder, experiment, task, slots, console, registry)
+        with sweep_dir.locked():
+            return run(sweep_dir, experiment, task, slots, console, registry)
 
 
 def resume(
@@ -152,7 +143,8 @@ def resume(
     *,
     workspace: Workspace,
     console: Console,
-    address: str | None = None,
+    connection: Connection,
+    budget: Mapping[str, Any] = MappingProxyType({}),
     metrics_port: int | None = None,
     take_over: bool = False,
 ) -> Status:
@@ -162,55 +154,23 @@ def resume(
         name: of the sweep.
         workspace: has the folder of the sweep.
         console: shows progress.
-        address: of the Ray cluster; by default the cluster on which the sweep was launched.
+        connection: to a Ray cluster.
+        budget: new values of fields of ``Budget``, such as ``{"trials": 20}``; each is the total
+            for the sweep.
         metrics_port: as in ``launch``.
         take_over: resume even if another process runs the sweep; that process may write no more.
 
     Raises:
         InputError: the sweep does not exist, another process runs the sweep, or its code, its data
-            or its tracking server is missing.
+            or its tracking server is missing. Or a value does not exceed the present budget.
         Halted: the sweep had to stop again.
     """
-    folder = workspace.open(name)
+    sweep_dir = workspace.open(name)
     with (
         serving(metrics_port, console.print) as registry,
-        folder.locked(take_over=take_over),
+        sweep_dir.locked(take_over=take_over),
     ):
-        return _resume(folder, console, address, registry)
-
-
-def extend(
-    name: str,
-    budget: Mapping[str, Any],
-    *,
-    workspace: Workspace,
-    console: Console,
-    address: str | None = None,
-    metrics_port: int | None = None,
-    take_over: bool = False,
-) -> Status:
-    """Increase the budget of a sweep, and run the trials that the sweep then lacks.
-
-    Args:
-        name: of the sweep.
-        budget: new values of fields of ``Budget``, such as ``{"trials": 20}``; each is the total
-            for the sweep.
-        workspace: has the folder of the sweep.
-        console: shows progress.
-        address: of the Ray cluster; by default the cluster on which the sweep was launched.
-        metrics_port: as in ``launch``.
-        take_over: as in ``resume``.
-
-    Raises:
-        InputError: as in ``resume``, or a value does not exceed the present budget.
-        Halted: the sweep had to stop again.
-    """
-    folder = workspace.open(name)
-    with (
-        serving(metrics_port, console.print) as registry,
-        folder.locked(take_over=take_over),
-    ):
-        before = folder.budget
+        before = sweep_dir.budget
         for field, value in budget.items():
             present = getattr(before, field)
             if present is None or value <= present:
@@ -218,18 +178,24 @@ def extend(
                     f"--{field.replace('_', '-')} {value:g}: sweep {name!r} "
                     + (f"has {present:g} already; give more" if present else "has no such limit")
                 )
-        folder.set_budget(dataclasses.replace(before, **budget))
-        undo = partial(folder.set_budget, before)
-        return _resume(folder, console, address, registry, undo)
+        if budget:
+            sweep_dir.set_budget(dataclasses.replace(before, **budget))
+        try:
+            ready = _ready(sweep_dir, console, connection)
+        except (InputError, StorageError):  # nothing was run for the new budget
+            if budget:
+                sweep_dir.set_budget(before)
+            raise
+        return ready if isinstance(ready, Status) else run(sweep_dir, *ready, console, registry)
 
 
 def diagnose(
     experiment: Experiment,
     source: str,
     *,
+    connection: Connection,
     data_dir: Path | None,
     tracking_uri: str | None,
-    address: str | None,
     storage: str | None,
 ) -> list[doctor.Finding]:
     """Ask every node of a cluster whether the node can run an experiment.
@@ -240,99 +206,75 @@ def diagnose(
         InputError: the cluster or the data set does not exist.
     """
     task = task_of(experiment, source, data_dir)
-    with cluster.connected(address, experiment.resources, source, any_size=True):
-        return doctor.examine(
-            experiment,
-            task,
-            sample(experiment).to_dict(),
-            storage=storage and _absolute(storage),
-            tracking_uri=tracking_uri,
-        )
+    connection.slots(experiment.resources, any_size=True)
+    return doctor.examine(
+        experiment,
+        task,
+        sample(experiment).to_dict(),
+        storage=storage and _absolute(storage),
+        tracking_uri=tracking_uri,
+    )
 
 
-def _resume(
-    folder: SweepDir,
-    console: Console,
-    address: str | None,
-    registry: CollectorRegistry,
-    undo: Callable[[], None] = lambda: None,
-) -> Status:
-    """Resume a sweep; call ``undo`` if an error prevents this before anything is run."""
-    with contextlib.ExitStack() as stack:
-        try:
-            ready = stack.enter_context(_ready(folder, console, address))
-        except (InputError, StorageError):
-            undo()
-            raise
-        return ready if isinstance(ready, Status) else run(folder, *ready, console, registry)
-
-
-@contextlib.contextmanager
 def _ready(
-    folder: SweepDir, console: Console, address: str | None
-) -> Iterator[Status | tuple[Experiment, Task, cluster.Slots]]:
-    """Yield the inputs of ``run`` with Ray started, or the status if nothing is left to run."""
-    record = folder.record
-    sys.path += [path for path in record["python_path"] if path not in sys.path]
+    sweep_dir: SweepDir, console: Console, connection: Connection
+) -> Status | tuple[Experiment, Task, Slots]:
+    """Return the inputs of ``run`` after Ray has started, or the status of a finished sweep."""
+    record = sweep_dir.record
+    search_in(record["python_path"])
     current, _ = load_experiment(record["source"])
     experiment = Experiment.from_dict(record["experiment"], current.space, current.train)
-    for line in repair_study(folder, experiment):
+    for line in repair_study(sweep_dir, experiment):
         console.print(f"note: {line}", style="yellow", markup=False)
-    status = folder.status(mine=True)
+    status = sweep_dir.status(mine=True)
     if status.state == "finished":
         # A kill or an outage may have left files and MLflow behind the study.
-        study = folder.study(experiment)
-        Retention(folder.storage, study, folder.objectives, console.print).close(status.trials)
+        study = sweep_dir.study(experiment)
+        Retention(sweep_dir.storage, study, sweep_dir.objectives, console.print).close(
+            status.trials
+        )
         with MirrorProgress(console, console.print) as progress:
-            for line in repair_mirror(folder):
+            for line in repair_mirror(sweep_dir):
                 console.print(line, markup=False)
-            tracker = tracker_of(folder, study, say=console.print, progress=progress)
+            tracker = tracker_of(sweep_dir, study, say=console.print, progress=progress)
             mirrored = tracker.close(status.state)
         if not mirrored:
-            console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
-        yield dataclasses.replace(status, mirrored=mirrored)
-        return
+            console.print(f"MLflow lacks some results; 'rsas resume {sweep_dir.name}' logs them")
+        return dataclasses.replace(status, mirrored=mirrored)
     check_space(experiment)
-    _compare(folder, current, console)
+    _compare(sweep_dir, current, console)
     with console.status("reading the data"):
         task = task_of(experiment, record["source"], record["data_dir"])
         task.check(sample(experiment))
-        if record["tracking_uri"] is not None:
-            known_uri(record["tracking_uri"], "MLFLOW_TRACKING_URI")
-    address = address or record.get("address")
-    with _cluster(address, experiment, record["source"], console) as slots:
-        yield experiment, task, slots
+        sweep_dir.tracking_uri()  # raises if the environment lacks its password
+    return experiment, task, _connect(connection, experiment, console)
 
 
-def _compare(folder: SweepDir, current: Experiment, console: Console) -> None:
+def _compare(sweep_dir: SweepDir, current: Experiment, console: Console) -> None:
     """Print and note how a sweep's experiment file has changed since the sweep began.
 
     Raises:
         InputError: the study of the sweep cannot hold trials of the changed space.
     """
     now = definition(current)
-    then = folder.record.get("defined", now)
+    then = sweep_dir.record["defined"]
     try:
         check_axes(then, now)
     except InputError as error:
-        raise InputError(f"{folder.record['source']}: {error}") from None
+        raise InputError(f"{sweep_dir.record['source']}: {error}") from None
     lines = differences(then, now)
     for line in lines:
-        message = f"note: {folder.record['source']}: {line}"
+        message = f"note: {sweep_dir.record['source']}: {line}"
         console.print(message, style="yellow", markup=False)
-    folder.note_changes(lines)
+    sweep_dir.note_changes(lines)
 
 
-@contextlib.contextmanager
-def _cluster(
-    address: str | None, experiment: Experiment, source: str, console: Console
-) -> Iterator[cluster.Slots]:
-    with contextlib.ExitStack() as stack:
-        with console.status("starting Ray" if address is None else "connecting to Ray"):
-            slots = stack.enter_context(cluster.connected(address, experiment.resources, source))
-        # Ray's handler would end the process at once; on SIGINT, Tune shuts down normally.
-        signal.signal(signal.SIGTERM, _end_soon)
-        yield slots
+def _connect(connection: Connection, experiment: Experiment, console: Console) -> Slots:
+    with console.status("connecting to Ray" if connection.address else "starting Ray"):
+        slots = connection.slots(experiment.resources)
+    # Ray's handler would end the process at once; on SIGINT, Tune shuts down normally.
+    signal.signal(signal.SIGTERM, _end_soon)
+    return slots
 
 
 def _end_soon(*_: Any) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rsas.errors import Halted
+from rsas.follower import Follower
+from rsas.records import TrialRecord
 from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.study import Study
 
@@ -16,7 +18,7 @@ __all__ = ["LaunchLog"]
 _NOTE_SECONDS = 60.0  # between notes; a kill may lose this much of the recorded time
 
 
-class LaunchLog:
+class LaunchLog(Follower):
     """The notes of one launch in the study, from its beginning on.
 
     The wall clock is read once. All later times come from a clock that cannot be set. So changes of
@@ -42,10 +44,10 @@ class LaunchLog:
         self._origin = wall() - clock()
         self._reported = self._noted = began = self._now()
         self._launch = Launch(began=began, failures=study.ended()["failed"])
-        self.note()
+        self.save()
 
-    def add_training(self, seconds: float) -> None:
-        """Count seconds of training that a trial has just reported."""
+    def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
+        seconds = sum(row["seconds"] for row in rows)
         now, launch = self._now(), self._launch
         first = launch.first or now - seconds  # start of the reported epochs
         since = self._reported if launch.first else first
@@ -56,21 +58,22 @@ class LaunchLog:
             trained=launch.trained + seconds,
         )
         self._reported = now
-        self.note_sometimes()
+        self.tick()
 
-    def add_cut_off(self, device_seconds: float) -> None:
-        """Count device-seconds of an epoch that was cut off and thus never reported."""
+    def end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
+        self.save()
+
+    def cut_off(self, device_seconds: float) -> None:
         total = self._launch.cut_off + device_seconds
         self._launch = dataclasses.replace(self._launch, cut_off=total)
-        self.note()
+        self.save()
 
-    def note_sometimes(self) -> None:
-        """Note the progress of the launch, once a minute."""
+    def tick(self) -> None:
         if self._now() > self._noted + _NOTE_SECONDS:
-            self.note()
+            self.save()
 
-    def note(self) -> None:
-        """Note the progress of the launch."""
+    def save(self) -> None:
+        """Note the progress of the launch in the study."""
         self._noted = self._now()
         self._launch = dataclasses.replace(self._launch, last=self._noted)
         with contextlib.suppress(Halted):  # the next call that needs the study reports it

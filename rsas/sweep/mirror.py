@@ -17,36 +17,36 @@ __all__ = ["tracker_of"]
 
 
 def tracker_of(
-    folder: SweepDir,
+    sweep_dir: SweepDir,
     study: Study,
     *,
     say: tracking.Say,
     progress: tracking.Progress = lambda done, total: None,
 ) -> tracking.Tracker:
     """Return the tracker that mirrors a sweep in MLflow, and start the tracker's thread."""
-    record = folder.record["experiment"]
-    is_local = folder.record["tracking_uri"] is None
+    record = sweep_dir.record["experiment"]
+    is_local = sweep_dir.record["tracking_uri"] is None
     source = tracking.Source(
-        uri=folder.tracking_uri(),
-        trials=lambda: study.trials(folder.objectives),
-        rows=lambda trial: folder.history(trial).rows,
-        sweep=folder.name,
-        sweep_id=folder.record["id"],
+        uri=sweep_dir.tracking_uri(),
+        trials=lambda: study.trials(sweep_dir.objectives),
+        rows=lambda trial: sweep_dir.history(trial).rows,
+        sweep=sweep_dir.name,
+        sweep_id=sweep_dir.record["id"],
         experiment=record["name"],
-        artifacts=(folder.workspace / "artifacts").as_uri() if is_local else None,
-        objectives=folder.objectives,
+        artifacts=(sweep_dir.workspace / "artifacts").as_uri() if is_local else None,
+        objectives=sweep_dir.objectives,
         record=record,
         check=study.check_lease,
         progress=progress,
-        origin=folder.record["origin"],
-        models=lambda trial: _network(folder, study, trial),
+        provenance=sweep_dir.record["provenance"],
+        models=lambda trial: _network(sweep_dir, study, trial),
     )
     return tracking.Tracker(source, say)
 
 
-def _network(folder: SweepDir, study: Study, trial: TrialRecord) -> tuple[Any, Any]:
+def _network(sweep_dir: SweepDir, study: Study, trial: TrialRecord) -> tuple[Any, Any]:
     """Return the final network of a trial, and a batch of two inputs of zeros."""
-    network = final_network(folder, study, trial)
+    network = final_network(sweep_dir, study, trial)
     if network.input_shape is None:
-        raise InputError(f"the network of {trial.trial_id} does not take one tensor")
+        raise InputError(f"the network of {trial.trial_id} does not take one float tensor")
     return network.model, np.zeros((2, *network.input_shape), dtype=np.float32)

@@ -9,12 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["origin"]
+__all__ = ["provenance_of"]
 
 _GIT_SECONDS = 10.0
 
 
-def origin(source: str) -> dict[str, Any]:
+def provenance_of(source: str) -> dict[str, Any]:
     """Return the facts that are needed to run a sweep again, as JSON types.
 
     Args:

@@ -6,14 +6,12 @@ import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from rsas import tracking
 from rsas.errors import Halted, InputError, LeaseLost, StorageError
-from rsas.records import trial_id
+from rsas.follower import Follower, Followers
 from rsas.sweep.audit.repair import repair_mirror
 from rsas.sweep.execute import cluster
 from rsas.sweep.execute.dispatcher import Dispatcher
@@ -38,7 +36,7 @@ _CHECK_SECONDS = 1.0  # for which a driver that lost its lease may continue
 
 
 def run(
-    folder: SweepDir,
+    sweep_dir: SweepDir,
     experiment: Experiment,
     task: Task,
     slots: cluster.Slots,
@@ -48,7 +46,7 @@ def run(
     """Run the trials that the study of a sweep lacks, in the Ray that is connected.
 
     Args:
-        folder: of the sweep, locked by this process.
+        sweep_dir: of the sweep, locked by this process.
         experiment: the experiment of the sweep.
         task: the training of the experiment's trials.
         slots: returns how many trials can run at once now.
@@ -59,30 +57,30 @@ def run(
         Halted: the sweep had to stop; it can be resumed.
         LeaseLost: another process has taken the sweep over.
     """
-    study = folder.study(experiment)
-    _prepare(study, folder, console)
+    study = sweep_dir.study(experiment)
+    _prepare(study, sweep_dir, console)
+    trials = study.trials(experiment.objectives)
     progress = SweepProgress(
         console,
-        name=folder.name,
+        name=sweep_dir.name,
         asked=experiment.budget.trials,
         epochs=experiment.config.epochs,
         objectives=experiment.objectives,
-        trials=study.trials(experiment.objectives),
+        trials=trials,
     )
-    for line in repair_mirror(folder):
+    for line in repair_mirror(sweep_dir):
         progress.note(line)
-    tracker = tracker_of(folder, study, say=progress.note, progress=progress.mirror)
-    retention = Retention(folder.storage, study, experiment.objectives, progress.note)
+    tracker = tracker_of(sweep_dir, study, say=progress.note, progress=progress.mirror)
+    retention = Retention(sweep_dir.storage, study, experiment.objectives, progress.note)
     gauges = SweepGauges(
-        folder.name,
+        sweep_dir.name,
         asked=experiment.budget.trials,
         objectives=experiment.objectives,
-        trials=study.trials(experiment.objectives),
+        trials=trials,
         slots=slots,
     )
     registry.register(gauges)
     launch = LaunchLog(study, slots)
-    listener = _Run(folder, study, experiment, progress, tracker, retention, gauges, launch)
     halving = halving_of(experiment)
     dispatcher = Dispatcher(
         study,
@@ -90,8 +88,8 @@ def run(
         halving=halving,
         slots=slots,
         hours=hours_of(study.launches()),
-        listener=listener,
-        history=lambda number: folder.history(study.trial(number, experiment.objectives)),
+        follower=Followers(launch, progress, gauges, tracker, retention, _LeaseCheck(study)),
+        history=lambda number: sweep_dir.history(study.trial(number, experiment.objectives)),
     )
     # MLflow's thread computes a lot. With the default interval, the driver would wait 5 ms for the
     # interpreter's lock each time after it waited for a file or for Ray.
@@ -103,119 +101,76 @@ def run(
                 dispatcher,
                 experiment,
                 task,
-                place=folder.storage.place,
+                location=sweep_dir.storage.location,
                 rungs=halving.rungs if halving else (),
                 slots=slots(),
                 scratch=scratch,
             )
     finally:
         sys.setswitchinterval(interval)
-        launch.note()
-        status = _last_status(folder)
-        mirrored, lost = False, _is_lost(folder)
+        launch.save()
+        status = _last_status(sweep_dir)
+        mirrored, lost = False, _is_lost(sweep_dir)
         if not lost:
             retention.close(status.trials if status else ())
             with progress.mirror:
                 mirrored = tracker.close(status.state if status else "interrupted")
             if not mirrored:
-                console.print(f"MLflow lacks some results; 'rsas resume {folder.name}' logs them")
+                console.print(
+                    f"MLflow lacks some results; 'rsas resume {sweep_dir.name}' logs them"
+                )
     if lost:
         raise LeaseLost(
-            f"another process has taken the sweep over; 'rsas status {folder.name}' follows it"
+            f"another process has taken the sweep over; 'rsas status {sweep_dir.name}' follows it"
         )
     if dispatcher.halted:
-        raise Halted(f"sweep {folder.name!r} had to stop: {dispatcher.halted}")
+        raise Halted(f"sweep {sweep_dir.name!r} had to stop: {dispatcher.halted}")
     if status is None:
-        raise Halted(f"sweep {folder.name!r}: its study or storage can no longer be read")
+        raise Halted(f"sweep {sweep_dir.name!r}: its study or storage can no longer be read")
     return dataclasses.replace(status, mirrored=mirrored)
 
 
-def _is_lost(folder: SweepDir) -> bool:
+def _is_lost(sweep_dir: SweepDir) -> bool:
     """Return whether another process has taken the sweep over, and now logs to MLflow."""
     try:
-        return folder.is_lost()
+        return sweep_dir.is_lost()
     except (InputError, OSError):  # without the study, no process can take the sweep over
         return False
 
 
-def _last_status(folder: SweepDir) -> Status | None:
+def _last_status(sweep_dir: SweepDir) -> Status | None:
     """Return the status of the sweep, or None if its study or storage cannot be read."""
     try:
-        return folder.status(mine=True)
+        return sweep_dir.status(mine=True)
     except (InputError, StorageError):
         return None
 
 
-class _Run:
-    """The dispatcher's listener, which forwards each event of the run to all followers."""
+class _LeaseCheck(Follower):
+    """A follower that halts the sweep soon after another process has taken the sweep over."""
 
-    def __init__(
-        self,
-        folder: SweepDir,
-        study: Study,
-        experiment: Experiment,
-        progress: SweepProgress,
-        tracker: tracking.Tracker,
-        retention: Retention,
-        gauges: SweepGauges,
-        launch: LaunchLog,
-    ) -> None:
-        self.folder, self.experiment = folder, experiment
-        self._study, self._launch = study, launch
-        self._progress, self._tracker, self._retention = progress, tracker, retention
-        self._gauges = gauges
-        self._checked = time.monotonic()  # time of the last check of the lease
-
-    def begin(self, number: int) -> None:
-        self._progress.begin(number)
-        self._gauges.begin(number)
-        self._tracker.begin(self._study.trial(number, self.experiment.objectives))
-        self._retention.record(number)
-
-    def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
-        self._launch.add_training(sum(row["seconds"] for row in rows))
-        self._progress.rows(number, rows)
-        self._gauges.rows(rows)
-        self._tracker.rows(trial_id(number), rows)
-
-    def change(self, number: int) -> None:
-        self._retention.record(number)
-
-    def end(self, number: int) -> None:
-        self._launch.note()
-        now = self._study.trials(self.experiment.objectives)
-        trial = self._study.trial(number, self.experiment.objectives)
-        self._progress.end(number, now)
-        self._gauges.end(number, now)
-        self._tracker.end(trial, now)
-        self._retention.end(number, now)
-
-    def note(self, number: int, line: str) -> None:
-        self._progress.note(f"{trial_id(number)}: {line}")
-
-    def cut_off(self, number: int, device_seconds: float, line: str) -> None:
-        self._launch.add_cut_off(device_seconds)
-        self.note(number, line)
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._checked = time.monotonic()
 
     def tick(self) -> None:
-        self._launch.note_sometimes()
         if time.monotonic() > self._checked + _CHECK_SECONDS:
             self._checked = time.monotonic()
             self._study.check_lease()
 
 
-def _prepare(study: Study, folder: SweepDir, console: Console) -> None:
+def _prepare(study: Study, sweep_dir: SweepDir, console: Console) -> None:
     """Store the sweep's record, queue and known trials in the study, before the first trial.
 
     ``note_copies`` comes last and marks the end, so a resume after a kill repeats the rest.
     """
-    record = folder.record
+    record = sweep_dir.record
     if study.record() is not None:
-        folder.note_copies(study)  # the record changes when the sweep is extended
+        sweep_dir.note_copies(study)  # the record changes when the sweep is extended
         return
     if record.get("known") is not None:
-        other = Workspace(folder.workspace).open(record["known"])
+        other = Workspace(sweep_dir.workspace).open(record["known"])
         count = study.add_known(other.study(), other.name)
         console.print(f"the sampler knows {count} trials of {other.name}")
     study.enqueue(record["enqueued"])
-    folder.note_copies(study)
+    sweep_dir.note_copies(study)

@@ -1,23 +1,13 @@
 """The mirror of a sweep in MLflow: the only package that imports mlflow."""
 
-from rsas.records import MirroredRun
 from rsas.tracking.client import connect, delete_run
 from rsas.tracking.database import damage, set_aside
 from rsas.tracking.models import register
-from rsas.tracking.reading import (
-    LoggedSweep,
-    read_history,
-    read_mirror,
-    read_models,
-    read_runs,
-    read_sweep,
-)
+from rsas.tracking.reading import read_history, read_mirror, read_models, read_runs, read_sweep
 from rsas.tracking.tracker import Tracker
 from rsas.tracking.writer import Progress, Say, Source
 
 __all__ = [
-    "LoggedSweep",
-    "MirroredRun",
     "Progress",
     "Say",
     "Source",

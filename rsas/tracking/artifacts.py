@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rsas.analysis.plots import front_figure
 from rsas.analysis.style import to_html
 from rsas.analysis.trials import Sweep, trials_frame
+from rsas.fields import is_number
 from rsas.pareto import front, hypervolume, knee
 from rsas.records import Objective, TrialRecord
 from rsas.redact import redact
@@ -24,7 +25,7 @@ __all__ = [
     "author",
     "dataset_input",
     "log_front",
-    "log_origin",
+    "log_provenance",
     "redacted",
     "report_page",
     "run_name",
@@ -42,7 +43,7 @@ def run_name(trial: TrialRecord) -> str:
     """
     parts = []
     for name, value in list(trial.params.items())[:_PARTS]:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if is_number(value):
             initials = "".join(word[0] for word in name.split("_") if word)
             parts.append(f"{_SHORT.get(name, initials)}{value:.3g}")
         else:
@@ -58,19 +59,19 @@ def author() -> dict[str, str]:
     return tags
 
 
-def log_origin(client: MlflowClient, run: str, origin: Mapping[str, Any]) -> None:
+def log_provenance(client: MlflowClient, run: str, provenance: Mapping[str, Any]) -> None:
     """Log the commit as MLflow shows it, and the environment as a file.
 
     Args:
         client: of the tracking server.
         run: of the sweep.
-        origin: as ``rsas.sweep.provenance`` returned it.
+        provenance: as ``rsas.sweep.provenance`` returned it.
     """
-    client.log_dict(run, redacted(origin), "environment.json")
-    tags = {"mlflow.source.name": redact(origin["source"]), "mlflow.source.type": "LOCAL"}
-    if origin["commit"]:
-        tags["mlflow.source.git.commit"] = origin["commit"]
-        tags["rsas.dirty"] = str(origin["dirty"]).lower()
+    client.log_dict(run, redacted(provenance), "environment.json")
+    tags = {"mlflow.source.name": redact(provenance["source"]), "mlflow.source.type": "LOCAL"}
+    if provenance["commit"]:
+        tags["mlflow.source.git.commit"] = provenance["commit"]
+        tags["rsas.dirty"] = str(provenance["dirty"]).lower()
     for name, value in tags.items():
         client.set_tag(run, name, value)
 

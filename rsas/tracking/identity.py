@@ -6,7 +6,6 @@ there may be several runs of one trial; surplus ones are recognised by their tag
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ __all__ = [
     "PARENT",
     "SWEEP_ID",
     "TRIAL_ID",
-    "Found",
+    "SweepRuns",
     "find",
     "missing_artifacts",
     "tidy",
@@ -34,7 +33,7 @@ FRONT_FILES = {f"pareto/{name}" for name in ("front.json", "front.csv", "front.h
 
 
 @dataclass(frozen=True)
-class Found:
+class SweepRuns:
     """The runs of a sweep."""
 
     parent: Run | None
@@ -48,7 +47,7 @@ class Found:
         return [run for run in self.runs.values() if run.data.tags.get(PARENT) != parent]
 
 
-def find(client: MlflowClient, sweep_id: str) -> Found:
+def find(client: MlflowClient, sweep_id: str) -> SweepRuns:
     """Find the runs with the tag of a sweep; among several of one trial, choose the fullest.
 
     The same choice is made among several parent runs.
@@ -58,13 +57,14 @@ def find(client: MlflowClient, sweep_id: str) -> Found:
         groups.setdefault(run.data.tags.get(TRIAL_ID, ""), []).append(run)
     fullest = {trial: max(runs, key=_content) for trial, runs in groups.items()}
     surplus = [run for trial, runs in groups.items() for run in runs if run is not fullest[trial]]
-    return Found(parent=fullest.pop("", None), runs=fullest, surplus=surplus)
+    return SweepRuns(parent=fullest.pop("", None), runs=fullest, surplus=surplus)
 
 
-def tidy(client: MlflowClient, sweep_id: str) -> Found:
+def tidy(client: MlflowClient, sweep_id: str) -> SweepRuns:
     """Find the runs of a sweep, mark surplus ones as deleted, and put strays under the parent."""
     runs = find(client, sweep_id)
-    _delete(client, runs.surplus)
+    for run in runs.surplus:
+        client.delete_run(run.info.run_id)
     if runs.parent is not None:
         for run in runs.strays:
             client.set_tag(run.info.run_id, PARENT, runs.parent.info.run_id)
@@ -79,11 +79,6 @@ def missing_artifacts(client: MlflowClient, parent: Run) -> set[str]:
     expected |= {"report.html"} if "rsas.report" in tags else set()
     files = [*client.list_artifacts(run), *client.list_artifacts(run, "pareto")]
     return expected - {file.path for file in files}
-
-
-def _delete(client: MlflowClient, runs: Iterable[Run]) -> None:
-    for run in runs:
-        client.delete_run(run.info.run_id)
 
 
 def _content(run: Run) -> tuple[float, int]:

@@ -6,37 +6,26 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rsas import columns
+from rsas.analysis.trials import Sweep
 from rsas.errors import InputError, first_line
-from rsas.records import SWEEP_STATUS, Mirror, MirroredRun, State, TrialRecord
+from rsas.records import SWEEP_STATUS, Mirror, MirroredRun, Objective, State, TrialRecord
 from rsas.tracking.client import connect, search_runs
-from rsas.tracking.identity import SWEEP_ID, TRIAL_ID, find, missing_artifacts
+from rsas.tracking.identity import SWEEP_ID, TRIAL_ID, SweepRuns, find, missing_artifacts
 
 if TYPE_CHECKING:  # seconds to import
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-__all__ = ["LoggedSweep", "read_history", "read_mirror", "read_models", "read_runs", "read_sweep"]
+__all__ = ["read_history", "read_mirror", "read_models", "read_runs", "read_sweep"]
 
 _SWEEP_STATES = {status: state for state, status in SWEEP_STATUS.items()}
 
 
-@dataclass(frozen=True)
-class LoggedSweep:
-    """A sweep as it is logged in MLflow."""
-
-    state: str  # running, finished, interrupted or failed
-    experiment: dict[str, Any]  # as resolved
-    trials: list[TrialRecord]
-    runs: dict[str, str]  # trial -> run
-    models: dict[str, str]  # trial -> URI of its model
-
-
-def read_sweep(uri: str, name: str) -> LoggedSweep:
+def read_sweep(uri: str, name: str) -> Sweep:
     """Return a sweep, read from MLflow alone; among several of this name, the newest.
 
     Raises:
@@ -54,12 +43,17 @@ def read_sweep(uri: str, name: str) -> LoggedSweep:
             experiment = json.loads(Path(path).read_text("utf-8"))
         children = find(client, parent.data.tags[SWEEP_ID]).runs
     tags = {trial: run.data.tags for trial, run in children.items()}
-    return LoggedSweep(
+    runs = {trial: run.info.run_id for trial, run in children.items()}
+    return Sweep(
+        name=name,
         state=_SWEEP_STATES.get(parent.info.status, "interrupted"),
         experiment=experiment,
+        objectives=tuple(Objective(**fields) for fields in experiment["objectives"]),
         trials=[_record(run, experiment) for _, run in sorted(children.items())],
-        runs={trial: run.info.run_id for trial, run in children.items()},
+        history=lambda trial: read_history(uri, runs[trial.trial_id]),
+        runs=runs,
         models=_models(tags),
+        tracking_uri=uri,
     )
 
 
@@ -82,7 +76,7 @@ def read_mirror(uri: str, sweep_id: str) -> Mirror:
     """
     client = connect(uri)
     with _answering(uri):
-        return _read_mirror(client, sweep_id)
+        return _mirror(client, find(client, sweep_id))
 
 
 def read_history(uri: str, run_id: str) -> list[dict[str, float]]:
@@ -101,8 +95,7 @@ def read_history(uri: str, run_id: str) -> list[dict[str, float]]:
     return [rows[step] for step in sorted(rows)]
 
 
-def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
-    runs_of_sweep = find(client, sweep_id)
+def _mirror(client: MlflowClient, sweep_runs: SweepRuns) -> Mirror:
     runs = [
         MirroredRun(
             run_id=run.info.run_id,
@@ -114,18 +107,18 @@ def _read_mirror(client: MlflowClient, sweep_id: str) -> Mirror:
             metrics=run.data.metrics,
             epochs=_steps(client, run.info.run_id, "epoch"),
         )
-        for trial, run in sorted(runs_of_sweep.runs.items())
+        for trial, run in sorted(sweep_runs.runs.items())
     ]
-    parent = runs_of_sweep.parent
+    parent = sweep_runs.parent
     return Mirror(
         parent=parent.info.run_id if parent else "",
         status=parent.info.status if parent else "",
         front=parent.data.tags.get("rsas.front", "") if parent else "",
         points=_steps(client, parent.info.run_id, "hypervolume") if parent else [],
         runs=runs,
-        surplus={run.info.run_id: run.data.tags.get(TRIAL_ID, "") for run in runs_of_sweep.surplus},
+        surplus={run.info.run_id: run.data.tags.get(TRIAL_ID, "") for run in sweep_runs.surplus},
         missing=missing_artifacts(client, parent) if parent else set(),
-        strays={run.info.run_id for run in runs_of_sweep.strays},
+        strays={run.info.run_id for run in sweep_runs.strays},
     )
 
 

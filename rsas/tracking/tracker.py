@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from rsas.errors import Halted, LeaseLost, StorageError, first_line
-from rsas.records import TrialRecord
+from rsas.follower import Follower
+from rsas.records import TrialRecord, trial_id
 from rsas.tracking.writer import Say, Source, Writer
 
 __all__ = ["Tracker"]
@@ -29,7 +30,7 @@ _SLOW = (
 _Action = Callable[[Writer], None]
 
 
-class Tracker:
+class Tracker(Follower):
     """The mirror of one sweep, on a thread of its own that connects and then catches up.
 
     Args:
@@ -46,15 +47,12 @@ class Tracker:
         self._thread.start()
 
     def begin(self, trial: TrialRecord) -> None:
-        """Log a trial that begins."""
         self._queue.put(lambda writer: writer.log(trial))
 
-    def rows(self, trial: str, rows: Sequence[dict[str, float]]) -> None:
-        """Log rows of a trial's history, one per epoch."""
-        self._queue.put(lambda writer: writer.log_rows(trial, rows))
+    def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
+        self._queue.put(lambda writer: writer.log_rows(trial_id(number), rows))
 
     def end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """Log a trial that ended, and the front; ``trials`` are all trials of the sweep."""
         self._queue.put(lambda writer: writer.log(trial))
         self._queue.put(lambda writer: writer.log_front(trials))
 

@@ -19,7 +19,7 @@ from rsas.tracking.artifacts import (
     author,
     dataset_input,
     log_front,
-    log_origin,
+    log_provenance,
     redacted,
     report_page,
     run_name,
@@ -64,7 +64,9 @@ class Source:
     artifacts: str | None  # where a new MLflow experiment stores artifacts; None: server's choice
     objectives: Sequence[Objective]
     record: Mapping[str, Any]  # the resolved experiment
-    origin: Mapping[str, Any]  # the sweep's provenance, as ``rsas.sweep.provenance`` returned it
+    provenance: Mapping[
+        str, Any
+    ]  # the sweep's provenance, as ``rsas.sweep.provenance`` returned it
     # Raises LeaseLost after another process has taken the sweep over, and writes to MLflow.
     check: Callable[[], None] = lambda: None
     progress: Progress = lambda done, total: None
@@ -243,7 +245,7 @@ class Writer:
             plain = {k: v for k, v in record.items() if not isinstance(v, (dict, list))}
             base = {f"base.{name}": value for name, value in record["base"].items()}
             self._client.log_dict(parent, redacted(record), "experiment.json")
-            log_origin(self._client, parent, self._source.origin)
+            log_provenance(self._client, parent, self._source.provenance)
             self._log_dataset(parent)
             # Last, because parameters in the parent mean that all of this is logged.
             self._client.log_batch(parent, params=params_of(plain | base))

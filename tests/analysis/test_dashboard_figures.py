@@ -3,9 +3,9 @@
 import pytest
 
 from rsas.analysis import Sweep, compare, dashboard_figures, plots, split_by
-from rsas.records import Objective, TrialRecord
+from rsas.records import TrialRecord
+from tests.made import OBJECTIVES
 
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 VALUES = ((0.9, 0.5), (0.8, 0.4), (0.7, 0.9))  # t0001 is dominated
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,9 +25,9 @@ from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.study import frozen
 from tests import made
+from tests.resources import RSAS
 
 ROOT = Path(__file__).parents[2]
-RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 QUICKSTART = f"{ROOT / 'experiments' / 'digits_quickstart.py'}:by_method"
 EPOCHS = 12
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "fc1", "fc2")

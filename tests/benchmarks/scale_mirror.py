@@ -31,6 +31,7 @@ def finished(place: Path, trials: int, epochs: int):
     experiment, source = load_experiment(Place(place).source)
     folder, study = made.make(place / "runs", "large", experiment, source)
     first = study.begin()
+    study.config(first)  # which runs the space
     template = to_dict(study.optuna_study.trials[first])
     study.fail(first, "an example of what the sampler gives")
     for number in range(1, trials):

@@ -14,7 +14,6 @@ import io
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,22 +21,24 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from rsas.records import trial_id
+from rsas.follower import Followers
+from rsas.records import number_of, trial_id
 from rsas.sweep.audit.repair import repair_study
 from rsas.sweep.execute.dispatcher import Dispatcher
+from rsas.sweep.execute.worker import OUTCOME, ROWS, Outcome
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Retention
 from rsas.sweep.files.trial_dir import TrialDir
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.follow.progress import SweepProgress
 from rsas.sweep.follow.prometheus import SweepGauges
+from rsas.sweep.launches import LaunchLog
 from rsas.sweep.mirror import tracker_of
-from rsas.sweep.session import _Run
 from rsas.sweep.study.launch import Launch
 from tests import made
+from tests.resources import RSAS
 
 ROOT = Path(__file__).parents[2]
-RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 QUICKSTART = str(ROOT / "experiments" / "digits_quickstart.py")
 
 
@@ -99,9 +100,18 @@ def driver_cost(folder, trials=100, results=1000):
         trials=study.trials(experiment.objectives),
         slots=lambda: 2,
     )
-    run = _Run(sweep, study, experiment, display, tracker, retention, metrics, lambda: 2)
-    number = study.begin()
-    run.begin(number)
+    run = Followers(LaunchLog(study, lambda: 2), display, metrics, tracker, retention)
+    dispatcher = Dispatcher(
+        study,
+        experiment,
+        halving=None,
+        slots=lambda: 2,
+        hours=0.0,
+        follower=run,
+        history=lambda number: sweep.history(study.trial(number, experiment.objectives)),
+    )
+    config = dispatcher.suggest("a")
+    number = number_of(config["trial"])
     costs = []
     for epoch in range(1, results + 1):
         row = {"epoch": epoch, "val_accuracy": 0.5, "sparsity": 0.5, "seconds": 0.1}
@@ -109,9 +119,9 @@ def driver_cost(folder, trials=100, results=1000):
         run.rows(number, [row])
         costs.append(1000 * (time.perf_counter() - before))
         time.sleep(0.005)
-    study.complete(number, row)
+    result = {ROWS: [row], OUTCOME: Outcome.COMPLETE}
     before = time.perf_counter()
-    run.end(number)
+    dispatcher.end("a", result)
     end = 1000 * (time.perf_counter() - before)
     retention.close(study.trials(experiment.objectives))
     tracker.close("finished")
@@ -126,7 +136,7 @@ def resume(folder, trials):
     sweep.status(mine=True)
     study = sweep.study(experiment)
     Dispatcher(
-        study, experiment, halving=None, slots=lambda: 2, hours=0.0, listener=None, history=None
+        study, experiment, halving=None, slots=lambda: 2, hours=0.0, follower=None, history=None
     )
     own = time.perf_counter() - before
     began = command(folder, "resume", f"r{trials}")

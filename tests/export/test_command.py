@@ -38,6 +38,7 @@ def sweep(tmp_path, monkeypatch, request, states):
     folder, study = make(tmp_path / "runs", "first", experiment, source)
     for accuracy, sparsity in POINTS:
         number = study.begin()
+        study.config(number)  # which runs the space
         study.complete(number, {"epoch": 3, "val_accuracy": accuracy, "sparsity": sparsity})
         if number < len(states):
             write_model(folder.models, trial_id(number), states[number])

@@ -27,6 +27,7 @@ from tests.servers import losing_answers, mlflow_server
 
 _ROUNDS = 5  # disturbances of a sweep; of one with a limit, which it uses up, one
 _TRIALS = 2  # that each adds
+_FUNCTIONS = ("experiment", "own_loop")  # sweeps take turns: rsas's own trainer, a loop of a user
 
 
 def main():
@@ -52,19 +53,28 @@ def main():
             server = stack.enter_context(mlflow_server(Path(folder) / "server", database))
             proxy = stack.enter_context(losing_answers(server.port))
             proxy.calm = True
-        first = Place(Path(folder) / "undisturbed")
-        expected = undisturbed(first, _ROUNDS * _TRIALS, Path(folder) / "study")
+        expected = {
+            function: undisturbed(
+                Place(Path(folder) / f"undisturbed-{function}", function),
+                _ROUNDS * _TRIALS,
+                Path(folder) / f"study-{function}",
+            )
+            for function in _FUNCTIONS
+        }
 
         def one(index):
             kind = kind_of_place(sweeps[index][0])
-            place = make_place(Path(folder) / str(index), kind, proxy)
+            function = "experiment" if kind == "limit" else _FUNCTIONS[index % 2]
+            place = make_place(Path(folder) / str(index), kind, proxy, function)
             own = random.Random(options.seed * 1000 + index)
             found = []
             for n, kind in enumerate(sweeps[index], 1):
-                outcome = disturb(place, f"s{index}", n * _TRIALS, kind, own, expected)
+                outcome = disturb(place, f"s{index}", n * _TRIALS, kind, own, expected[function])
                 found.append(outcome)
                 told = "good" if outcome.is_good else f"BAD {outcome}\n{place.output()}"
-                console.print(f"sweep {index}: {kind} at epoch {outcome.at}: {told}", markup=False)
+                console.print(
+                    f"sweep {index}, {function}: {kind} at epoch {outcome.at}: {told}", markup=False
+                )
             return found
 
         with ThreadPoolExecutor(options.at_once) as pool:

@@ -21,14 +21,13 @@ from pathlib import Path
 import psutil
 import torch
 
-from rsas import data
 from rsas.sweep.audit.check import check
+from rsas.sweep.execute.task import task_of
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.study.study import Study
-from rsas.trainer import Trainer
+from tests.resources import RSAS
 
-RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 EPOCHS, INTERVAL = 12, 3
 
 EXPERIMENT = f"""
@@ -64,6 +63,48 @@ def with_little_overtime():
 def by_halving():
     import dataclasses
     return dataclasses.replace(experiment(), scheduler="pareto_asha", reduction_factor=2)
+
+def train(run):
+    import torch
+    from sklearn.datasets import load_digits
+    from torch.utils.data import DataLoader, TensorDataset
+    from counted import net
+    x, y = map(torch.tensor, load_digits(return_X_y=True))
+    x = x.float().view(-1, 8, 8) / 16
+    loader = DataLoader(TensorDataset(x[:1200], y[:1200]), batch_size=50, shuffle=True)
+    model = net()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.005)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.total_epochs)
+    sparsifier = run.sparsify(model, optimizer, steps_per_epoch=len(loader))
+    run.track(model=model, optimizer=optimizer, schedule=schedule, loader=loader)
+    for _ in run.epochs():
+        model.train()
+        for inputs, labels in loader:
+            loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            sparsifier.observe(loss)
+            optimizer.step()
+            sparsifier.step()
+        schedule.step()
+        model.eval()
+        with torch.no_grad():
+            right = model(x[1200:]).argmax(1) == y[1200:]
+        run.report(val_accuracy=right.double().mean())
+
+def own_loop():
+    from rsas import Pruning
+    return Experiment(
+        name="disturbed",
+        train=train,
+        epochs={EPOCHS},
+        pruning=Pruning(update_interval=10),
+        space=space,
+        objectives=experiment().objectives,
+        budget=Budget(trials=4),
+        resources=Resources(max_concurrent=1),
+        checkpoint_every={INTERVAL},
+    )
 """
 
 MODEL = """
@@ -199,16 +240,17 @@ def results(trials):
 def undisturbed(place, count, scratch):
     """What the sweep finds when nothing happens: the same loop without Ray, kills or MLflow."""
     sys.path.insert(0, str(place.folder))
-    experiment, _ = load_experiment(place.source)
+    experiment, source = load_experiment(place.source)
     study = Study(scratch, experiment)
-    arrays = data.load(experiment.base.dataset)
+    task = task_of(experiment, source, None)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(count):
         number = study.begin()
-        trainer = Trainer(study.config(number), arrays)
+        trainer = task.trainer_of(study.config(number))
         for _ in range(EPOCHS):
             row = trainer.run_epoch()
+        trainer.close()
         study.complete(number, row)
     torch.set_num_threads(threads)
     sys.path.remove(str(place.folder))
@@ -424,18 +466,18 @@ def kind_of_place(kind):
     return {"answers lost": "server", "model hung": "limit"}.get(kind, "files")
 
 
-def make_place(folder, kind, proxy=None):
-    """A place for sweeps of one kind of disturbance."""
+def make_place(folder, kind, proxy=None, function="experiment"):
+    """A place for sweeps of one kind of disturbance; ``function`` makes the experiment."""
     if kind == "database":
         url = f"sqlite:///{folder}/study.db"
-        return Place(folder, environment={"RSAS_STUDY_STORAGE": url})
+        return Place(folder, function, environment={"RSAS_STUDY_STORAGE": url})
     if kind == "server":
-        place = Place(folder, environment={"MLFLOW_TRACKING_URI": proxy.uri})
+        place = Place(folder, function, environment={"MLFLOW_TRACKING_URI": proxy.uri})
         place.proxy = proxy
         return place
     if kind == "limit":
         return Place(folder, "with_little_overtime", options=["--hours", "0.005"])
-    return Place(folder)
+    return Place(folder, function)
 
 
 @dataclasses.dataclass

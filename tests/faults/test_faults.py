@@ -29,6 +29,8 @@ from tests.faults.harness import (
 )
 from tests.needs import lacking
 
+pytestmark = pytest.mark.resource
+
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):

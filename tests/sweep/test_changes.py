@@ -1,6 +1,5 @@
 """The file of a sweep changes between its beginning and a resume."""
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -13,6 +12,7 @@ from rich.console import Console
 from rsas import InputError, TrainConfig
 from rsas.sweep import commands
 from rsas.sweep.changes import check_axes, definition, differences
+from rsas.sweep.execute.cluster import Connection
 from rsas.sweep.experiment import Budget, Experiment, Objective, load_experiment
 from rsas.sweep.files.workspace import Workspace
 from rsas.sweep.study.study import Study
@@ -135,7 +135,7 @@ def test_axes_that_no_study_can_hold_beside_the_old_ones_are_refused(space, axis
         check_axes(kept(), changed(space=space))
     # Optuna says so, too.
     study = Study(tmp_path / "study", EXPERIMENT)
-    study.begin()
+    study.config(study.begin())
     study = Study(tmp_path / "study", dataclasses.replace(EXPERIMENT, space=space))
     with pytest.raises(ValueError, match="does not support dynamic value space|Cannot set diff"):
         study.config(study.begin())
@@ -185,14 +185,20 @@ def file(tmp_path):
 def begun(tmp_path, monkeypatch, file):
     """A sweep that has run nothing yet, since there is no Ray."""
     monkeypatch.setattr("sys.path", list(sys.path))
-    monkeypatch.setattr(commands, "_cluster", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(commands, "_connect", lambda *_: None)
     monkeypatch.setattr(commands, "run", lambda folder, *_: folder.status(mine=True))
     defined, source = load_experiment(str(file()))
     experiment = dataclasses.replace(defined, base=defined.base.replace(lr=0.2))  # --set lr=0.2
     workspace = Workspace(tmp_path / "runs")
     console = Console(file=io.StringIO(), width=1000)
     commands.launch(
-        experiment, source, name="first", defined=defined, workspace=workspace, console=console
+        experiment,
+        source,
+        name="first",
+        defined=defined,
+        workspace=workspace,
+        console=console,
+        connection=Connection(None, source),
     )
     return workspace
 
@@ -200,7 +206,8 @@ def begun(tmp_path, monkeypatch, file):
 def resumed(workspace):
     """What a resume says about the file."""
     console = Console(file=io.StringIO(), width=1000)
-    commands.resume("first", workspace=workspace, console=console)
+    connection = Connection(None, "study.py:experiment")
+    commands.resume("first", workspace=workspace, console=console, connection=connection)
     return [line for line in console.file.getvalue().splitlines() if line.startswith("note: ")]
 
 

@@ -13,8 +13,10 @@ from mlflow.tracking import MlflowClient
 
 from rsas.records import trial_id
 from rsas.sweep.files.workspace import Workspace
+from tests.resources import RSAS
 
-RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
+pytestmark = pytest.mark.resource
+
 # More than half of the machine: one trial at a time, with fewer threads than cores, since other
 # tests run beside it.
 CPUS = os.cpu_count() / 2 + 0.5

@@ -48,13 +48,13 @@ def machine(tmp_path):
 def test_hours_do_not_depend_on_the_wall_clock(jump, machine):
     log = machine.launch()
     machine.wait(100, jump=jump)
-    log.add_training(30.0)
+    log.rows(0, [{"seconds": 30.0}])
     machine.wait(260, jump=jump)
-    log.note()
+    log.save()
     machine.wait(5000)  # interrupted
     again = machine.launch()
     machine.wait(360, jump=-jump)
-    again.note()
+    again.save()
     first, second = machine.study.launches()
     assert (first.began, second.began) == (WALL, WALL + 5360 + 2 * jump)
     assert (first.first, first.last) == (WALL + 70, WALL + 360)
@@ -64,14 +64,14 @@ def test_hours_do_not_depend_on_the_wall_clock(jump, machine):
 def test_slots_count_from_the_first_epoch_to_the_last(machine):
     log = machine.launch()
     machine.wait(10)  # start-up
-    log.add_training(4.0)  # since 6
+    log.rows(0, [{"seconds": 4.0}])  # since 6
     machine.wait(5)
     machine.slots = 3
-    log.note()  # no epoch: the slots are not counted yet
+    log.save()  # no epoch: the slots are not counted yet
     machine.wait(2)
-    log.add_training(6.5)
+    log.rows(0, [{"seconds": 6.5}])
     machine.wait(100)
-    log.note()
+    log.save()
     (found,) = machine.study.launches()
     assert found == Launch(
         began=WALL,
@@ -86,11 +86,11 @@ def test_a_kill_loses_a_minute_at_most(machine):
     log = machine.launch()
     for _ in range(610):
         machine.wait(0.1)
-        log.note_sometimes()
+        log.tick()
     (found,) = machine.study.launches()
     assert found.last == pytest.approx(WALL + 60, abs=0.2)
     machine.wait(60.0)
-    log.add_training(1.0)
+    log.rows(0, [{"seconds": 1.0}])
     (found,) = machine.study.launches()
     assert found.last == pytest.approx(WALL + 121, abs=0.2)
     assert found.trained == 1.0
@@ -98,8 +98,8 @@ def test_a_kill_loses_a_minute_at_most(machine):
 
 def test_what_is_cut_off_is_noted_at_once(machine):
     log = machine.launch()
-    log.add_cut_off(20.0)
-    log.add_cut_off(1.5)
+    log.cut_off(20.0)
+    log.cut_off(1.5)
     assert machine.study.launches()[0].cut_off == 21.5
 
 
@@ -120,4 +120,4 @@ def test_a_study_that_cannot_be_written_is_reported_by_others(machine, monkeypat
         raise Halted("the disk is full")
 
     monkeypatch.setattr(machine.study, "note_launch", full)
-    log.note()
+    log.save()

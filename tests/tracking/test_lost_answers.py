@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from rsas.records import trial_id
 from rsas.sweep.audit.check import check
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Retention
@@ -14,6 +13,8 @@ from rsas.sweep.mirror import tracker_of
 from tests import made
 from tests.faults.harness import Place
 from tests.servers import losing_answers, mlflow_server
+
+pytestmark = pytest.mark.resource
 
 POINTS = [(0.9, 0.5), (0.8, 0.7), (0.6, 0.9)]
 EPOCHS = 3
@@ -63,7 +64,7 @@ def test_answers_that_get_lost_double_nothing(server, proxy, tmp_path):
         rows = made.rows(EPOCHS, accuracy, sparsity)
         made.train(folder, number, rows)
         for row in rows:
-            tracker.rows(trial_id(number), [row])
+            tracker.rows(number, [row])
         study.complete(number, rows[-1], device_seconds=0.3)
         tracker.end(study.trial(number, folder.objectives), study.trials(folder.objectives))
     deadline = time.monotonic() + 60

@@ -20,7 +20,7 @@ from torch import nn
 
 from rsas import InputError, TrainConfig
 from rsas.analysis import front, hypervolume
-from rsas.records import Objective, TrialRecord, front_mark
+from rsas.records import TrialRecord, front_mark
 from rsas.tracking import (
     Source,
     Tracker,
@@ -34,9 +34,8 @@ from rsas.tracking import (
 )
 from rsas.tracking.artifacts import redacted, run_name
 from tests.leaks import LEAKS
-from tests.made import DATA
+from tests.made import DATA, OBJECTIVES
 
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 POINTS = [(0.9, 0.5), (0.8, 0.4), (0.7, 0.9), (0.95, 0.6)]  # the last one beats the first
 
 
@@ -55,7 +54,7 @@ RECORD = {
     "base": TrainConfig().to_dict(),
     "data": DATA,
 }
-ORIGIN = {"source": "/x/study.py:experiment", "commit": "c0ffee", "dirty": True, "python": "3"}
+PROVENANCE = {"source": "/x/study.py:experiment", "commit": "c0ffee", "dirty": True, "python": "3"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +80,8 @@ class Sweep:
         running, ended = trial(number), trial(number, "complete", **options)
         self.put(running)
         self.tracker.begin(running)
-        self.tracker.rows(running.trial_id, ended.rows[:1])
-        self.tracker.rows(running.trial_id, ended.rows[1:])
+        self.tracker.rows(running.number, ended.rows[:1])
+        self.tracker.rows(running.number, ended.rows[1:])
         self.end(ended)
 
     def end(self, ended):
@@ -112,7 +111,7 @@ def sweep(store, request):
                 "artifacts": (store / "artifacts").as_uri(),
                 "objectives": OBJECTIVES,
                 "record": RECORD,
-                "origin": ORIGIN,
+                "provenance": PROVENANCE,
                 "progress": lambda *counts: sweep.progress.append(counts),
                 **options,
             }
@@ -263,7 +262,7 @@ def test_a_resumed_sweep_goes_on_in_the_same_runs(store, sweep, request):
     sweep.run(0)
     sweep.put(trial(1, epochs=1))
     sweep.tracker.begin(trial(1))
-    sweep.tracker.rows("t0001", trial(1).rows[:1])
+    sweep.tracker.rows(1, trial(1).rows[:1])
     assert sweep.close("interrupted")
     parent, children, _ = mirrored(store, request.node.name)
     assert (parent.info.status, children["t0001"].info.status) == ("KILLED", "KILLED")
@@ -272,7 +271,7 @@ def test_a_resumed_sweep_goes_on_in_the_same_runs(store, sweep, request):
     sweep.track()
     wait_for(lambda: mirrored(store, request.node.name)[1]["t0001"].info.status == "RUNNING")
     sweep.tracker.begin(trial(1))
-    sweep.tracker.rows("t0001", trial(1).rows)  # the first epoch is trained again
+    sweep.tracker.rows(1, trial(1).rows)  # the first epoch is trained again
     sweep.end(trial(1, "complete"))
     assert sweep.close()
     check_whole(store, request.node.name, 2)
@@ -286,8 +285,8 @@ def test_rows_of_a_process_that_died_before_it_told_are_logged(store, sweep, req
     ended = trial(1, "complete")
     sweep.put(trial(1))
     sweep.tracker.begin(trial(1))
-    sweep.tracker.rows("t0001", ended.rows[:1])
-    sweep.tracker.rows("t0001", ended.rows[2:])
+    sweep.tracker.rows(1, ended.rows[:1])
+    sweep.tracker.rows(1, ended.rows[2:])
     sweep.end(ended)
     assert sweep.close()
     check_whole(store, request.node.name, 2)
@@ -346,7 +345,7 @@ def test_an_outage_in_the_middle_is_made_up_for_while_the_sweep_goes_on(
     sweep.put(trial(2, epochs=2))
     sweep.tracker.begin(trial(2))
     wait_for(lambda: sweep.said)
-    sweep.tracker.rows("t0002", trial(2).rows[:2])
+    sweep.tracker.rows(2, trial(2).rows[:2])
     assert sweep.said == [LOST]
     outage.down = False
     wait_for(lambda: len(sweep.said) == 2)
@@ -355,7 +354,7 @@ def test_an_outage_in_the_middle_is_made_up_for_while_the_sweep_goes_on(
     assert children["t0001"].info.status == "FINISHED"
     assert children["t0002"].info.status == "RUNNING"
     assert [epoch for epoch, _ in history(children["t0002"], "val_accuracy")] == [1, 2]
-    sweep.tracker.rows("t0002", trial(2).rows[2:])
+    sweep.tracker.rows(2, trial(2).rows[2:])
     sweep.end(trial(2, "complete"))
     outage.down = True
     sweep.run(3)
@@ -416,7 +415,7 @@ def test_what_was_told_before_a_catch_up_does_not_undo_it(store, sweep, request,
     monkeypatch.setattr("rsas.tracking.writer.connect", fail_once)
     sweep.trials = [trial(0, "complete"), trial(1, "complete")]
     sweep.track()
-    sweep.tracker.rows("t0000", trial(0).rows)
+    sweep.tracker.rows(0, trial(0).rows)
     sweep.tracker.begin(trial(0))
     told.set()
     wait_for(lambda: points(store, request.node.name) == 2)
@@ -465,7 +464,7 @@ def test_ends_that_are_no_results_are_told_as_such(store, sweep, request, resume
         for ended in ends:
             sweep.put(trial(int(ended.trial_id[1:])))
             sweep.tracker.begin(trial(int(ended.trial_id[1:])))
-            sweep.tracker.rows(ended.trial_id, ended.rows)
+            sweep.tracker.rows(ended.number, ended.rows)
             sweep.end(ended)
     assert sweep.close()
     assert sweep.said == []
@@ -547,12 +546,12 @@ def test_no_secret_of_any_kind_is_in_mlflow(store, sweep, request, monkeypatch):
         for name, value in leak.environment.items():
             monkeypatch.setenv(name, value)
     texts = {leak.name: leak.text for leak in LEAKS}
-    origin = {"source": " and ".join(texts.values()), "commit": "", "dirty": False}
+    provenance = {"source": " and ".join(texts.values()), "commit": "", "dirty": False}
     sweep.track(
         record=RECORD
         | texts
         | {"inner": [texts], "base": TrainConfig(exclude=(*texts.values(),)).to_dict()},
-        origin=origin,
+        provenance=provenance,
     )
     sweep.run(0, params=texts)
     for number, leak in enumerate(LEAKS):
@@ -721,7 +720,7 @@ def test_a_stranger_finds_origin_data_and_report(store, sweep, request):
         assert (found.dataset.name, found.dataset.digest) == ("digits", "0123456789abcdef")
         assert json.loads(found.dataset.profile) == {"train": 1500, "test": 297}
     folder = store / "artifacts" / parent.info.run_id / "artifacts"
-    assert json.loads((folder / "environment.json").read_text()) == ORIGIN
+    assert json.loads((folder / "environment.json").read_text()) == PROVENANCE
     assert json.loads((folder / "experiment.json").read_text()) == RECORD
     assert "The knee, t0000" in (folder / "report.html").read_text()
     assert sweep.said == []

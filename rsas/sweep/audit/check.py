@@ -50,21 +50,21 @@ class Fault:
     content: bool = False  # the logged data are wrong, not only a state: the run is logged again
 
 
-def check(folder: SweepDir) -> list[Fault]:
+def check(sweep_dir: SweepDir) -> list[Fault]:
     """Return every ghost, twin, gap, mismatch and damage of a sweep.
 
     Raises:
         InputError: the tracking server does not answer.
     """
-    faults = list(_check_study(folder))
+    faults = list(_check_study(sweep_dir))
     if faults:  # everything else is compared with the study, so without it the check ends
         return faults
-    status = folder.status()
-    faults += check_storage(folder, status)
-    if (file := own_mirror(folder)) and (reason := tracking.damage(file)):
+    status = sweep_dir.status()
+    faults += check_storage(sweep_dir, status)
+    if (file := own_mirror(sweep_dir)) and (reason := tracking.damage(file)):
         return [*faults, Fault("damaged", "mlflow", "", f"{file} is damaged ({reason})")]
-    uri = folder.tracking_uri()
-    faults += check_mirror(tracking.read_mirror(uri, folder.record["id"]), folder, status)
+    uri = sweep_dir.tracking_uri()
+    faults += check_mirror(tracking.read_mirror(uri, sweep_dir.record["id"]), sweep_dir, status)
     return faults
 
 
@@ -85,9 +85,9 @@ def is_behind(study: Study, records: Mapping[int, Mapping[str, Any]]) -> bool:
     return any(lacks(number, record) for number, record in records.items())
 
 
-def own_mirror(folder: SweepDir) -> Path | None:
+def own_mirror(sweep_dir: SweepDir) -> Path | None:
     """Return the workspace's own MLflow file, or None if the sweep is mirrored elsewhere."""
-    return folder.workspace / "mlflow.db" if folder.record["tracking_uri"] is None else None
+    return sweep_dir.workspace / "mlflow.db" if sweep_dir.record["tracking_uri"] is None else None
 
 
 def aside(name: str, taken: Collection[str]) -> str:
@@ -98,15 +98,15 @@ def aside(name: str, taken: Collection[str]) -> str:
     return unused
 
 
-def check_storage(folder: SweepDir, status: Status) -> Iterator[Fault]:
+def check_storage(sweep_dir: SweepDir, status: Status) -> Iterator[Fault]:
     """Yield the faults of the trials' files: data that are missing, or unknown to the study."""
     known = {trial.trial_id: trial for trial in status.trials}
     members = {trial.trial_id for trial in status.front}
-    names = set(folder.trials.names())
+    names = set(sweep_dir.trials.names())
     for name in sorted(names - known.keys()):
         if not _GHOST.fullmatch(name):
             yield Fault("ghost", "storage", name, "the study does not know this trial's folder")
-    records = folder.kept_records()
+    records = sweep_dir.kept_records()
     for name, trial in known.items():
         record = records.get(trial.number)
         if record is None:
@@ -115,16 +115,16 @@ def check_storage(folder: SweepDir, status: Status) -> Iterator[Fault]:
             message = f"trial.json has the state {record['state']}, the study has {trial.state}"
             yield Fault("mismatch", "storage", name, message)
         if trial.state in ("complete", "pruned"):
-            yield from _check_history(folder, status.objectives, trial)
+            yield from _check_history(sweep_dir, status.objectives, trial)
         elif trial.state == "running":
-            for checkpoint in TrialDir(folder.trials / name).damaged():
+            for checkpoint in TrialDir(sweep_dir.trials / name).damaged():
                 yield Fault("damaged", "storage", name, f"{checkpoint} cannot be read")
         if name in members and not trial.same_as:
-            yield from _check_model(folder, name)
-    yield from _check_models(folder, known, members)
+            yield from _check_model(sweep_dir, name)
+    yield from _check_models(sweep_dir, known, members)
 
 
-def check_mirror(mirror: Mirror, folder: SweepDir, status: Status) -> Iterator[Fault]:
+def check_mirror(mirror: Mirror, sweep_dir: SweepDir, status: Status) -> Iterator[Fault]:
     """Yield the faults of the mirror: what MLflow lacks, or what differs from the study there."""
     if not mirror.parent:
         yield Fault("gap", "mlflow", "", "the sweep has no parent run")
@@ -159,12 +159,12 @@ def check_mirror(mirror: Mirror, folder: SweepDir, status: Status) -> Iterator[F
             continue
         if by_trial[name].run_id in mirror.strays:
             yield Fault("mismatch", "mlflow", name, "the run is not under the sweep's parent run")
-        yield from _check_run(by_trial[name], trial, folder, status, name in members)
+        yield from _check_run(by_trial[name], trial, sweep_dir, status, name in members)
 
 
-def _check_study(folder: SweepDir) -> list[Fault]:
+def _check_study(sweep_dir: SweepDir) -> list[Fault]:
     try:
-        study, records = folder.study_begun(), folder.kept_records()
+        study, records = sweep_dir.study_begun(), sweep_dir.kept_records()
         if study is None and not records:
             return []
         if study is None or is_behind(study, records):
@@ -176,7 +176,7 @@ def _check_study(folder: SweepDir) -> list[Fault]:
 
 
 def _check_run(
-    run: MirroredRun, trial: TrialRecord, folder: SweepDir, status: Status, member: bool
+    run: MirroredRun, trial: TrialRecord, sweep_dir: SweepDir, status: Status, member: bool
 ) -> Iterator[Fault]:
     def fault(kind: Kind, message: str, *, content: bool = False) -> Fault:
         return Fault(kind, "mlflow", trial.trial_id, message, run.run_id, content)
@@ -197,7 +197,7 @@ def _check_run(
             message = f"{name} is {run.metrics.get(name)}, in the study {value}"
             yield fault("mismatch", message, content=True)
     if trial.state in ("complete", "pruned"):
-        steps = [round(row["epoch"]) for row in folder.history(trial).rows]
+        steps = [round(row["epoch"]) for row in sweep_dir.history(trial).rows]
         if run.epochs != steps:
             message = f"the run has {len(run.epochs)} of {len(steps)} epochs"
             surplus = len(run.epochs) > max(len(steps), round(trial.epochs))
@@ -205,9 +205,9 @@ def _check_run(
 
 
 def _check_history(
-    folder: SweepDir, objectives: Sequence[Objective], trial: TrialRecord
+    sweep_dir: SweepDir, objectives: Sequence[Objective], trial: TrialRecord
 ) -> Iterator[Fault]:
-    rows = folder.history(trial).rows
+    rows = sweep_dir.history(trial).rows
     epochs = round(trial.epochs)
     # A trial that was stopped at an earlier rung may have more rows than its epochs.
     counted = rows if trial.state == "complete" else rows[:epochs]
@@ -222,10 +222,10 @@ def _check_history(
 
 
 def _check_models(
-    folder: SweepDir, known: Mapping[str, TrialRecord], members: Collection[str]
+    sweep_dir: SweepDir, known: Mapping[str, TrialRecord], members: Collection[str]
 ) -> Iterator[Fault]:
     """Yield the final models that are kept although their trials are not on the front."""
-    for name in sorted(set(folder.models.names()).difference(members)):
+    for name in sorted(set(sweep_dir.models.names()).difference(members)):
         if name not in known:
             if not _GHOST.fullmatch(name):
                 yield Fault("ghost", "storage", name, "the study does not know this trial's model")
@@ -233,9 +233,9 @@ def _check_models(
             yield Fault("ghost", "storage", name, "a model is kept of a trial not on the front")
 
 
-def _check_model(folder: SweepDir, trial: str) -> Iterator[Fault]:
+def _check_model(sweep_dir: SweepDir, trial: str) -> Iterator[Fault]:
     try:
-        model = read_model(folder.models, trial)
+        model = read_model(sweep_dir.models, trial)
     except Exception:  # torch raises many kinds of errors for damaged files
         yield Fault("damaged", "storage", trial, "the final model of a front member is damaged")
     else:

@@ -20,7 +20,7 @@ from rsas.sweep.study.journal import Journal, whole_lines
 from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.lease import Lease
 from rsas.sweep.study.study import Study
-from rsas.sweep.suggest.space import fields_of
+from rsas.sweep.suggest.space import run_space
 
 __all__ = ["rebuild"]
 
@@ -107,7 +107,7 @@ def _confirmed(
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = FixedTrial(record["params"], number=record["number"])
-            fields = claimed if fields_of(experiment, trial) == claimed else None
+            fields = claimed if run_space(experiment, trial)[1] == claimed else None
     if fields is not None:
         attributes[FIELDS] = fields
     return {**record, "user_attrs": attributes}

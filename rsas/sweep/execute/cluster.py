@@ -15,7 +15,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 with _environment(_LOOPBACK):
     import ray
 
-__all__ = ["Slots", "connected", "early"]
+__all__ = ["Connection", "Slots", "python_path", "slots_of"]
 
 _CLIENT_HINT = (  # Ray Client sends a token only if RAY_AUTH_MODE says so
     "; where Ray asks for a token, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or ~/.ray/auth_token)"
@@ -105,74 +105,69 @@ def _on_gpus(gpus: float, per_trial: float) -> int:
     return math.floor(gpus) * math.floor(1 / per_trial + 1e-9)
 
 
-@contextlib.contextmanager
-def early(address: str | None, source: str) -> Iterator[None]:
-    """Start Ray on a thread, while this process imports libraries and reads its input.
+class Connection:
+    """The connection to a Ray cluster: a context manager that shuts Ray down at its end.
 
-    The end of the context shuts Ray down.
+    Ray starts on a thread, while this process imports libraries and reads its input.
 
     Args:
-        address: as for ``connected``.
-        source: of the experiment, ``file.py:function``.
+        address: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``; None starts a cluster on this
+            machine that ends with the context.
+        source: of the experiment, ``file.py:function``; workers can import the modules beside it.
     """
-    global _starting  # noqa: PLW0603  # a process has one Ray, too
-    pool = ThreadPoolExecutor(1, thread_name_prefix="ray")
-    start = _starting = pool.submit(_start, address, python_path(source))
-    try:
-        yield
-    finally:
-        _starting = None
-        wait([start])
+
+    def __init__(self, address: str | None, source: str) -> None:
+        self.address = address
+        self._path = python_path(source)
+
+    def __enter__(self) -> Connection:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="ray")
+        self._start = self._pool.submit(_start, self.address, self._path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wait([self._start])
         # The shutdown comes before the thread's end. With the thread that started them, the kernel
         # ends Ray's processes; then this process would exit, too, with Ray's exit code.
         ray.shutdown()
-        pool.shutdown()
+        self._pool.shutdown()
 
+    def slots(self, resources: Resources, *, any_size: bool = False) -> Slots:
+        """Wait for the connection, and return the slots of the cluster.
 
-@contextlib.contextmanager
-def connected(
-    address: str | None, resources: Resources, source: str, *, any_size: bool = False
-) -> Iterator[Slots]:
-    """Connect to a Ray cluster for the duration of the context; yield its slots.
+        Args:
+            resources: of one trial.
+            any_size: accept a cluster on which no trial fits.
 
-    Args:
-        address: ``auto``, ``HOST:PORT`` or ``ray://HOST:PORT``; None starts one on this machine
-            that ends with the context.
-        resources: of one trial.
-        source: of the experiment, ``file.py:function``; workers can import the modules beside it.
-        any_size: accept a cluster on which no trial fits.
-
-    Raises:
-        InputError: no such cluster answers, or not even one trial fits.
-    """
-    try:
-        if _starting is not None:
-            _starting.result()
-        else:
-            _start(address, python_path(source))
-    except Exception as error:  # Ray raises many types of exceptions
-        raise InputError(
-            f"address {address!r}: no Ray cluster answers ({_reason(error)}); "
-            "'ray start --head' starts one, and without --address a sweep starts its own"
-            + (_CLIENT_HINT if str(address).startswith("ray://") else "")
-        ) from None
-    try:
+        Raises:
+            InputError: no such cluster answers, or not even one trial fits.
+        """
+        try:
+            self._start.result()
+        except Exception as error:  # Ray raises many types of exceptions
+            raise InputError(
+                f"address {self.address!r}: no Ray cluster answers ({_reason(error)}); "
+                "'ray start --head' starts one, and without --address a sweep starts its own"
+                + (_CLIENT_HINT if str(self.address).startswith("ray://") else "")
+            ) from None
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # rsas reports failures itself
         slots = Slots(resources)
         # A cluster may grow, this machine does not: max_concurrent must not hide a lack of room.
         unlimited = dataclasses.replace(resources, max_concurrent=None)
-        fit = slots() if address else Slots(unlimited)()
+        fit = slots() if self.address else Slots(unlimited)()
         if fit < 1 and not any_size:
             total = ray.cluster_resources()
             raise InputError(
                 f"resources: a trial needs {resources.cpus:g} CPUs and {resources.gpus:g} GPUs on "
-                f"one node, but {'the cluster' if address else 'this machine'} has "
+                f"one node, but {'the cluster' if self.address else 'this machine'} has "
                 f"{total.get('CPU', 0.0):g} and {total.get('GPU', 0.0):g} in all"
-                + ("; --concurrency N waits for nodes that an autoscaler adds" if address else "")
+                + (
+                    "; --concurrency N waits for nodes that an autoscaler adds"
+                    if self.address
+                    else ""
+                )
             )
-        yield slots
-    finally:
-        ray.shutdown()
+        return slots
 
 
 def python_path(source: str) -> list[str]:
@@ -183,9 +178,6 @@ def python_path(source: str) -> list[str]:
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     experiment_folder = str(Path(source.rpartition(":")[0]).parent)
     return [str(Path.cwd()), experiment_folder, *(folder for folder in inherited if folder)]
-
-
-_starting: Future[None] | None = None
 
 
 def _start(address: str | None, path: Sequence[str]) -> None:

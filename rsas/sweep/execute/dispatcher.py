@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from rsas.errors import Halted, reason_of
-from rsas.pruning import acting_key
-from rsas.records import trial_id as name_of
+from rsas.follower import Follower
+from rsas.pruning import effective_key
+from rsas.records import TrialRecord, trial_id
 from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS, Outcome
 from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.trial_dir import History
 from rsas.sweep.study.study import Rung, Study
 from rsas.sweep.suggest.halving import Halving
 
-__all__ = ["FINISHED", "Dispatcher", "Listener"]
+__all__ = ["FINISHED", "Dispatcher"]
 
 FINISHED = "FINISHED"
 """The value that ``suggest`` returns when no further trial is needed."""
-
-
-class Listener(Protocol):
-    """A receiver of the events of trials."""
-
-    def begin(self, number: int) -> None:
-        """Note that a trial is handed out, or resumed."""
-
-    def rows(self, number: int, rows: list[dict[str, float]]) -> None:
-        """Note the epochs that a trial has trained, a row per epoch."""
-
-    def change(self, number: int) -> None:
-        """Note that the study holds something new about a running trial."""
-
-    def end(self, number: int) -> None:
-        """Note that the study holds the end of a trial."""
-
-    def note(self, number: int, line: str) -> None:
-        """Pass on a message about a trial to the user."""
-
-    def cut_off(self, number: int, device_seconds: float, line: str) -> None:
-        """Note that the process of a silent trial is ended; its epoch of these seconds is lost."""
-
-    def tick(self) -> None:
-        """Do periodic work; the dispatcher calls this several times per second.
-
-        Raises:
-            Halted: the sweep cannot go on.
-        """
 
 
 @dataclass
@@ -71,7 +43,7 @@ class Dispatcher:
         halving: decides at rungs; None stops no trial.
         slots: returns the number of trials that may run at once.
         hours: running time of the sweep before this launch.
-        listener: receives the events of trials.
+        follower: receives the events of the sweep.
         history: returns the training history of a trial, given its number.
         clock: returns seconds; tests pass their own.
     """
@@ -84,7 +56,7 @@ class Dispatcher:
         halving: Halving | None,
         slots: Callable[[], int],
         hours: float,
-        listener: Listener,
+        follower: Follower,
         history: Callable[[int], History],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -92,14 +64,16 @@ class Dispatcher:
         self._objectives = experiment.objectives
         self._devices = experiment.resources.devices
         self._halving = halving
-        self._listener, self._history, self._clock = listener, history, clock
-        self._ended = study.ended()
+        self._follower, self._history, self._clock = follower, history, clock
+        trials = study.trials(self._objectives)
+        self._trials = {trial.number: trial for trial in trials}
+        self._orphans = deque(trial.number for trial in trials if trial.state == "running")
+        ended = [trial for trial in trials if trial.state != "running"]
+        self._ended = Counter(trial.state for trial in ended)
         self._failed_before = self._ended["failed"]
         # Those of trials that ended, and those of epochs that were cut off.
-        self._device_seconds = study.device_seconds() + sum(
-            launch.cut_off for launch in study.launches()
-        )
-        self._orphans = deque(study.unfinished())
+        self._device_seconds = sum(trial.device_seconds for trial in ended)
+        self._device_seconds += sum(launch.cut_off for launch in study.launches())
         self._running: dict[str, _Running] = {}  # by the key that the caller gave
         self._began = clock() - 3600 * hours
         self._limit_since: float | None = None  # the time at which a limit was reached
@@ -156,7 +130,7 @@ class Dispatcher:
             budget's overtime has passed since then.
         """
         try:
-            self._listener.tick()
+            self._follower.tick()
         except Halted as error:
             self.halted = self.halted or str(error)
         now, limit = self._clock(), self._limit()
@@ -178,7 +152,8 @@ class Dispatcher:
             )
             for run in self._running.values():
                 seconds = self._seconds_since_report(run)
-                self._listener.cut_off(run.number, seconds * self._devices, line)
+                self._follower.cut_off(seconds * self._devices)
+                self._note(run.number, line)
         return True
 
     def report(self, key: str, result: dict[str, Any]) -> None:
@@ -249,12 +224,12 @@ class Dispatcher:
         except Halted:
             raise
         except Exception as error:  # by the search space, which is the user's code
-            self._listener.begin(number)
+            self._announce(number)
             self._study.fail(number, f"the search space: {reason_of(error)}")
             self._count(number)
             return None
-        same = self._study.note_key(number, acting_key(config))
-        self._listener.begin(number)
+        same = self._study.note_key(number, effective_key(config))
+        self._announce(number)
         if same is not None:
             self._study.repeat(number, same)
             self._count(number)
@@ -266,7 +241,7 @@ class Dispatcher:
             self._count(number)
             return None
         run = _Running(number, trained.seconds)
-        return run, {"trial": name_of(number), "train": config.to_dict()}
+        return run, {"trial": trial_id(number), "train": config.to_dict()}
 
     def _is_beaten(self, number: int, rows: list[dict[str, float]]) -> bool:
         """Judge a trial at each rung it has reached, once; the study stores the decision."""
@@ -286,7 +261,7 @@ class Dispatcher:
                 stops = not self._halving.keeps(rung, number, values)
                 self._study.note_rung(Rung(number, rung, values, stops))
                 self._judged[number, rung] = stops
-                self._listener.change(number)
+                self._follower.change(number)
             if self._judged[number, rung]:
                 return True
         return False
@@ -298,17 +273,28 @@ class Dispatcher:
             return
         run.last_result = identity
         for line in result.get(NOTES, []):
-            self._listener.note(run.number, line)
+            self._note(run.number, line)
         rows = result.get(ROWS, [])
         run.seconds += sum(row["seconds"] for row in rows)
         run.since = self._clock()
         self._slowest = max([self._slowest, *(row["seconds"] for row in rows)])
         if rows:
-            self._listener.rows(run.number, rows)
+            self._follower.rows(run.number, rows)
 
     def _count(self, number: int) -> None:
-        """Count a trial that has ended in the study, and tell the listener."""
-        trial = self._study.trial(number, self._objectives)
+        """Count a trial that has ended in the study, and pass its end on."""
+        trial = self._update(number)
         self._ended[trial.state] += 1
         self._device_seconds += trial.device_seconds
-        self._listener.end(number)
+        self._follower.end(trial, list(self._trials.values()))
+
+    def _announce(self, number: int) -> None:
+        self._follower.begin(self._update(number))
+
+    def _note(self, number: int, line: str) -> None:
+        self._follower.note(f"{trial_id(number)}: {line}")
+
+    def _update(self, number: int) -> TrialRecord:
+        """Read one trial of the study; the records of the others are kept."""
+        trial = self._trials[number] = self._study.trial(number, self._objectives)
+        return trial

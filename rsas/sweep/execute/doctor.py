@@ -169,7 +169,7 @@ def _note_storage(finding: Finding, storage: FileStore, token: str) -> None:
         return
     if content != token.encode():
         finding.faults["storage"] = (
-            f"{storage.place} is another folder there than on the driver; give one that is "
+            f"{storage.location} is another folder there than on the driver; give one that is "
             "shared, such as /nfs/... or s3://..."
         )
     else:

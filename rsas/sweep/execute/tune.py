@@ -27,7 +27,7 @@ def run_trials(
     experiment: Experiment,
     task: Task,
     *,
-    place: str,
+    location: str,
     rungs: Sequence[int],
     slots: int,
     scratch: str,
@@ -41,7 +41,7 @@ def run_trials(
         dispatcher: hands out the trials.
         experiment: its resources, its checkpoints and its retries.
         task: the training of all trials; its data set is put into the object store once.
-        place: path or URI of the sweep's files on the storage.
+        location: path or URI of the sweep's files on the storage.
         rungs: epochs after which the dispatcher decides whether a trial goes on.
         slots: trials that can run at once now.
         scratch: folder for Tune's own files, which nobody reads.
@@ -55,7 +55,7 @@ def run_trials(
     trainable = tune.with_parameters(
         _Trainable,
         task=task,
-        place=place,
+        place=location,
         resources=resources,
         checkpoint_every=experiment.checkpoint_every,
         rungs=rungs,

@@ -27,6 +27,8 @@ _HOPELESS = (  # errors that a retry cannot resolve
     "Disk quota exceeded",
     "Read-only file system",
     "Permission denied",
+    "Operation not permitted",
+    "No such file or directory",  # of a new file: its folder cannot be made
     "File exists",
     "Not a directory",
     "is a directory",
@@ -45,28 +47,30 @@ class FileStore:
     """The files below one folder, each written completely or not at all.
 
     Args:
-        place: a path, or a URI that pyarrow knows (``s3://bucket/folder``, ``gs://``, ``hdfs://``).
+        location: a path, or a URI that pyarrow knows (``s3://bucket/folder``, ``gs://``, ``hdfs://``).
             The folder need not exist. Keys come from the environment, never from the URI.
 
     Raises:
-        InputError: ``place`` is neither a path nor such a URI, or holds a secret.
+        InputError: ``location`` is neither a path nor such a URI, or holds a secret.
     """
 
-    def __init__(self, place: str | Path) -> None:
-        self.place = str(place).removeprefix("file://").rstrip("/")
-        shown = self.place if self.is_local else redact(self.place)
-        if without_passwords(shown) != self.place or HIDDEN in self.place:
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location).removeprefix("file://").rstrip("/")
+        shown = self.location if self.is_local else redact(self.location)
+        if without_passwords(shown) != self.location or HIDDEN in self.location:
             raise InputError(
-                f"storage {self.place!r}: keys do not belong here; set AWS_ACCESS_KEY_ID and "
+                f"storage {self.location!r}: keys do not belong here; set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or the variables of your cloud"
             )
-        self._fs, self._path = _open(self.place)
+        self._fs, self._path = _open(self.location)
         self._mode = 0o666  # of new local files, before the umask
 
     def __truediv__(self, name: str) -> FileStore:
         inner = copy.copy(self)  # with the same connection
-        bare, sep, query = (self.place, "", "") if self.is_local else self.place.partition("?")
-        inner.place, inner._path = f"{bare}/{name}{sep}{query}", f"{self._path}/{name}"
+        bare, sep, query = (
+            (self.location, "", "") if self.is_local else self.location.partition("?")
+        )
+        inner.location, inner._path = f"{bare}/{name}{sep}{query}", f"{self._path}/{name}"
         return inner
 
     @property
@@ -79,7 +83,7 @@ class FileStore:
     @property
     def is_local(self) -> bool:
         """Whether the store is a path, which only machines that mount the path can reach."""
-        return "://" not in self.place
+        return "://" not in self.location
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a file; None if the file does not exist.
@@ -100,7 +104,7 @@ class FileStore:
 
         Raises:
             StorageError: the file cannot be written. The error comes at once if the storage is full
-                or refuses access, else after retries for a minute.
+                or refuses access or the path, else after retries for a minute.
         """
         self._patiently("write", name, lambda: self._write(f"{self._path}/{name}", content))
 
@@ -142,7 +146,7 @@ class FileStore:
                 hopeless = any(reason in str(error) for reason in _HOPELESS)
                 if hopeless or time.monotonic() > deadline:
                     reason = first_line(error)
-                    raise StorageError(f"cannot {verb} {self.place}/{name} ({reason})") from None
+                    raise StorageError(f"cannot {verb} {self.location}/{name} ({reason})") from None
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 
@@ -228,20 +232,20 @@ def aside(path: Path) -> Path:
     return free
 
 
-def _open(place: str) -> tuple[fs.FileSystem, str]:
+def _open(location: str) -> tuple[fs.FileSystem, str]:
     from pyarrow import fs
 
     try:
-        place.encode()
+        location.encode()
     except UnicodeEncodeError:
-        raise InputError(f"storage {place!r}: expected a path in UTF-8") from None
-    if not re.match(r"[a-z][a-z0-9+.-]*://", place):
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(place))
+        raise InputError(f"storage {location!r}: expected a path in UTF-8") from None
+    if not re.match(r"[a-z][a-z0-9+.-]*://", location):
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
     try:
-        system, path = fs.FileSystem.from_uri(place)
+        system, path = fs.FileSystem.from_uri(location)
     except Exception as error:  # pyarrow raises several types of exceptions
         reason = first_line(error)
         raise InputError(
-            f"storage {place!r}: expected a path or s3://BUCKET/FOLDER ({reason})"
+            f"storage {location!r}: expected a path or s3://BUCKET/FOLDER ({reason})"
         ) from None
     return system, str(path).rstrip("/")

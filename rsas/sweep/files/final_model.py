@@ -21,12 +21,12 @@ Config = TrainConfig | LoopConfig
 
 
 def final_model(
-    folder: SweepDir, study: Study, trial: TrialRecord
+    sweep_dir: SweepDir, study: Study, trial: TrialRecord
 ) -> tuple[Config, dict[str, Any]]:
     """Return the network of a trial, or of the one that it repeats, and its configuration.
 
     Args:
-        folder: of the sweep.
+        sweep_dir: of the sweep.
         study: of the sweep.
         trial: the trial whose network is wanted.
 
@@ -39,8 +39,8 @@ def final_model(
         InputError: no model is kept, as the trial is not on the front; the model cannot be read; or
             its configuration is not that of the sweep.
     """
-    name, state = _kept(folder, trial)
-    config = _recorded(folder, study, name)
+    name, state = _kept(sweep_dir, trial)
+    config = _recorded(sweep_dir, study, name)
     try:
         theirs = type(config).from_dict(state["config"]).to_dict()
     except (InputError, KeyError, TypeError, AttributeError):
@@ -56,7 +56,9 @@ def final_model(
     return config, state
 
 
-def final_network(folder: SweepDir, study: Study, trial: TrialRecord, /, **about: Any) -> Network:
+def final_network(
+    sweep_dir: SweepDir, study: Study, trial: TrialRecord, /, **about: Any
+) -> Network:
     """Return the network of a trial, built by the code of its sweep.
 
     The arguments are those of ``final_model``, and JSON values that the network keeps.
@@ -67,10 +69,10 @@ def final_network(folder: SweepDir, study: Study, trial: TrialRecord, /, **about
     from rsas.export import Network
     from rsas.loop import set_up
 
-    config, state = final_model(folder, study, trial)
+    config, state = final_model(sweep_dir, study, trial)
     if isinstance(config, TrainConfig):
         return Network.from_state(state, config, **about)
-    source = folder.record["source"]
+    source = sweep_dir.record["source"]
     loop = load_experiment(source)[0].train
     if loop is None:
         raise InputError(f"{source}: the experiment has no training loop any more")
@@ -81,19 +83,19 @@ def final_network(folder: SweepDir, study: Study, trial: TrialRecord, /, **about
     return Network.from_state(state, config, model, **about)
 
 
-def _kept(folder: SweepDir, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
+def _kept(sweep_dir: SweepDir, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
     """Return the identity of the trial that trained the network, and the network's state."""
     try:
         for name in filter(None, (trial.trial_id, trial.same_as)):
-            state = read_model(folder.models, name)
+            state = read_model(sweep_dir.models, name)
             if state is not None:
                 return name, state
-        available = ", ".join(folder.models.names()) or "none"
+        available = ", ".join(sweep_dir.models.names()) or "none"
     except Exception as error:  # torch raises many types of exceptions for damaged files
         reason = f"{error if isinstance(error, OSError) else 'it is damaged'}".splitlines()[0]
         raise InputError(
             f"the final model of {trial.trial_id!r} cannot be read ({reason}); "
-            f"'rsas check {folder.name}' shows the faults"
+            f"'rsas check {sweep_dir.name}' shows the faults"
         ) from None
     raise InputError(
         f"trial {trial.trial_id!r} has no final model: only those of the front are kept: "
@@ -101,12 +103,12 @@ def _kept(folder: SweepDir, trial: TrialRecord) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _recorded(folder: SweepDir, study: Study, name: str) -> Config:
+def _recorded(sweep_dir: SweepDir, study: Study, name: str) -> Config:
     """Return the configuration with which a trial trains the network that is kept."""
     fields = study.fields(number_of(name))
     if fields is None:
-        raise InputError(f"sweep {folder.name!r}: its study lacks the configuration of {name!r}")
-    experiment = folder.record["experiment"]
+        raise InputError(f"sweep {sweep_dir.name!r}: its study lacks the configuration of {name!r}")
+    experiment = sweep_dir.record["experiment"]
     seed = {"seed": experiment["seeds"][0]} if experiment["seeds"] else {}
     kind = TrainConfig if experiment["train"] is None else LoopConfig
     return kind.from_dict({**experiment["base"], **fields, **seed})

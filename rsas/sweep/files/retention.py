@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from rsas.errors import StorageError, first_line
+from rsas.follower import Follower
 from rsas.pareto import front
 from rsas.records import Objective, TrialRecord, trial_id
 from rsas.sweep.files.file_store import FileStore
@@ -15,7 +16,7 @@ from rsas.sweep.study.study import Study
 __all__ = ["Retention"]
 
 
-class Retention:
+class Retention(Follower):
     """The thread that keeps a sweep's storage in line with its study.
 
     The storage holds the records of all trials and the models of the front. Trials that ended have
@@ -40,13 +41,15 @@ class Retention:
         self._has_warned = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="retention")
 
-    def record(self, number: int) -> None:
-        """Copy what the study holds of a trial to the trial's folder."""
+    def begin(self, trial: TrialRecord) -> None:
+        self.change(trial.number)
+
+    def change(self, number: int) -> None:
+        """Copy the data of a trial from the study to the trial's folder."""
         self._thread.submit(self._attempt, lambda: self._record(number))
 
-    def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
-        """Tidy up after the end of a trial; ``trials`` are all trials of the sweep now."""
-        self._thread.submit(self._attempt, lambda: self._end(number, trials))
+    def end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
+        self._thread.submit(self._attempt, lambda: self._end(trial, trials))
 
     def close(self, trials: Sequence[TrialRecord]) -> None:
         """Finish all remaining work, including that of an earlier process; end the thread."""
@@ -54,21 +57,21 @@ class Retention:
         self._thread.shutdown()
 
     def _record(self, number: int) -> None:
-        self._folder(trial_id(number)).set_record(self._study.to_dict(number))
+        self._trial_dir(trial_id(number)).set_record(self._study.to_dict(number))
 
-    def _end(self, number: int, trials: Sequence[TrialRecord]) -> None:
-        self._record(number)
-        self._folder(trial_id(number)).clear()
+    def _end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
+        self._record(trial.number)
+        self._trial_dir(trial.trial_id).clear()
         self._keep_models(trials)
 
     def _tidy(self, trials: Sequence[TrialRecord]) -> None:
         contents = self._trials.read_all([f"{trial.trial_id}/trial.json" for trial in trials])
         for trial, content in zip(trials, contents, strict=True):
             record = self._study.to_dict(trial.number)
-            if content != self._folder(trial.trial_id).record_bytes(record):
+            if content != self._trial_dir(trial.trial_id).record_bytes(record):
                 self._record(trial.number)
             if trial.state != "running":
-                self._folder(trial.trial_id).clear()
+                self._trial_dir(trial.trial_id).clear()
         self._keep_models(trials)
 
     def _keep_models(self, trials: Sequence[TrialRecord]) -> None:
@@ -78,7 +81,7 @@ class Retention:
             if name in ended - members:
                 self._models.delete(name)
 
-    def _folder(self, trial: str) -> TrialDir:
+    def _trial_dir(self, trial: str) -> TrialDir:
         return TrialDir(self._trials / trial)
 
     def _attempt(self, action: Callable[[], None]) -> None:

@@ -18,8 +18,9 @@ import datetime
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rsas.errors import Halted, InputError, reason_of
@@ -27,6 +28,7 @@ from rsas.records import TrialRecord, trial_id
 from rsas.sweep.experiment import Budget, Experiment
 from rsas.sweep.files.file_store import FileStore, aside
 from rsas.sweep.files.sweep_record import (
+    VARIABLES,
     OtherStudy,
     OtherVersion,
     experiment_in,
@@ -53,6 +55,10 @@ _SILENCE = 600.0  # seconds after which a silent driver on another machine count
 class SweepDir:
     """The folder of an existing sweep.
 
+    Args:
+        path: of the folder.
+        uris: URIs of the record with their passwords; the environment has those not given.
+
     Attributes:
         workspace: folder of the sweep's workspace.
         record: content of ``sweep.json``: the resolved experiment and where its parts are.
@@ -64,7 +70,8 @@ class SweepDir:
         InputError: the record cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, uris: Mapping[str, str] = MappingProxyType({})) -> None:
+        self._uris = uris
         self.path, self.workspace = path, path.parent
         self.name = path.name
         self.journal = path / "study.journal"
@@ -102,10 +109,7 @@ class SweepDir:
         Raises:
             InputError: the environment lacks the password.
         """
-        server = self.record["tracking_uri"]
-        if server is None:
-            return sqlite_uri(self.workspace / "mlflow.db")
-        return known_uri(server, "MLFLOW_TRACKING_URI")
+        return self._uri("tracking_uri") or sqlite_uri(self.workspace / "mlflow.db")
 
     def history(self, trial: TrialRecord) -> History:
         """Return the training history of a trial, or of the one that it repeats."""
@@ -136,7 +140,7 @@ class SweepDir:
         """
         from rsas.sweep.study.study import Study
 
-        url = self._study_url()
+        url = self._uri("study_storage")
         lease = None if experiment is None else self.lease
         if url is None:
             study = Study(self.journal, experiment, lease=lease)
@@ -311,13 +315,15 @@ class SweepDir:
             return bool(launches) and time.time() - launches[-1].last < _SILENCE
         return alive
 
-    def _study_url(self) -> str | None:
-        url = self.record.get("study_storage")
-        return None if url is None else known_uri(url, "RSAS_STUDY_STORAGE")
+    def _uri(self, key: str) -> str | None:
+        recorded = self.record.get(key)
+        if recorded is None or key in self._uris:
+            return self._uris.get(key)
+        return known_uri(recorded, VARIABLES[key])
 
     def _leases(self) -> LeaseStore:
         from rsas.sweep.study.database import DatabaseLeases
         from rsas.sweep.study.journal import Journal
 
-        url = self._study_url()
+        url = self._uri("study_storage")
         return Journal(self.journal) if url is None else DatabaseLeases(url, self.record["id"])

@@ -10,12 +10,22 @@ from rsas.errors import InputError
 from rsas.redact import is_redacted, without_passwords
 from rsas.sweep.experiment import Experiment
 
-__all__ = ["SCHEMA", "OtherStudy", "OtherVersion", "experiment_in", "known_uri", "to_json"]
+__all__ = [
+    "SCHEMA",
+    "VARIABLES",
+    "OtherStudy",
+    "OtherVersion",
+    "experiment_in",
+    "known_uri",
+    "to_json",
+]
 
 SCHEMA = 1
+VARIABLES = {"tracking_uri": "MLFLOW_TRACKING_URI", "study_storage": "RSAS_STUDY_STORAGE"}
+"""URIs of a record -> environment variables that have them with their passwords."""
 
 _TEXT, _TEXT_OR_NULL = "a text", "a text or null"
-_ORIGIN = "an object with source, commit and dirty"
+_PROVENANCE = "an object with source, commit and dirty"
 _DATA = "an object with name, digest, train, test, input_shape and num_classes"
 _FIELDS = {
     "id": _TEXT,
@@ -29,12 +39,10 @@ _FIELDS = {
     "python_path": "a list of texts",
     "enqueued": "a list of objects",
     "experiment": "an object",
-    "origin": _ORIGIN,
-}
-_OPTIONAL = {
     "defined": "an object with axes",
-    "changes": "a list of objects with time and what",
+    "provenance": _PROVENANCE,
 }
+_CHANGES = "a list of objects with time and what"
 
 
 class OtherVersion(InputError):
@@ -61,9 +69,8 @@ def experiment_in(record: Any) -> Experiment:
     for name, kind in _FIELDS.items():
         if not _is(record.get(name), kind):
             raise InputError(f"{name}={record.get(name)!r}: expected {kind}")
-    for name, kind in _OPTIONAL.items():
-        if name in record and not _is(record[name], kind):
-            raise InputError(f"{name}={record[name]!r}: expected {kind}")
+    if not _is(changes := record.get("changes", []), _CHANGES):
+        raise InputError(f"changes={changes!r}: expected {_CHANGES}")
     data = record["experiment"].get("data")
     if record["experiment"].get("train") is None and not _is(data, _DATA):
         raise InputError(f"experiment: data={data!r}: expected {_DATA}")
@@ -104,13 +111,13 @@ def _is(value: Any, kind: str) -> bool:
         return value is None or isinstance(value, str)
     if kind == "an object":
         return isinstance(value, dict)
-    if kind in (_ORIGIN, _DATA):
+    if kind in (_PROVENANCE, _DATA):
         keys = kind.removeprefix("an object with ").replace(" and ", ", ").split(", ")
         return isinstance(value, dict) and value.keys() >= set(keys)
     if kind == "an object with axes":
         axes = value.get("axes") if isinstance(value, dict) else None
         return isinstance(axes, dict) and all(isinstance(axis, dict) for axis in axes.values())
-    if kind == "a list of objects with time and what":
+    if kind == _CHANGES:
         return isinstance(value, list) and all(
             isinstance(change, dict) and change.keys() == {"time", "what"} for change in value
         )

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rsas.errors import InputError
+from rsas.redact import without_passwords
 from rsas.sweep.experiment import check_name
 from rsas.sweep.files.file_store import FileStore
 from rsas.sweep.files.sweep_dir import FILES, SweepDir
-from rsas.sweep.files.sweep_record import SCHEMA, to_json
+from rsas.sweep.files.sweep_record import SCHEMA, VARIABLES, to_json
 from rsas.uris import sqlite_uri
 
 __all__ = ["Workspace"]
@@ -68,22 +69,31 @@ class Workspace:
     def create(self, name: str, record: dict[str, Any]) -> SweepDir:
         """Create the folder of a sweep, completely or not at all.
 
+        Args:
+            name: of the sweep.
+            record: content of ``sweep.json``, which is stored without the passwords of its URIs.
+
+        Returns:
+            The folder, which knows these passwords; after ``open``, the environment has them.
+
         Raises:
             InputError: the name is taken, or the folder cannot be created.
         """
         self.check_free(name)
         self.path.mkdir(parents=True, exist_ok=True)
+        uris = {key: record[key] for key in VARIABLES if record.get(key) is not None}
+        stored = record | {key: without_passwords(uri) for key, uri in uris.items()}
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=self.path))
         try:
             partial.chmod(0o755)
-            FileStore(str(partial)).write("sweep.json", to_json({"schema": SCHEMA, **record}))
+            FileStore(str(partial)).write("sweep.json", to_json({"schema": SCHEMA, **stored}))
             partial.rename(self.path / name)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
             if not isinstance(error, OSError):
                 raise
             raise InputError(f"sweep {name!r}: cannot make its folder ({error})") from None
-        return SweepDir(self.path / name)
+        return SweepDir(self.path / name, uris)
 
     def open(self, name: str) -> SweepDir:
         """Return the folder of an existing sweep.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from rsas.follower import Follower
 from rsas.pareto import front, hypervolume
 from rsas.records import Objective, TrialRecord, clock, trial_id
 from rsas.redact import redact
@@ -72,7 +74,7 @@ class MirrorProgress:
         return line
 
 
-class SweepProgress:
+class SweepProgress(Follower):
     """The progress of a sweep on the console; a context manager.
 
     Args:
@@ -97,7 +99,12 @@ class SweepProgress:
         self._console = console
         self._name, self._asked, self._epochs = name, asked, epochs
         self._objectives = objectives
-        self._trials = list(trials)
+        self._front = front(trials, objectives)
+        self._begun = len(trials)
+        self._ended: Counter[str] = Counter()
+        self._spared = 0.0  # epochs that early stopping has saved so far
+        for trial in trials:
+            self._count(trial)
         self._running: dict[int, dict[str, float]] = {}
         self._reported: dict[int, float] = {}  # number of a trial -> time of its last report
         self._epochs_trained = 0
@@ -115,31 +122,29 @@ class SweepProgress:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def begin(self, number: int) -> None:
-        """Note that a trial was handed out."""
+    def begin(self, trial: TrialRecord) -> None:
         now = time.monotonic()
         if self._began is None:
             self._began = now
-        self._reported[number] = now
-        self._running[number] = {}
+        self._reported[trial.number] = now
+        self._running[trial.number] = {}
 
     def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
-        """Note the epochs that a trial trained, a row per epoch."""
         self._reported[number] = time.monotonic()
         self._running[number] = rows[-1]
         self._epochs_trained += len(rows)
 
     def note(self, line: str) -> None:
-        """Print a message for the user."""
         self._console.print(redact(f"note: {line}"), style="yellow", markup=False)
 
-    def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
-        """Note the end of a trial; ``trials`` are all trials of the sweep now."""
-        self._running.pop(number, None)
-        self._trials = list(trials)
+    def end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
+        self._running.pop(trial.number, None)
+        self._begun = len(trials)
+        self._count(trial)
+        if trial.state == "complete":
+            self._front = front([*self._front, trial], self._objectives)
         if self._console.is_terminal:
             return
-        trial = next(t for t in trials if t.trial_id == trial_id(number))
         result = trial.reason or ", ".join(f"{k} {v:.4f}" for k, v in trial.objectives.items())
         if trial.state == "pruned":
             result = f"stopped after {trial.epochs:.0f} epochs"
@@ -149,23 +154,23 @@ class SweepProgress:
             f"{trial.trial_id} {trial.state}: {result} ({self._summary()})", markup=False
         )
 
-    def _spared(self) -> float:
-        """Return the number of epochs that early stopping has saved so far."""
-        pruned = [trial for trial in self._trials if trial.state == "pruned"]
-        return sum(self._epochs - trial.epochs for trial in pruned)
+    def _count(self, trial: TrialRecord) -> None:
+        self._ended[trial.state] += trial.state != "running"
+        if trial.state == "pruned":
+            self._spared += self._epochs - trial.epochs
 
     def _done(self) -> int:
-        return sum(trial.state in ("complete", "pruned") for trial in self._trials)
+        return self._ended["complete"] + self._ended["pruned"]
 
     def _summary(self) -> str:
         parts = [f"{self._done()} of {self._asked} trials done"]
-        if pruned := sum(trial.state == "pruned" for trial in self._trials):
+        if pruned := self._ended["pruned"]:
             parts.append(f"{pruned} of them stopped early")
-        if failed := sum(trial.state == "failed" for trial in self._trials):
+        if failed := self._ended["failed"]:
             parts.append(f"{failed} failed")
         if self._running:
             parts.append(f"{len(self._running)} running")
-        parts.append(f"hypervolume {hypervolume(self._trials, self._objectives):.4f}")
+        parts.append(f"hypervolume {hypervolume(self._front, self._objectives):.4f}")
         left = self._seconds_left()
         if left is not None and self._done() < self._asked:
             parts.append(f"about {clock(left)} left")
@@ -176,8 +181,7 @@ class SweepProgress:
         if self._began is None or not self._epochs_trained:
             return None
         in_progress = sum(row.get("epoch", 0) for row in list(self._running.values()))
-        begun = len(self._trials) or 1
-        per_trial = self._epochs - self._spared() / begun  # the mean, with early stops
+        per_trial = self._epochs - self._spared / (self._begun or 1)  # the mean, with early stops
         missing = (self._asked - self._done()) * per_trial - in_progress
         return max(missing, 0) * (time.monotonic() - self._began) / self._epochs_trained
 
@@ -196,9 +200,8 @@ class SweepProgress:
             lines.add_row(Text(f"  {trial_id(number)} {epoch}{values}", style="dim"))
         if bar := self.mirror.bar():
             lines.add_row(bar)
-        members = front(self._trials, self._objectives)
-        if members:
-            lines.add_row(front_table(members[-_FRONT_ROWS:], self._objectives, "front so far"))
+        if members := self._front[-_FRONT_ROWS:]:
+            lines.add_row(front_table(members, self._objectives, "front so far"))
         return lines
 
 

@@ -12,8 +12,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from rsas.errors import InputError
+from rsas.follower import Follower
 from rsas.pareto import front, hypervolume
-from rsas.records import Objective, State, TrialRecord, trial_id
+from rsas.records import Objective, State, TrialRecord
 from rsas.sweep.follow.web import listen
 
 __all__ = ["SweepGauges", "serving"]
@@ -22,7 +23,7 @@ _HOST = "127.0.0.1"
 _STATES: tuple[State, ...] = ("running", "complete", "pruned", "failed")
 
 
-class SweepGauges(Collector):
+class SweepGauges(Collector, Follower):
     """A collector of a sweep's metrics, which follows the sweep.
 
     The front and its hypervolume take time. The thread of the endpoint computes them, for each
@@ -49,31 +50,28 @@ class SweepGauges(Collector):
         self._slots = slots
         self._lock = threading.Lock()
         self._trials = trials
-        self._states: dict[str, State] = {trial.trial_id: trial.state for trial in trials}
+        self._states: dict[int, State] = {trial.number: trial.state for trial in trials}
         self._busy: set[int] = set()
         self._slot_count = slots()
         self._epochs, self._seconds = 0, 0.0
 
-    def begin(self, number: int) -> None:
-        """Note that a trial was handed out."""
+    def begin(self, trial: TrialRecord) -> None:
         with self._lock:
-            self._states[trial_id(number)] = "running"
-            self._busy.add(number)
+            self._states[trial.number] = "running"
+            self._busy.add(trial.number)
             self._slot_count = self._slots()
 
-    def rows(self, rows: Sequence[dict[str, float]]) -> None:
-        """Note the epochs that a trial trained, a row per epoch."""
+    def rows(self, number: int, rows: Sequence[dict[str, float]]) -> None:
         with self._lock:
             self._epochs += len(rows)
             self._seconds += sum(row["seconds"] for row in rows)
             self._slot_count = self._slots()
 
-    def end(self, number: int, trials: Sequence[TrialRecord]) -> None:
-        """Note the end of a trial; ``trials`` are all trials of the sweep now."""
+    def end(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         with self._lock:
             self._trials = trials
-            self._states = {trial.trial_id: trial.state for trial in trials}
-            self._busy.discard(number)
+            self._states[trial.number] = trial.state
+            self._busy.discard(trial.number)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the present values of all metrics."""

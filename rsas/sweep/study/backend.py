@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,24 +21,30 @@ __all__ = ["PATIENCE", "open_storage", "patiently"]
 PATIENCE = 60.0
 """Seconds for which a database that does not answer is retried."""
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the study, not of a space
+
 T = TypeVar("T")
 
 
-def open_storage(place: Path | str, study: str, lease: Lease | None) -> BaseStorage:
+def open_storage(location: Path | str, study: str, lease: Lease | None) -> BaseStorage:
     """Open a journal file, or a database by its URL.
 
     Args:
-        place: the journal file or the URL of the database.
+        location: the journal file or the URL of the database.
         study: name of the study.
         lease: of this process; each write compares the lease. None to read, and in tests.
     """
-    if isinstance(place, Path):
-        return JournalStorage(Journal(place, lease))
-    return open_database(place, study, lease)
+    if isinstance(location, Path):
+        return JournalStorage(Journal(location, lease))
+    return open_database(location, study, lease)
 
 
-def patiently(action: Callable[[], T]) -> T:
+def patiently(action: Callable[[], T], *, runs_space: bool = False) -> T:
     """Run an action; retry for up to ``PATIENCE`` seconds while a database does not answer.
+
+    Args:
+        action: may run more than once.
+        runs_space: the action also runs the user's search space, which may raise an OSError, too.
 
     Raises:
         Halted: the database still does not answer, or the study is damaged or not writable.
@@ -56,4 +63,6 @@ def patiently(action: Callable[[], T]) -> T:
                 f"the study is damaged ({error}); 'rsas check NAME --repair' repairs it"
             ) from None
         except OSError as error:
+            if runs_space and error.errno not in _DISK_ERRORS:
+                raise
             raise Halted(f"the study cannot be written ({error.strerror or error})") from None

@@ -59,7 +59,7 @@ class Lease:
 
 
 class LeaseStore(Protocol):
-    """The place that keeps the lease of a study."""
+    """The storage of the lease of a study."""
 
     def lease(self) -> Lease | None:
         """Return the current lease, or None if the study never had one."""

@@ -6,9 +6,7 @@ left to run.
 
 from __future__ import annotations
 
-import errno
 import math
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from rsas.errors import Halted, InputError, reason_of
 from rsas.records import Objective, State, TrialRecord, trial_id
 from rsas.redact import redact
 from rsas.sweep.experiment import Experiment
-from rsas.sweep.study.backend import PATIENCE, open_storage, patiently
+from rsas.sweep.study.backend import open_storage, patiently
 from rsas.sweep.study.frozen import (
     BY_SEED,
     DEVICE_SECONDS,
@@ -42,7 +40,7 @@ from rsas.sweep.study.frozen import (
 from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.lease import Lease
 from rsas.sweep.suggest.sampler import direction, sampler
-from rsas.sweep.suggest.space import fields_of
+from rsas.sweep.suggest.space import run_space
 
 __all__ = ["NotBegun", "Rung", "Study"]
 
@@ -70,7 +68,7 @@ class Study:
     """The trials of a sweep and their results.
 
     Args:
-        place: the journal file, or the URL of a database (``postgresql+psycopg://...``).
+        location: the journal file, or the URL of a database (``postgresql+psycopg://...``).
         experiment: the experiment of the sweep; with None the study can only be read.
         name: of the study; a database may hold several.
         lease: of this process (``SweepDir.locked``); reads and writes fail with ``LeaseLost`` if
@@ -83,7 +81,7 @@ class Study:
 
     def __init__(
         self,
-        place: Path | str,
+        location: Path | str,
         experiment: Experiment | None = None,
         *,
         name: str = "sweep",
@@ -92,12 +90,12 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._experiment = experiment
         try:
-            storage = open_storage(place, name, lease)
+            storage = open_storage(location, name, lease)
             try:
                 self._optuna = optuna.load_study(study_name=name, storage=storage)
             except KeyError:
                 if experiment is None:
-                    raise NotBegun(f"{place}: there is no study {name!r}") from None
+                    raise NotBegun(f"{location}: there is no study {name!r}") from None
                 self._optuna = optuna.create_study(
                     study_name=name,
                     storage=storage,
@@ -109,9 +107,9 @@ class Study:
         except (InputError, Halted):
             raise
         except Exception as error:  # Optuna, SQLAlchemy and drivers each raise their own classes
-            hint = "; 'rsas check NAME --repair' repairs it" if isinstance(place, Path) else ""
+            hint = "; 'rsas check NAME --repair' repairs it" if isinstance(location, Path) else ""
             raise InputError(
-                f"{place}: the study of the sweep cannot be read ({reason_of(error)}){hint}"
+                f"{location}: the study of the sweep cannot be read ({reason_of(error)}){hint}"
             ) from error
 
     @property
@@ -134,10 +132,6 @@ class Study:
         fields: dict[str, Any] | None = self._frozen()[number].user_attrs.get(FIELDS)
         return fields
 
-    def unfinished(self) -> list[int]:
-        """Return the numbers of the trials that have begun and not ended."""
-        return [t.number for t in self._begun() if not t.state.is_finished()]
-
     def ended(self) -> dict[State, int]:
         """Return the number of trials that ended in each state."""
         counts: dict[State, int] = {"complete": 0, "pruned": 0, "failed": 0}
@@ -154,11 +148,6 @@ class Study:
             for name, note in trial.user_attrs.items()
             if name.startswith(RUNG)
         ]
-
-    def device_seconds(self) -> float:
-        """Return the device-seconds of all trials that ended."""
-        ended = [trial for trial in self._begun() if trial.state.is_finished()]
-        return float(sum(trial.user_attrs.get(DEVICE_SECONDS, 0.0) for trial in ended))
 
     def launches(self) -> list[Launch]:
         """Return the processes that ran the sweep, oldest first."""
@@ -189,7 +178,7 @@ class Study:
     # Begin and end trials.
 
     def begin(self) -> int:
-        """Ask the sampler for a new trial, and return its number.
+        """Ask the sampler for a new trial, and return its number; ``config`` runs the space.
 
         Each trial gets a new sampler, seeded with the sweep's seed and the trial's number. So a
         suggestion depends only on the study. A resumed sweep does not repeat the start-up points of
@@ -208,14 +197,7 @@ class Study:
             self._optuna.sampler = sampler(experiment, waiting[0] if waiting else len(frozen))
             return self._optuna.ask().number
 
-        number = patiently(ask)
-        try:
-            self.config(number)
-        except Halted:
-            raise
-        except Exception:  # an error of the space, which the next call of config raises again
-            return number
-        return number
+        return patiently(ask)
 
     def config(self, number: int) -> TrainConfig | LoopConfig:
         """Return the configuration with which a trial began, even if the space has changed since.
@@ -230,28 +212,16 @@ class Study:
         fields = self.fields(number)
         if fields is not None:
             return base.replace(**fields)
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return self._ask(number)
-            except optuna.exceptions.StorageInternalError:  # the database does not answer
-                if time.monotonic() > deadline:
-                    raise Halted("the study's database does not answer") from None
-                time.sleep(1.0)
-            except OSError as error:
-                # The study's storage raises these errors, not the user's space.
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                    raise Halted(f"the study cannot be written ({error.strerror})") from None
-                raise
+        return patiently(lambda: self._ask(number), runs_space=True)
 
     def _ask(self, number: int) -> TrainConfig | LoopConfig:
         """Ask the space for the configuration of a trial, and note its fields."""
         experiment = self._writable()
         self._optuna.sampler = sampler(experiment, number)
         trial = patiently(lambda: Trial(self._optuna, self._frozen()[number]._trial_id))
-        fields = fields_of(experiment, trial)
+        config, fields = run_space(experiment, trial)
         self._set(number, FIELDS, fields)
-        return experiment.config.replace(**fields)
+        return config
 
     def note_key(self, number: int, key: str) -> int | None:
         """Note the key that identifies a trial's configuration.

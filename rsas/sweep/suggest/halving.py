@@ -127,7 +127,7 @@ class Halving:
         self.rungs = rungs(epochs, first, reduction)
         self.names = [objective.name for objective in objectives]
         self._reduction = reduction
-        self._signs = np.array([1.0 if o.direction == "max" else -1.0 for o in objectives])
+        self._signs = np.array([objective.sign for objective in objectives], dtype=np.float64)
         self._seen: dict[int, dict[int, Values]] = {rung: {} for rung in self.rungs}
 
     def record(self, rung: int, number: int, values: Sequence[float]) -> None:

@@ -16,25 +16,28 @@ from optuna.trial import BaseTrial
 
 from rsas.config import LoopConfig, TrainConfig
 from rsas.errors import InputError, reason_of
-from rsas.pruning import acting, idle
+from rsas.pruning import effective_fields, unused_fields
 from rsas.sweep.experiment import Experiment, name_of
 from rsas.userfile import users_code
 
-__all__ = ["axes", "check_points", "check_space", "fields_of", "idle_axes", "sample"]
+__all__ = ["axes", "check_points", "check_space", "run_space", "sample", "unused_axes"]
 
 _TRIES = 16
 
 
-def fields_of(experiment: Experiment, trial: BaseTrial) -> dict[str, Any]:
-    """Return the fields that the space sets for a trial, as JSON types.
+def run_space(
+    experiment: Experiment, trial: BaseTrial
+) -> tuple[TrainConfig | LoopConfig, dict[str, Any]]:
+    """Return the configuration of a trial, and the fields that the space sets, as JSON types.
 
     Raises:
         Exception: any error of the space; InputError if its fields are not valid.
     """
     with users_code():
         fields = experiment.space(trial)
-    values = experiment.config.replace(**fields).to_dict()
-    return {name: values[name] for name in fields}
+    config = experiment.config.replace(**fields)
+    values = config.to_dict()
+    return config, {name: values[name] for name in fields}
 
 
 def check_space(experiment: Experiment) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def sample(experiment: Experiment) -> TrainConfig | LoopConfig:
     """
     if experiment.base is not None:
         return experiment.base
-    return experiment.config.replace(**fields_of(experiment, _study(experiment).ask()))
+    return run_space(experiment, _study(experiment).ask())[0]
 
 
 def axes(experiment: Experiment) -> dict[str, Any]:
@@ -138,11 +141,11 @@ def axes(experiment: Experiment) -> dict[str, Any]:
     return distributions
 
 
-def idle_axes(experiment: Experiment) -> list[str]:
+def unused_axes(experiment: Experiment) -> list[str]:
     """Return the axes of the space without effect, always or in some of its configurations.
 
-    In random configurations, each axis is moved while the other axes stay. If no field that acts
-    (``rsas.pruning.acting``) changes, the axis has no effect in that configuration.
+    In random configurations, each axis is moved while the other axes stay. If no effective
+    field (``rsas.pruning``) changes, the axis has no effect in that configuration.
 
     Returns:
         A message for each such axis: its name, in how many configurations, and the reason.
@@ -158,8 +161,12 @@ def idle_axes(experiment: Experiment) -> list[str]:
         for axis in trial.distributions:
             moved = _moved(experiment, study, trial, axis)
             tried[axis] += bool(moved)
-            if moved and all(acting(other) == acting(config) for other in moved):
-                reasons[axis].append(idle(config).get(axis, "no field that acts depends on it"))
+            if moved and all(
+                effective_fields(other) == effective_fields(config) for other in moved
+            ):
+                reasons[axis].append(
+                    unused_fields(config).get(axis, "no effective field depends on it")
+                )
     return [
         f"{axis} does nothing{_where(len(causes), tried[axis])}: {'; '.join(dict.fromkeys(causes))}"
         for axis, causes in reasons.items()
@@ -172,11 +179,11 @@ def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
     Raises:
         InputError: the second run sets other fields, or asks for other ranges.
     """
-    fields = fields_of(experiment, trial)
+    _, fields = run_space(experiment, trial)
     asked = dict(trial.distributions)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
-        again = fields_of(experiment, trial)
+        _, again = run_space(experiment, trial)
     differing = [
         f"{name}={fields.get(name)!r}, then {again.get(name)!r}"
         for name in fields | again
@@ -195,8 +202,8 @@ def _ask_twice(experiment: Experiment, trial: optuna.Trial) -> dict[str, Any]:
     return fields
 
 
-def _where(idle_count: int, tried: int) -> str:
-    return "" if idle_count == tried else f" in {idle_count} of {tried} configurations tried"
+def _where(unused_count: int, tried: int) -> str:
+    return "" if unused_count == tried else f" in {unused_count} of {tried} configurations tried"
 
 
 def _moved(
@@ -218,7 +225,7 @@ def _moved(
 
 def _config(experiment: Experiment, trial: optuna.Trial) -> TrainConfig | LoopConfig | None:
     try:
-        return experiment.config.replace(**fields_of(experiment, trial))
+        return run_space(experiment, trial)[0]
     except Exception:  # an error of the user's space; in the sweep, such a trial fails
         return None
 

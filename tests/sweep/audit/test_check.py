@@ -358,7 +358,7 @@ def test_a_stopped_trial_gets_its_history_back(sweep):
     made.train(sweep, number, made.rows(3, 0.5, 0.5))
     study.prune(number, 3.0)
     retention = Retention(sweep.storage, study, sweep.objectives, print)
-    retention.record(number)
+    retention.change(number)
     retention.close(study.trials(sweep.objectives))
     assert tracker_of(sweep, study, say=print).close("finished")
     assert check(sweep) == []

@@ -42,7 +42,7 @@ def sweep(tmp_path):
     trials = study.trials(folder.objectives)
     retention = Retention(folder.storage, study, folder.objectives, print)
     for trial in trials:
-        retention.record(int(trial.trial_id[1:]))
+        retention.begin(trial)
     retention.close(trials)
     return folder
 
@@ -161,9 +161,12 @@ EDITS = [  # (in the experiment, field, value, message)
         (False, name, 5, f"{name}=5: expected a text or null")
         for name in ("tracking_uri", "storage", "study_storage", "address", "known")
     ),
-    *((False, "defined", wrong, "expected an object with axes") for wrong in (5, {}, {"axes": 5})),
+    *(
+        (False, "defined", wrong, "expected an object with axes")
+        for wrong in (GONE, 5, {}, {"axes": 5})
+    ),
     (False, "changes", [{}], "changes=[{}]: expected a list of objects with time and what"),
-    *((False, "origin", wrong, "expected an object with source,") for wrong in (GONE, {})),
+    *((False, "provenance", wrong, "expected an object with source,") for wrong in (GONE, {})),
     (False, "python_path", [5], "python_path=[5]: expected a list of texts"),
     *(
         (True, name, GONE, f"experiment: '{name}' is missing")

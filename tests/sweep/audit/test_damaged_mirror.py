@@ -19,6 +19,7 @@ from rsas.records import trial_id
 from rsas.sweep.audit import repair
 from rsas.sweep.audit.check import check
 from rsas.sweep.commands import resume
+from rsas.sweep.execute.cluster import Connection
 from rsas.sweep.experiment import load_experiment
 from rsas.sweep.files.retention import Retention
 from rsas.sweep.files.trial_dir import write_model
@@ -197,7 +198,12 @@ def test_a_resume_that_cannot_log_does_not_say_that_it_has(workspace, tmp_path):
         no_database(theirs)
         record.write_text(json.dumps(json.loads(record.read_text()) | {"tracking_uri": uri}))
         console = Console(file=io.StringIO(), width=200)
-        status = resume("one", workspace=workspace, console=console)
+        status = resume(
+            "one",
+            workspace=workspace,
+            console=console,
+            connection=Connection(None, "study.py:experiment"),
+        )
         _conclude(status, workspace, console)
         told = console.file.getvalue()
         assert ("all trials and the front in MLflow" in told) is is_there

@@ -1,5 +1,6 @@
 """How many trials fit a node, and how Ray comes up, for whom, and ends."""
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -48,6 +49,12 @@ def test_slots_of_a_node(cpus, gpus, node, count):
     assert slots_of(node, Resources(cpus=cpus, gpus=gpus)) == count
 
 
+@contextlib.contextmanager
+def connected(address, resources):
+    with cluster.Connection(address, "study.py:experiment") as connection:
+        yield connection.slots(resources)
+
+
 def test_ray_is_ended_while_the_thread_that_began_it_lives(monkeypatch):
     """The kernel ends Ray's processes with that thread; then Ray would end this process."""
     threads, alive = [], []
@@ -61,7 +68,7 @@ def test_ray_is_ended_while_the_thread_that_began_it_lives(monkeypatch):
     monkeypatch.setattr("ray.shutdown", lambda: alive.append([t.is_alive() for t in threads]))
 
     def refused():
-        with cluster.early(None, "study.py:experiment"):
+        with cluster.Connection(None, "study.py:experiment"):
             threading.Timer(0.2, up.set).start()  # Ray comes up after the input was refused
             raise InputError("bad input")
 
@@ -88,7 +95,8 @@ def listening():
                 yield name, sock.laddr.ip
 
 os.umask(0o022)
-with cluster.connected(None, Resources(cpus=1), "study.py:experiment"):
+with cluster.Connection(None, "study.py:experiment") as connection:
+    connection.slots(Resources(cpus=1))
     ray.get(ray.remote(lambda: None).remote())
     deadline = time.monotonic() + 10
     while "monitor.py" not in dict(listening()) and time.monotonic() < deadline:
@@ -126,7 +134,7 @@ def test_a_token_that_others_can_read_is_closed(client_refused, monkeypatch, tmp
     token.chmod(0o644)
 
     def mode_after(address):
-        with cluster.connected(address, Resources(cpus=1), "study.py:experiment"):
+        with connected(address, Resources(cpus=1)):
             return token.stat().st_mode & 0o777
 
     assert mode_after("auto") == 0o644
@@ -152,7 +160,7 @@ def test_a_token_that_cannot_be_closed_is_said(client_refused, monkeypatch, tmp_
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("pathlib.Path.chmod", refuse)
-    with cluster.connected(None, Resources(cpus=1), "study.py:experiment") as slots:
+    with connected(None, Resources(cpus=1)) as slots:
         assert slots() == 2
     (told,) = caplog.messages
     assert "can be read by other users (Read-only file system)" in told
@@ -192,7 +200,7 @@ def head():
 
 def test_a_busy_head_is_asked_twice_for_a_client(client_refused, head):
     asked = client_refused(times=1)
-    with cluster.connected(head, Resources(cpus=1), "study.py:experiment") as slots:
+    with connected(head, Resources(cpus=1)) as slots:
         assert slots() == 2
     assert asked == [head] * 2
 
@@ -204,7 +212,7 @@ def test_a_port_where_nothing_answers_is_refused_soon(client_refused, monkeypatc
     asked, address = client_refused(times=0), form.format(free_port())
     with (
         pytest.raises(InputError, match="no Ray cluster answers .*refused|Cannot assign"),
-        cluster.connected(address, Resources(cpus=1), "study.py:experiment"),
+        connected(address, Resources(cpus=1)),
     ):
         pass
     assert asked == []
@@ -215,7 +223,7 @@ def test_a_head_that_is_just_starting_is_waited_for(client_refused):
     servers = []
     start = threading.Timer(1.0, lambda: servers.append(socket.create_server(("127.0.0.1", port))))
     start.start()
-    with cluster.connected(f"127.0.0.1:{port}", Resources(cpus=1), "study.py:experiment"):
+    with connected(f"127.0.0.1:{port}", Resources(cpus=1)):
         start.join()
     servers[0].close()
     assert len(asked) == 1
@@ -228,10 +236,10 @@ def test_what_does_not_fit_this_machine_never_will(client_refused, monkeypatch):
     resources = Resources(cpus=64, max_concurrent=1)
     with (
         pytest.raises(InputError, match="a trial needs 64 CPUs .* this machine has 2 and 0 in all"),
-        cluster.connected(None, resources, "study.py:experiment"),
+        connected(None, resources),
     ):
         pass
-    with cluster.connected("auto", resources, "study.py:experiment") as slots:
+    with connected("auto", resources) as slots:
         assert slots() == 1
     assert asked == ["local", "auto"]
 
@@ -240,7 +248,7 @@ def test_why_a_head_refuses_a_client_is_told_in_one_line(client_refused, head):
     client_refused(times=2)
     with (
         pytest.raises(InputError, match="from server: RuntimeError: Proxy failed") as refused,
-        cluster.connected(head, Resources(cpus=1), "study.py:experiment"),
+        connected(head, Resources(cpus=1)),
     ):
         pass
     assert "\n" not in str(refused.value)

@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 import types
+from itertools import pairwise
 
 import pytest
 from ray.tune.schedulers import TrialScheduler
@@ -10,7 +11,7 @@ from ray.tune.search import Searcher
 
 from rsas import TrainConfig
 from rsas.errors import Halted
-from rsas.records import Objective
+from rsas.follower import Follower
 from rsas.sweep.execute.dispatcher import FINISHED, Dispatcher
 from rsas.sweep.execute.tune import (
     DispatchingSearcher,
@@ -21,13 +22,14 @@ from rsas.sweep.execute.tune import (
 from rsas.sweep.execute.worker import NOTES, OUTCOME, REASON, ROWS
 from rsas.sweep.experiment import Budget, Experiment, Resources
 from rsas.sweep.files.trial_dir import History, TrialDir
+from rsas.sweep.study.frozen import to_record
 from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.study import Rung, Study
 from rsas.sweep.suggest.halving import Halving
 from search_spaces.paper import paper
 from tests.leaks import LEAKS
+from tests.made import OBJECTIVES
 
-OBJECTIVES = (Objective("val_accuracy", "max", 0.1), Objective("sparsity", "max", 0.0))
 EPOCHS = 10  # of a whole training
 
 
@@ -54,7 +56,7 @@ def result(first, last=None, accuracy=0.8, **others):
 GOOD = result(1, EPOCHS)
 
 
-class Desk:
+class Desk(Follower):
     """A searcher with its study and a log of what it told; ``trained`` is what trials' files have.
 
     Trials come to rungs after 1 and 3 epochs; one in three goes on, by the accuracy alone.
@@ -93,7 +95,7 @@ class Desk:
             else None,
             slots=lambda: self.slots,
             hours=before,
-            listener=self,
+            follower=self,
             history=lambda number: self.history(number),
             clock=lambda: self.now,
         )
@@ -106,8 +108,8 @@ class Desk:
         rows = self.trained.get(number, [])
         return History(list(rows), len(rows), sum(each["seconds"] for each in rows))
 
-    def begin(self, number):
-        self.log.append(("begin", number))
+    def begin(self, trial):
+        self.log.append(("begin", trial.number))
 
     def rows(self, number, rows):
         self.log.append(("rows", number, [each["epoch"] for each in rows]))
@@ -116,14 +118,16 @@ class Desk:
         kept = [rung.rung for rung in Study(self.path).rungs() if rung.number == number]
         self.log.append(("change", number, kept))
 
-    def end(self, number):
-        self.log.append(("end", number, self.study.trial(number, OBJECTIVES).state))
+    def end(self, trial, trials):
+        assert trials == self.study.trials(OBJECTIVES)
+        assert trial == trials[trial.number]
+        self.log.append(("end", trial.number, trial.state))
 
-    def note(self, number, line):
-        self.log.append(("note", number, line))
+    def note(self, line):
+        self.log.append(("note", line))
 
-    def cut_off(self, number, device_seconds, line):
-        self.log.append(("cut off", number, device_seconds, line))
+    def cut_off(self, device_seconds):
+        self.log.append(("cut off", device_seconds))
 
     def tick(self):
         self.ticks += 1
@@ -133,6 +137,9 @@ class Desk:
         config = self.suggest(name)
         self.dispatcher.start(name)
         return config["trial"]
+
+    def device_seconds(self):
+        return sum(t.device_seconds for t in self.study.trials(OBJECTIVES) if t.state != "running")
 
     def states(self):
         return [t.state for t in self.study.trials(OBJECTIVES)]
@@ -169,7 +176,7 @@ def test_as_many_as_slots_until_the_study_is_full(desk):
     complete("c", GOOD)
     assert suggest("d") == FINISHED
     assert desk.states() == ["complete"] * 3
-    assert desk.study.device_seconds() == 3 * EPOCHS * 2.0
+    assert desk.device_seconds() == 3 * EPOCHS * 2.0
 
 
 def test_a_full_study_is_full_when_all_nodes_are_gone(tmp_path):
@@ -180,7 +187,25 @@ def test_a_full_study_is_full_when_all_nodes_are_gone(tmp_path):
     assert desk.suggest("b") == FINISHED
 
 
-def test_listeners_hear_every_row_once(desk):
+def test_an_end_reads_one_trial_of_the_study_however_many_there_are(tmp_path, monkeypatch):
+    desk = Desk(tmp_path / "study", trials=20)
+    monkeypatch.setattr(desk, "end", lambda trial, trials: ends.append((len(trials), len(read))))
+    ends, read = [], []
+
+    def counted(trial, objectives):
+        read.append(trial.number)
+        return to_record(trial, objectives)
+
+    monkeypatch.setattr("rsas.sweep.study.study.to_record", counted)
+    for number in range(20):
+        desk.start(str(number))
+        desk.run(str(number), GOOD)
+    assert [trials for trials, _ in ends] == list(range(1, 21))
+    # At the begin and at the end of each trial, this trial alone.
+    assert read == [number for number in range(20) for _ in ("begin", "end")]
+
+
+def test_followers_hear_every_row_once(desk):
     """Tune gives the last result again when it ends a trial."""
     desk.suggest("a")
     desk.dispatcher.report("a", result(1, 9, notes=["an error; goes on"]))
@@ -190,7 +215,7 @@ def test_listeners_hear_every_row_once(desk):
     desk.complete("b", result(1, 4), died=True)
     assert desk.log == [
         ("begin", 0),
-        ("note", 0, "an error; goes on"),
+        ("note", "t0000: an error; goes on"),
         ("rows", 0, [float(epoch) for epoch in range(1, 10)]),
         ("rows", 0, [10.0]),
         ("end", 0, "complete"),
@@ -227,7 +252,7 @@ def test_failures_take_no_place_but_too_many_end_the_sweep(desk):
     assert suggest("c")["trial"] == "t0002"
     complete("b", result(1, 2) | {OUTCOME: "failed", REASON: "the loss was lost"})
     assert desk.study.trials(OBJECTIVES)[1].reason == "the loss was lost"
-    assert desk.study.device_seconds() == 4.0
+    assert desk.device_seconds() == 4.0
     assert suggest("d") is None  # the limit is reached; the one that runs may finish
     complete("c", GOOD)
     assert suggest("d") == FINISHED
@@ -532,7 +557,8 @@ def test_device_hours_are_seconds_times_devices(tmp_path):
 
 
 def cut_off(desk):
-    return [each[1:] for each in desk.log if each[0] == "cut off"]
+    """The device-seconds that each trial lost that was cut off, and the message on that."""
+    return [(event[1], note[1]) for event, note in pairwise(desk.log) if event[0] == "cut off"]
 
 
 def test_a_trial_that_hangs_is_cut_off_after_the_hours_and_the_overtime(tmp_path):
@@ -553,7 +579,7 @@ def test_a_trial_that_hangs_is_cut_off_after_the_hours_and_the_overtime(tmp_path
         "did not answer for 30 s after the limit of 1 hours; its process is ended, and "
         "'rsas extend' resumes from its last checkpoint"
     )
-    assert cut_off(desk) == [(0, 2 * 3630.0, line)]
+    assert cut_off(desk) == [(2 * 3630.0, f"t0000: {line}")]
     assert desk.states() == ["running", "running"]  # for an extension; nobody failed
     assert desk.ticks == 5
 
@@ -597,8 +623,9 @@ def test_device_hours_pass_while_a_trial_does_not_report(tmp_path):
     assert not desk.watch()
     desk.now += 0.5
     assert desk.watch()
-    assert [each[:2] for each in cut_off(desk)] == [(0, 2 * 26.0)]
-    assert "after the limit of 0.02 device-hours; " in cut_off(desk)[0][2]
+    ((seconds, line),) = cut_off(desk)
+    assert seconds == 2 * 26.0
+    assert line.startswith("t0000: ") and "after the limit of 0.02 device-hours; " in line
 
 
 def test_what_was_cut_off_counts_in_later_launches(tmp_path):
@@ -620,8 +647,8 @@ def test_a_sweep_that_halts_does_not_wait_for_a_trial_that_hangs(tmp_path):
     assert not desk.watch()
     desk.now += 5
     assert desk.watch()
-    ((number, _, line),) = cut_off(desk)
-    assert number == 1
+    ((_, line),) = cut_off(desk)
+    assert line.startswith("t0001: ")
     assert "5 s after the sweep had to stop; " in line and "'rsas resume'" in line
 
 
@@ -643,7 +670,7 @@ def test_tune_asks_the_searcher_at_each_step_and_tells_when_a_trial_starts(tmp_p
     desk.now += 1
     assert not stopper("a", result(1))  # the scheduler's matter
     assert stopper.stop_all()
-    assert [each[:2] for each in cut_off(desk)] == [(0, 3600.0)]
+    assert [seconds for seconds, _ in cut_off(desk)] == [3600.0]
     assert isinstance(pickle.loads(pickle.dumps(stopper)), LimitStopper)
 
 
@@ -673,7 +700,7 @@ def test_a_configuration_that_is_complete_is_not_trained_again(tmp_path):
     assert trials[2].params != trials[1].params
     assert (trials[2].epochs, trials[2].device_seconds) == (10.0, 0.0)
     desk.complete("c", GOOD)
-    assert desk.study.device_seconds() == 40.0
+    assert desk.device_seconds() == 40.0
     assert desk.study.ended() == {"complete": 3, "pruned": 0, "failed": 1}
 
 

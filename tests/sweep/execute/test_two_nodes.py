@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -11,15 +10,11 @@ import tempfile
 import pytest
 
 from tests.faults.harness import EPOCHS, Place
-from tests.servers import s3
+from tests.servers import free_port, s3
+
+pytestmark = pytest.mark.resource
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-
-
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def start_node(environment, *arguments):

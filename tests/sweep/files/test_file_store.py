@@ -22,7 +22,7 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.resource)])
 def storage(request, tmp_path, monkeypatch):
     """A place that does not exist yet."""
     if request.param == "folder":
@@ -59,7 +59,7 @@ def test_what_is_written_is_read(storage):
     storage.write("a.txt", b"few")
     storage.write("deep/er/b.bin", large)
     storage.write("empty", b"")
-    again = FileStore(storage.place)  # as another process
+    again = FileStore(storage.location)  # as another process
     assert again.read("a.txt") == b"few"
     assert again.read("deep/er/b.bin") == large
     assert again.read("empty") == b""
@@ -157,7 +157,7 @@ def test_a_move_that_fails_is_an_error(tmp_path, monkeypatch):
 
 def test_a_reader_sees_the_old_content_until_all_is_written(storage, monkeypatch):
     storage.write("a", b"old")
-    reader, seen = FileStore(storage.place), []
+    reader, seen = FileStore(storage.location), []
 
     def look():
         seen.append(reader.read("a"))
@@ -225,10 +225,13 @@ def test_a_name_that_can_hold_no_file_is_told_at_once(name, tmp_path, naps):
     assert naps == []
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
-def test_a_full_or_closed_place_is_told_at_once(code, storage, naps, monkeypatch):
+@pytest.mark.parametrize(
+    "code",
+    [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT],
+)
+def test_a_storage_that_is_full_or_closed_is_an_error_at_once(code, storage, naps, monkeypatch):
     failing(monkeypatch, *[OSError(code, os.strerror(code))] * 100)
-    message = f"cannot write {storage.place}/t1/a ([Errno {code}] {os.strerror(code)})"
+    message = f"cannot write {storage.location}/t1/a ([Errno {code}] {os.strerror(code)})"
     with pytest.raises(StorageError, match=re.escape(message)):
         (storage / "t1").write("a", b"1")
     assert naps == []
@@ -248,7 +251,7 @@ def test_no_hiccup_is_waited_for_forever(storage, naps, monkeypatch):
     monkeypatch.setattr(file_store, "_PATIENCE", 0.0)
     with pytest.raises(StorageError) as caught:
         storage.write("a", b"1")
-    assert str(caught.value) == f"cannot write {storage.place}/a (refused ***)"
+    assert str(caught.value) == f"cannot write {storage.location}/a (refused ***)"
     assert len(left) == 2
 
 
@@ -266,7 +269,7 @@ def test_a_folder_in_it_has_the_same_connection(storage, monkeypatch):
     inner = storage / "trials" / "t1"
     inner.write("a", b"1")
     assert storage.read("trials/t1/a") == b"1"
-    assert inner.place == f"{storage.place}/trials/t1"
+    assert inner.location == f"{storage.location}/trials/t1"
     assert (storage.names(), inner.names()) == (["trials"], ["a"])
 
 
@@ -274,7 +277,7 @@ def test_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     home, here = FileStore("~/one"), FileStore("two/")
-    assert here.place == "two"
+    assert here.location == "two"
     monkeypatch.chdir("/")
     home.write("a", b"1")
     here.write("a", b"2")
@@ -346,7 +349,7 @@ def test_a_trial_lives_in_it(storage):
 
 def test_a_place_with_a_query_has_folders():
     parent = FileStore("s3://bucket/runs?region=us-east-1")
-    again = FileStore((parent / "trials").place)  # as in a worker
+    again = FileStore((parent / "trials").location)  # as in a worker
     assert again._path == (parent / "trials")._path == "bucket/runs/trials"
 
 

@@ -7,14 +7,12 @@ import pytest
 
 from rsas import TrainConfig
 from rsas.errors import StorageError
-from rsas.records import Objective
 from rsas.sweep.experiment import Experiment
 from rsas.sweep.files.file_store import FileStore
 from rsas.sweep.files.retention import Retention
 from rsas.sweep.files.trial_dir import TrialDir, write_model
 from rsas.sweep.study.study import Study
-
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
+from tests.made import OBJECTIVES
 
 
 def space(trial):
@@ -45,7 +43,7 @@ class Sweep:
     def complete(self, number, accuracy, sparsity, tell=True):
         self.study.complete(number, {"val_accuracy": accuracy, "sparsity": sparsity, "epoch": 2})
         if tell:
-            self.retention.end(number, self.trials())
+            self.retention.end(self.trials()[number], self.trials())
 
     def trials(self):
         return self.study.trials(OBJECTIVES)
@@ -70,8 +68,8 @@ def sweep(tmp_path):
 
 
 def test_records_follow_the_study(sweep):
-    sweep.retention.record(0)
-    sweep.retention.record(1)
+    sweep.retention.change(0)
+    sweep.retention.change(1)
     sweep.complete(1, 0.5, 0.25)
     sweep.close()
     running, complete = sweep.record("t0000"), sweep.record("t0001")
@@ -85,9 +83,9 @@ def test_records_follow_the_study(sweep):
 def test_checkpoints_of_what_has_ended_go_at_once(sweep):
     sweep.complete(0, 0.5, 0.5)
     sweep.study.fail(1, "no luck")
-    sweep.retention.end(1, sweep.trials())
+    sweep.retention.end(sweep.trials()[1], sweep.trials())
     sweep.study.prune(2, 1.0)
-    sweep.retention.end(2, sweep.trials())
+    sweep.retention.end(sweep.trials()[2], sweep.trials())
     sweep.retention._thread.shutdown()  # before close(), which makes up for what was not done
     assert sweep.with_checkpoints() == ["t0003"]
 
@@ -115,7 +113,7 @@ def test_models_that_are_dominated_later_go_later(sweep):
 def test_the_model_that_another_trial_repeats_stays(sweep):
     sweep.complete(0, 0.5, 0.5)
     sweep.study.repeat(1, same_as=0)
-    sweep.retention.end(1, sweep.trials())
+    sweep.retention.end(sweep.trials()[1], sweep.trials())
     sweep.complete(2, 0.4, 0.4)
     sweep.close()
     assert sweep.models() == ["t0000", "t0001", "t0003"]
@@ -143,7 +141,7 @@ def test_closing_waits_until_all_is_done(sweep, monkeypatch):
 
     monkeypatch.setattr(TrialDir, "set_record", slow)
     for number in range(4):
-        sweep.retention.record(number)  # returns though nothing can be written yet
+        sweep.retention.change(number)  # returns though nothing can be written yet
     threading.Timer(0.1, opened.set).start()
     sweep.close()
     assert [sweep.record(f"t000{number}")["state"] for number in range(4)] == ["RUNNING"] * 4
@@ -153,13 +151,13 @@ def test_a_storage_that_fails_is_told_once_and_stops_nothing(sweep, monkeypatch)
     write = FileStore.write
 
     def fails(self, name, content):
-        if self.place.endswith("t0002"):
+        if self.location.endswith("t0002"):
             return write(self, name, content)
-        raise StorageError(f"cannot write {self.place}/{name} (No space left on device)")
+        raise StorageError(f"cannot write {self.location}/{name} (No space left on device)")
 
     monkeypatch.setattr(FileStore, "write", fails)
     for number in (0, 1, 2):
-        sweep.retention.record(number)
+        sweep.retention.change(number)
     sweep.complete(0, 0.5, 0.5)
     sweep.close()
     assert sweep.said == [
@@ -185,7 +183,7 @@ def test_a_storage_that_does_not_answer_is_told_once(sweep, monkeypatch):
 @pytest.mark.parametrize("kept", ["nothing", "an older one"])
 def test_records_that_an_earlier_process_did_not_come_to_write_are_written(kept, sweep):
     if kept == "an older one":
-        sweep.retention.record(0)
+        sweep.retention.change(0)
     sweep.retention._thread.shutdown()  # killed
     sweep.complete(0, 0.5, 0.5, tell=False)
     sweep.retention = sweep.new_keeper()

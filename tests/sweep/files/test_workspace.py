@@ -20,6 +20,7 @@ from rsas.redact import without_passwords
 from rsas.sweep import commands, session
 from rsas.sweep.audit import repair
 from rsas.sweep.audit.check import check
+from rsas.sweep.execute.cluster import Connection
 from rsas.sweep.experiment import Budget, Experiment, Resources, load_experiment
 from rsas.sweep.files.sweep_dir import SweepDir
 from rsas.sweep.files.sweep_record import known_uri
@@ -55,14 +56,15 @@ def folder(workspace):
 
 
 def make(workspace, experiment, **record):
-    record |= {"tracking_uri": "sqlite:///x", "source": "f.py"}
+    record = {"tracking_uri": "sqlite:///x", "source": "f.py"} | record
     record["experiment"] = experiment.to_dict() | {"data": made.DATA}
     return workspace.create("first", OTHERS | record)
 
 
 OTHERS = {
     **{"id": "x", "data_dir": "data", "python_path": [], "enqueued": []},
-    "origin": {"source": "f.py", "commit": "", "dirty": False},
+    "provenance": {"source": "f.py", "commit": "", "dirty": False},
+    "defined": {"axes": {}},
 }
 
 
@@ -144,15 +146,15 @@ def test_a_budget_is_changed_for_good(workspace, folder):
 
 def test_trials_keep_their_files_in_the_storage(workspace, tmp_path):
     folder = make(workspace, experiment(), storage=str(tmp_path / "shared" / "first-1234"))
-    assert folder.trials.place == str(tmp_path / "shared" / "first-1234" / "trials")
-    assert folder.models.place == str(tmp_path / "shared" / "first-1234" / "models")
+    assert folder.trials.location == str(tmp_path / "shared" / "first-1234" / "trials")
+    assert folder.models.location == str(tmp_path / "shared" / "first-1234" / "models")
     with pytest.raises(InputError, match="keys do not belong here"):
         make(Workspace(tmp_path / "other"), experiment(), storage="s3://me:secret@bucket/first")
 
 
 def test_trials_keep_their_files_in_the_workspace(workspace, folder):
     moved = Workspace(workspace.path.rename(workspace.path.with_name("moved"))).open("first")
-    assert moved.trials.place == str(moved.path / "trials")
+    assert moved.trials.location == str(moved.path / "trials")
     rows = [{"epoch": 1.0, "seconds": 2.0}]
     trial = TrialDir(moved.trials / "t0003")
     trial.begin()
@@ -231,9 +233,27 @@ def test_an_address_comes_back_with_its_password(given, monkeypatch):
     assert known_uri(recorded, "RSAS_STUDY_STORAGE") == given
 
 
+def test_a_new_sweep_knows_its_passwords_and_stores_none(tmp_path, monkeypatch):
+    study, server = "postgresql+psycopg://me:pass-word@db/rsas", "https://me:other-word@mlflow/x"
+    workspace = Workspace(tmp_path)
+    new = make(workspace, experiment(), study_storage=study, tracking_uri=server)
+    assert new.tracking_uri() == server
+    opened = []
+    monkeypatch.setattr(
+        "rsas.sweep.study.database.DatabaseLeases", lambda url, _: opened.append(url) or Mock()
+    )
+    new.is_lost()
+    assert opened == [study]
+    stored = b"".join(file.read_bytes() for file in new.path.iterdir())
+    assert b"-word" not in stored and stored.count(b":***@") == 2
+    with pytest.raises(InputError, match="set MLFLOW_TRACKING_URI to this URI"):
+        workspace.open(new.name).tracking_uri()
+
+
 def test_a_study_in_a_database_is_named_by_the_sweep_and_needs_its_password(workspace, monkeypatch):
     url = "postgresql+psycopg://me:***@127.0.0.1:9/rsas"
-    folder = make(workspace, experiment(), study_storage=url, id="1234")
+    make(workspace, experiment(), study_storage=url, id="1234")
+    folder = workspace.open("first")
     with pytest.raises(InputError, match="set RSAS_STUDY_STORAGE to this URI"):
         folder.study()
     opened, study = [], Mock(optuna_study=Mock(directions=[1, 2]), **{"record.return_value": None})
@@ -493,11 +513,9 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
     experiment, source = load_experiment("experiments/digits_quickstart.py")
     connected = []
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "RSAS_STUDY_STORAGE"):
-        monkeypatch.setenv(name, "")  # launch sets them, which ends with the test
     monkeypatch.setattr(commands.tracking, "connect", connected.append)
     monkeypatch.setattr(commands, "Study", lambda url, *_, **__: connected.append(url) or Mock())
-    monkeypatch.setattr(commands, "_cluster", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(commands, "_connect", lambda *_: None)
     monkeypatch.setattr(commands, "run", lambda folder, *_: folder)
     monkeypatch.setattr(SweepDir, "locked", lambda _: contextlib.nullcontext())
     folder = commands.launch(
@@ -507,6 +525,7 @@ def test_databases_are_found_again_from_elsewhere(given, kept, tmp_path, monkeyp
         defined=experiment,
         workspace=Workspace(tmp_path / "runs"),
         console=Console(file=io.StringIO()),
+        connection=Connection(None, source),
         tracking_uri=given,
         study_storage=given,
     )

@@ -20,8 +20,8 @@ from rsas.sweep.experiment import Budget, Experiment, Objective
 from rsas.sweep.follow.optuna_dashboard import serve
 from rsas.sweep.study.study import Study
 from tests import made
+from tests.resources import RSAS
 
-RSAS = [sys.executable, "-c", "from rsas.cli import main; main()"]
 EXPERIMENT = Experiment(
     name="tiny",
     base=TrainConfig(),
@@ -56,6 +56,7 @@ def fetch(url, method="GET", **headers):
         return answer.read()
 
 
+@pytest.mark.resource
 @pytest.mark.parametrize(("names", "end"), [([], signal.SIGTERM), (["shown"], signal.SIGINT)])
 def test_the_study_and_its_trials_are_shown(names, end, folder):
     command = [*RSAS, "ui", *names, "--optuna", "--port", "0"]

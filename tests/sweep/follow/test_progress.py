@@ -6,10 +6,9 @@ import types
 
 from rich.console import Console
 
-from rsas.records import Objective, TrialRecord
+from rsas.records import TrialRecord
 from rsas.sweep.follow.progress import SweepProgress, front_table
-
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
+from tests.made import OBJECTIVES
 
 
 def trial(number, accuracy=0.0, sparsity=0.0, state="complete", reason="", **others):
@@ -52,8 +51,8 @@ def set_clock(monkeypatch):
 
 def test_live_table_has_progress_running_trials_and_the_front():
     live, _ = display(terminal=True, trials=[trial(0, 0.9, 0.5), trial(1, 0.8, 0.4)])
-    live.begin(2)
-    live.begin(3)
+    live.begin(trial(2, state="running"))
+    live.begin(trial(3, state="running"))
     live.rows(2, [{"epoch": 4.0}, {"epoch": 5.0, "val_accuracy": 0.61, "sparsity": 0.7}])
     text = shown(live._render())
     assert "first: 2 of 4 trials done, 2 running, hypervolume 0.4000, about 0:00:00 left" in text
@@ -66,7 +65,7 @@ def test_live_table_has_progress_running_trials_and_the_front():
 def test_time_left_follows_the_rate_of_epochs(monkeypatch):
     now = set_clock(monkeypatch)
     live, _ = display(terminal=True, trials=[trial(0, 0.9, 0.5)])
-    live.begin(1)
+    live.begin(trial(1, state="running"))
     live.rows(1, [{"epoch": epoch} for epoch in (1.0, 2.0)])
     live.rows(1, [{"epoch": 3.0}])
     now.seconds += 30
@@ -77,11 +76,11 @@ def test_time_left_follows_the_rate_of_epochs(monkeypatch):
 def test_time_left_knows_that_trials_are_stopped_early(monkeypatch):
     now = set_clock(monkeypatch)
     trials = [trial(0, 0.9, 0.5), trial(1, state="pruned", epochs=4.0)]
-    live, _ = display(terminal=True)
-    assert display(trials=trials, terminal=True)[0]._spared() == 6  # at once, in a resume
-    live.begin(1)
+    live, _ = display(terminal=True, trials=trials[:1])
+    assert display(trials=trials, terminal=True)[0]._spared == 6  # at once, in a resume
+    live.begin(trial(1, state="running"))
     live.rows(1, [{"epoch": float(epoch)} for epoch in range(1, 5)])
-    live.end(1, trials)
+    live.end(trials[1], trials)
     now.seconds += 30
     # Four epochs in 30 seconds; two trials lack, of seven epochs as the first two had.
     assert live._seconds_left() == 2 * 7 * 30 / 4
@@ -90,8 +89,8 @@ def test_time_left_knows_that_trials_are_stopped_early(monkeypatch):
 def test_trials_that_have_not_reported_for_a_minute_are_pointed_out(monkeypatch):
     now = set_clock(monkeypatch)
     live, _ = display(terminal=True)
-    live.begin(0)
-    live.begin(1)
+    live.begin(trial(0, state="running"))
+    live.begin(trial(1, state="running"))
     now.seconds += 30
     live.rows(1, [{"epoch": 1.0, "val_accuracy": 0.6, "sparsity": 0.7}])
     now.seconds += 31
@@ -136,8 +135,8 @@ def test_elsewhere_than_on_a_terminal_a_line_a_trial():
     ]
     with live:
         for number in range(4):
-            live.begin(number)
-            live.end(number, trials[: number + 1])
+            live.begin(trial(number, state="running"))
+            live.end(trials[number], trials[: number + 1])
     first, second, third, fourth = console.file.getvalue().splitlines()
     assert first.startswith("t0000 complete: val_accuracy 0.9000, sparsity 0.5000 (1 of 4")
     assert second.startswith("t0001 failed: out of memory (1 of 4 trials done, 1 failed")
@@ -152,7 +151,8 @@ def test_elsewhere_than_on_a_terminal_a_line_a_trial():
 def test_reasons_are_shown_as_they_are():
     live, console = display(terminal=False)
     reason = "ValueError: no such layer [bold] in [/models/net.py]"
-    live.end(0, [trial(0, state="failed", reason=reason)])
+    failed = trial(0, state="failed", reason=reason)
+    live.end(failed, [failed])
     assert f"t0000 failed: {reason} (" in console.file.getvalue()
 
 

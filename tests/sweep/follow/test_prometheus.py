@@ -9,10 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from rsas.errors import InputError
-from rsas.records import Objective, TrialRecord
+from rsas.records import TrialRecord
 from rsas.sweep.follow.prometheus import SweepGauges, serving
-
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
+from tests.made import OBJECTIVES
 
 
 def trial(number, state, accuracy=0.0, sparsity=0.0):
@@ -53,18 +52,19 @@ def test_numbers_follow_what_happens():
         'rsas_epochs_total{sweep="first"}': "0.0",
         'rsas_training_seconds_total{sweep="first"}': "0.0",
     }
-    metrics.begin(1)
-    metrics.begin(2)
-    metrics.rows([{"epoch": 1.0, "seconds": 0.25}, {"epoch": 2.0, "seconds": 0.5}])
-    metrics.rows([{"epoch": 3.0, "seconds": 1.0}])
+    metrics.begin(before[1])
+    metrics.begin(trial(2, "running"))
+    metrics.rows(1, [{"epoch": 1.0, "seconds": 0.25}, {"epoch": 2.0, "seconds": 0.5}])
+    metrics.rows(1, [{"epoch": 3.0, "seconds": 1.0}])
     now = told(registry)
     assert now['rsas_trials{state="running",sweep="first"}'] == "2.0"
     assert now['rsas_slots_busy{sweep="first"}'] == "2.0"
     assert now['rsas_slots{sweep="first"}'] == "3.0"
     assert now['rsas_epochs_total{sweep="first"}'] == "3.0"
     assert now['rsas_training_seconds_total{sweep="first"}'] == "1.75"
-    metrics.end(1, [before[0], trial(1, "complete", 0.35, 0.75), trial(2, "running")])
-    metrics.end(2, [before[0], trial(1, "complete", 0.35, 0.75), trial(2, "failed")])
+    complete, failed = trial(1, "complete", 0.35, 0.75), trial(2, "failed")
+    metrics.end(complete, [before[0], complete, trial(2, "running")])
+    metrics.end(failed, [before[0], complete, failed])
     now = told(registry)
     counts = {s: now[f'rsas_trials{{state="{s}",sweep="first"}}'] for s in ("running", "failed")}
     assert counts == {"running": "0.0", "failed": "1.0"}

@@ -35,7 +35,7 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=["file", "sqlite", "postgres"])
+@pytest.fixture(params=["file", "sqlite", pytest.param("postgres", marks=pytest.mark.resource)])
 def sweep(request, tmp_path, monkeypatch):
     """A sweep without trials, and its experiment; its study in each kind of storage."""
     storage = None
@@ -43,6 +43,7 @@ def sweep(request, tmp_path, monkeypatch):
         storage = f"sqlite:///{tmp_path / 'study.db'}"
     elif request.param == "postgres":
         storage = request.getfixturevalue("server").url
+        monkeypatch.setenv("RSAS_STUDY_STORAGE", storage)  # other processes need its password
     experiment, source = load_experiment("experiments/digits_quickstart.py")
     options = {"study_storage": storage, "id": uuid.uuid4().hex}
     folder, _ = made.make(tmp_path / "runs", "first", experiment, source, **options)
@@ -160,7 +161,8 @@ def test_a_driver_that_was_replaced_writes_nothing_more(sweep):
                 with pytest.raises(LeaseLost, match="has taken the sweep over; this process ends"):
                     write()
             theirs = other.study(experiment)
-            assert theirs.unfinished() == [running]
+            trials = theirs.trials(folder.objectives)
+            assert [trial.number for trial in trials if trial.state == "running"] == [running]
             assert theirs.record() == folder.record
             assert theirs.queue() == []
             theirs.complete(running, RESULT)

@@ -18,19 +18,16 @@ import pytest
 
 from rsas import InputError, TrainConfig
 from rsas.errors import Halted
-from rsas.pruning import acting_key
-from rsas.records import Objective
+from rsas.pruning import effective_key
 from rsas.sweep.audit.check import is_behind
 from rsas.sweep.audit.rebuild import rebuild
 from rsas.sweep.experiment import Budget, Experiment, Resources
 from rsas.sweep.study import backend
-from rsas.sweep.study import study as study_module
 from rsas.sweep.study.launch import Launch
 from rsas.sweep.study.study import NotBegun, Rung, Study
 from search_spaces.paper import paper
+from tests.made import OBJECTIVES
 from tests.servers import postgres
-
-OBJECTIVES = (Objective("val_accuracy", "max", worst=0.1), Objective("sparsity", "max", worst=0.0))
 
 
 def experiment(space=paper, sampler="tpe", seed=0):
@@ -60,9 +57,26 @@ def step(study):
     """Run a trial; returns its configuration."""
     number = study.begin()
     config = study.config(number)
-    study.note_key(number, acting_key(config))
+    study.note_key(number, effective_key(config))
     study.complete(number, {**result(config), "epoch": 10.0}, device_seconds=3.0)
     return config
+
+
+def begun(study):
+    """Begin a trial and run its space, as the dispatcher does; returns its number."""
+    number = study.begin()
+    study.config(number)
+    return number
+
+
+def unfinished(study):
+    return [trial.number for trial in study.trials(OBJECTIVES) if trial.state == "running"]
+
+
+def device_seconds(study):
+    """Of the trials that ended."""
+    ended = [trial for trial in study.trials(OBJECTIVES) if trial.state != "running"]
+    return sum(trial.device_seconds for trial in ended)
 
 
 def entries(study):
@@ -72,8 +86,7 @@ def entries(study):
 
 
 def no_patience(monkeypatch):
-    for module in (study_module, backend):
-        monkeypatch.setattr(module, "PATIENCE", 0.0)
+    monkeypatch.setattr(backend, "PATIENCE", 0.0)
 
 
 class Killed(BaseException):
@@ -94,7 +107,7 @@ def server(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(params=["file", "database"])
+@pytest.fixture(params=["file", pytest.param("database", marks=pytest.mark.resource)])
 def open_study(request, tmp_path):
     """Opens one and the same study again and again; without an experiment only to be read."""
     if request.param == "file":
@@ -150,8 +163,8 @@ def test_states(open_study):
     assert trials[3].objectives == {}
     assert [t.epochs for t in trials] == [3.0, 0.0, 0.0, 1.0, 0.0]
     assert [t.device_seconds for t in trials] == [2.0, 3.0, 5.0, 7.0, 0.0]
-    assert study.device_seconds() == 17.0
-    assert study.unfinished() == [4]
+    assert device_seconds(study) == 17.0
+    assert unfinished(study) == [4]
     assert study.ended() == {"complete": 1, "pruned": 1, "failed": 2}
     assert trials[0].trial_id == "t0000"
     assert trials[0].finished >= trials[0].started
@@ -178,7 +191,7 @@ def test_an_end_that_was_half_told_did_not_happen(open_study, monkeypatch):
         with pytest.raises(Killed):
             study.fail(0, "out of memory", device_seconds=5.0)
     after = open_study(experiment())
-    assert after.device_seconds() == 0.0  # of trials that ended
+    assert device_seconds(after) == 0.0
     after.complete(0, {"val_accuracy": 0.5, "sparsity": 0.9}, device_seconds=8.0)
     (trial,) = after.trials(OBJECTIVES)
     assert (trial.state, trial.reason, trial.device_seconds) == ("complete", "", 8.0)
@@ -238,19 +251,19 @@ def test_points_are_handed_out_first_and_in_order(open_study, monkeypatch):
     """Also where the process ends between two of them, or when one is in Optuna's queue."""
     points = [{"sparsity": 0.6, "measure_lr": 0.5}, {"sparsity": 0.7}, {"measure_lr": 0.25}]
     open_study(experiment()).enqueue(points)
-    begun = [open_study(experiment()).begin()]
+    numbers = [begun(open_study(experiment()))]
     with monkeypatch.context() as patch:
         patch.setattr(optuna.Study, "ask", killed)
         with pytest.raises(Killed):
             open_study(experiment()).begin()
     between = open_study(experiment())
     assert len(between.trials(OBJECTIVES)) == 1  # nobody has begun what waits
-    assert (between.unfinished(), between.ended()["failed"]) == ([0], 0)
+    assert (unfinished(between), between.ended()["failed"]) == ([0], 0)
     between.fail(0, "it takes a turn all the same")
-    begun += [open_study(experiment()).begin() for _ in range(3)]
+    numbers += [begun(open_study(experiment())) for _ in range(3)]
     study = open_study(experiment())
-    configs = [study.config(number) for number in begun]
-    assert begun == [0, 1, 2, 3]
+    configs = [study.config(number) for number in numbers]
+    assert numbers == [0, 1, 2, 3]
     assert (configs[0].sparsity, configs[0].measure_lr) == (0.6, 0.5)
     assert (configs[1].sparsity, configs[2].measure_lr) == (0.7, 0.25)
     drawn = [configs[1].measure_lr, configs[2].sparsity, configs[3].sparsity, configs[3].measure_lr]
@@ -280,7 +293,7 @@ def test_known_trials_teach_the_sampler_and_are_no_trials(open_study, tmp_path, 
             open_study(experiment()).add_known(other, "old")
     study = open_study(experiment())
     assert [study.add_known(other, "old") for _ in range(2)] == [12, 12]
-    assert (study.trials(OBJECTIVES), study.unfinished(), study.device_seconds()) == ([], [], 0.0)
+    assert study.trials(OBJECTIVES) == []
     assert set(study.ended().values()) == {0}
     number = study.begin()
     assert number == 12  # each is there once
@@ -288,7 +301,7 @@ def test_known_trials_teach_the_sampler_and_are_no_trials(open_study, tmp_path, 
     own = Study(tmp_path / "own", experiment())
     assert study.config(number) == own.config(own.begin())
     # The files of that one are not here.
-    assert study.note_key(number, acting_key(other.config(0))) is None
+    assert study.note_key(number, effective_key(other.config(0))) is None
     study.fail(number, "not of interest")
     study.enqueue([{}, {"sparsity": 0.6, "measure_lr": 0.5}])
     assert study.config(study.begin()).sparsity == 0.6  # the second trial of the sweep
@@ -300,9 +313,9 @@ def test_a_trial_cut_off_while_it_was_asked_for_gets_the_rest_of_its_values(open
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_study(experiment(space=cut)).begin()
+        step(open_study(experiment(space=cut)))
     study = open_study(experiment())
-    assert study.unfinished() == [0]
+    assert unfinished(study) == [0]
     first = study.trials(OBJECTIVES)[0].params["sparsity"]
     config = study.config(0)
     assert config.sparsity == first
@@ -442,14 +455,14 @@ def eventful(path):
         study.note_launch(index, launch)
     for _ in range(11):
         step(study)
-    first, second, third, fourth = [study.begin() for _ in range(4)]
+    first, second, third, fourth = [begun(study) for _ in range(4)]
     study.note_rung(Rung(first, 1, [0.25, 0.5], False))
     study.note_rung(Rung(first, 3, [0.25, 0.5], True))
     study.prune(first, 3.0, 1.5)
     study.fail(second, "out of memory", 2.5)
     study.repeat(third, 4)
     study.note_rung(Rung(fourth, 1, [0.75, 0.5], False))  # and it runs
-    study.begin()
+    begun(study)
     return study
 
 

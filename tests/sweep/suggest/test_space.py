@@ -9,7 +9,7 @@ import pytest
 from rsas import InputError
 from rsas.config import TrainConfig
 from rsas.sweep.experiment import Experiment, Objective
-from rsas.sweep.suggest.space import check_points, check_space, idle_axes
+from rsas.sweep.suggest.space import check_points, check_space, unused_axes
 
 
 def experiment(space, **base):
@@ -174,7 +174,7 @@ def test_points_that_a_space_cannot_have_are_named(point, message):
 
 
 def test_the_space_of_the_paper_acts_by_default():
-    assert idle_axes(experiment(rates)) == []
+    assert unused_axes(experiment(rates)) == []
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_the_space_of_the_paper_acts_by_default():
     ],
 )
 def test_an_axis_that_cannot_act_is_named_with_the_reason(base, line):
-    (found,) = idle_axes(experiment(rates, **base))
+    (found,) = unused_axes(experiment(rates, **base))
     assert found.startswith(line)
 
 
@@ -200,11 +200,11 @@ def test_an_axis_that_acts_for_some_methods_only():
             "drop_fraction": trial.suggest_float("drop_fraction", 0.1, 0.5),
         }
 
-    (found,) = idle_axes(experiment(space))
+    (found,) = unused_axes(experiment(space))
     assert found.startswith("drop_fraction does nothing in ")
     assert " of 16 configurations tried: method='static' has no use for it" in found
 
-    assert idle_axes(experiment(conditional)) == []
+    assert unused_axes(experiment(conditional)) == []
 
 
 def test_an_axis_that_is_no_field_is_judged_by_what_it_changes():
@@ -213,13 +213,13 @@ def test_an_axis_that_is_no_field_is_judged_by_what_it_changes():
         trial.suggest_int("forgotten", 1, 9)
         return {"distribution": "map", "layer_densities": {"fc1": share, "fc2": 1 - share}}
 
-    assert idle_axes(experiment(space)) == [
-        "forgotten does nothing: no field that acts depends on it"
+    assert unused_axes(experiment(space)) == [
+        "forgotten does nothing: no effective field depends on it"
     ]
-    (of_uniform, _) = idle_axes(
+    (of_uniform, _) = unused_axes(
         experiment(lambda trial: space(trial) | {"distribution": "uniform"})
     )
-    assert of_uniform.startswith("share of the first layer does nothing: no field")
+    assert of_uniform.startswith("share of the first layer does nothing: no effective field")
 
 
 def test_an_axis_that_is_rounded_acts():
@@ -227,7 +227,7 @@ def test_an_axis_that_is_rounded_acts():
         return {"hidden": [round(trial.suggest_float("width", 5, 15))]}
 
     for seed in range(4):
-        assert idle_axes(dataclasses.replace(experiment(space), seed=seed)) == []
+        assert unused_axes(dataclasses.replace(experiment(space), seed=seed)) == []
 
 
 def test_axes_with_one_value_and_spaces_that_raise_are_no_matter():
@@ -236,6 +236,6 @@ def test_axes_with_one_value_and_spaces_that_raise_are_no_matter():
             raise ValueError
         return {"momentum": trial.suggest_categorical("momentum", [0.9])}
 
-    assert idle_axes(experiment(space)) == [
-        "sparsity does nothing: no field that acts depends on it"
+    assert unused_axes(experiment(space)) == [
+        "sparsity does nothing: no effective field depends on it"
     ]
