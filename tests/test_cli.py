@@ -42,6 +42,7 @@ def broken(tmp_path, body):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -345,6 +346,7 @@ def made(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_sweeps_side_by_side(rsas, made):
     code, out, _ = rsas("compare", "made", "other", "--at", "0.6,0.9", "--workspace", made)
     assert code == 0 and "hypervolume less that of made" in out and "no intervals" not in out

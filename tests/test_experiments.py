@@ -76,6 +76,7 @@ def test_published_algorithm_on_fashion_mnist():
     assert (base.model, base.epochs, base.sparsity) == ("mlp", 10, 0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", FUNCTIONS)
 def test_every_experiment_trains(spec, tmp_path):
     experiment, _ = load_experiment(f"{FOLDER}/{spec}")

@@ -139,6 +139,7 @@ def loaded_by(statement):
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
@@ -181,5 +182,6 @@ assert len(run.history) == 1
 """
 
 
+@pytest.mark.slow
 def test_trains_with_only_torch_pandas_and_scikit_learn():
     subprocess.run([sys.executable, "-c", BLOCK], check=True)

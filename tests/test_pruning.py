@@ -111,6 +111,7 @@ def trained(config, digits):
     return torch.cat([value.flatten() for value in trainer.final_state()["model"].values()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_unused_options_change_nothing_and_the_others_something(variant, digits):
     config = BASE.replace(**VARIANTS[variant])

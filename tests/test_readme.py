@@ -134,6 +134,7 @@ def rsas(here, command_line, monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -194,6 +195,7 @@ def check_command(words, rsas):
         check_others(words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", all_commands())
 def test_commands_are_valid(words, rsas):
     check_command(words, rsas)

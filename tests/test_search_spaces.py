@@ -30,6 +30,7 @@ def experiment():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_axis_acts_wherever_it_is_asked_for(name, seed, experiment):

@@ -57,6 +57,7 @@ def test_rows_are_what_each_configuration_does_alone():
     assert len({row["run"] for row in rows}) == 4
 
 
+@pytest.mark.slow
 def test_several_at_once_do_the_same(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)  # a thread each, as in this process
     runs = runs_of(CONFIGS, [3, 4])

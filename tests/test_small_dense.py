@@ -18,6 +18,7 @@ def test_a_hidden_layer_of_794_weights_a_unit(sparsity, hidden):
     assert max(1, round(1000 * width)) == hidden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["resnet18", "vgg16"])
 @pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.98])
 def test_convolutions_come_near_the_budget(model, sparsity):

@@ -34,6 +34,7 @@ def run(line, workspace, **environment):
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["pareto made", "--help"])
 def test_output_on_a_full_disk_is_one_line(workspace, command):
     code, _, err = run(f"{COMMAND} {command} > /dev/full", workspace)
@@ -41,11 +42,13 @@ def test_output_on_a_full_disk_is_one_line(workspace, command):
     assert code == 2
 
 
+@pytest.mark.slow
 def test_closed_output_is_no_error(workspace):
     assert run(f"{COMMAND} pareto made >&-", workspace) == (0, "", "")
     assert run(f"{COMMAND} pareto other 2>&-", workspace) == (2, "", "")
 
 
+@pytest.mark.slow
 def test_characters_that_the_encoding_lacks_are_replaced(workspace):
     path = workspace.with_name("äöü")
     code, out, err = run(

@@ -131,6 +131,7 @@ def test_result_of_a_run():
     assert result.test_accuracy > 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "optimizer"), RESUMED)
 def test_same_config_same_run(name, optimizer, digits):
     config = resumable(name, optimizer).replace(epochs=2)
@@ -157,6 +158,7 @@ def test_a_run_leaves_torchs_generator_alone(digits):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "optimizer"), RESUMED)
 def test_sparsity_0_is_dense_training_bit_for_bit(name, optimizer, digits):
     config = resumable(name, optimizer).replace(sparsity=0.0, epochs=2)
@@ -254,6 +256,7 @@ def resumed(digits, tmp_path_factory):
     return whole, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3])
 @pytest.mark.parametrize(("name", "optimizer"), RESUMED)
 def test_restored_in_a_new_process_it_equals_the_undisturbed_run(name, optimizer, stop, resumed):

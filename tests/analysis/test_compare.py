@@ -85,6 +85,7 @@ def test_one_seed_gives_no_interval():
         assert table[["low", "high"]].isna().all(axis=None)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     """One point a sweep, so the hypervolume is a mean; 95% is asked, and 10 seeds give a little
     less, as the bootstrap's spread has n and not n - 1 in it.

@@ -27,6 +27,7 @@ def additive(x, y, rng):
     return {"x": x, "y": y, "idle": rng.random()}, (2 * x + y, y)
 
 
+@pytest.mark.slow
 def test_shares_of_an_additive_objective():
     found = importance(trials_of(additive, count=256), OBJECTIVES)
     assert found["val_accuracy"].sum() == pytest.approx(1.0)
@@ -37,12 +38,14 @@ def test_shares_of_an_additive_objective():
     assert found.index[-1] == "idle"
 
 
+@pytest.mark.slow
 def test_ped_anova_sees_what_the_best_have_in_common():
     found = importance(trials_of(additive, count=256), OBJECTIVES, evaluator="ped_anova")
     assert found["val_accuracy"].idxmax() == "x"
     assert found["sparsity"].idxmax() == "y"
 
 
+@pytest.mark.slow
 def test_logarithmic_axes_are_judged_in_logarithms():
     """Half of the axis lies below 0.03; on a linear one that would be 3% of it."""
 
@@ -97,6 +100,7 @@ def test_without_effect_errs_about_as_rarely_as_it_says():
     assert missed <= 18  # 10 expected; the binomial's 99.5% quantile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluator", ["fanova", "ped_anova"])
 def test_intervals_narrow_with_more_trials(evaluator):
     def wide(count):

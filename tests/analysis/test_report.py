@@ -28,6 +28,7 @@ def pages(sweeps, tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 def test_nothing_comes_from_elsewhere(pages):
     for path in pages.values():
         page = re.sub(r"<script>.*?</script>", "", path.read_text("utf-8"), flags=re.DOTALL)

@@ -155,6 +155,7 @@ def sweep_of(trials):
     return Sweep("made", "finished", experiment, BOTH, trials, history=lambda trial: [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "says"), [(200, False), (201, True)])
 def test_the_page_says_what_is_drawn_from_a_sample(count, says):
     points = np.random.default_rng(0).random((count, 2)).tolist()

@@ -63,6 +63,7 @@ def test_the_final_state_of_a_sweep_is_the_same_network(digits):
     assert not torch.signbit(network.model.fc1.weight[off]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form"), [("mlp", "sparse"), ("resnet18", "safetensors"), ("vgg16", "sparse")]
 )

@@ -33,6 +33,7 @@ def made(name):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_outputs_in_onnxruntime_are_those_of_torch(name, tmp_path, capfd):
     model = made(name)

@@ -25,6 +25,7 @@ def test_draw_takes_exactly_count_of_the_available(shape, seed, data):
     assert not (mask & ~available).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize(
     "available",

@@ -156,6 +156,7 @@ MASK = [[True, True, True, False], [False, True, True, True]]
 GRADIENT = [[0.1, 0.2, 0.0, -0.6], [0.5, -0.3, 0.0, 0.4]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "left", "grown"),
     [

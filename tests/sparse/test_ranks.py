@@ -101,6 +101,7 @@ def equal(one, other):
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [True, False], ids=["wrapped before", "wrapped after"])
 @pytest.mark.parametrize("name", METHODS)
 def test_ranks_with_seeds_and_data_of_their_own_stay_the_same(name, first, ranks):

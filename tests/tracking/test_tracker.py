@@ -309,6 +309,7 @@ def test_an_outage_to_the_end_is_made_up_for_by_the_next_launch(store, sweep, re
     check_whole(store, request.node.name, 3)
 
 
+@pytest.mark.slow
 def test_an_outage_in_the_middle_of_a_row_loses_nothing_of_it(store, sweep, request, monkeypatch):
     """Rows are logged in batches, whole."""
     name = request.node.name
@@ -334,6 +335,7 @@ def test_an_outage_in_the_middle_of_a_row_loses_nothing_of_it(store, sweep, requ
     check_whole(store, name, 2)
 
 
+@pytest.mark.slow
 def test_an_outage_in_the_middle_is_made_up_for_while_the_sweep_goes_on(
     store, sweep, request, outage
 ):
@@ -663,6 +665,7 @@ def test_steps_are_in_order_where_the_clock_was_set_back(store, sweep, request):
     assert found.points == [1, 8, 9]
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_one_clear_line():
     with pytest.raises(InputError, match="tracking server 'http://127.0.0.1:9' does not") as caught:
         connect("http://127.0.0.1:9")

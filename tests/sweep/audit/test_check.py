@@ -86,6 +86,7 @@ def told(faults):
     return {(fault.kind, fault.where, fault.trial_id) for fault in faults}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_whole_has_no_fault(sweep):
     assert check(sweep) == []
     assert {path.name for path in sweep.workspace.iterdir()} >= {"mlflow.db", "artifacts"}
@@ -281,6 +282,7 @@ def no_journal(sweep):
     return ("damaged", "study", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm",
     [
@@ -426,6 +428,7 @@ def test_a_storage_that_fails_keeps_nothing_else_from_being_mended(sweep, monkey
     assert told(check(sweep)) == {("ghost", "storage", "t0077")}
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_replaced_logs_nothing_more(sweep):
     """As one that was stopped with results in its queue, and goes on."""
     other = Workspace(sweep.workspace).open(sweep.name)

@@ -87,6 +87,7 @@ def test_a_trial_of_another_sweep_rewrites_no_study(sweep):
 WRONG = [None, 5, -1, 2.5, "x", "", [], [[1]], {}, {"a": 1}, True, "9" * 400, 10**400]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field",
     [

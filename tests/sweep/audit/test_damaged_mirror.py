@@ -145,6 +145,7 @@ def test_a_journal_of_sqlite_goes_aside_with_the_file(workspace):
     assert check(one) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_that_runs_beside_a_repair_is_in_the_new_file(workspace):
     """Its process must not go on in the file that was kept aside."""
     file = workspace.path / "mlflow.db"

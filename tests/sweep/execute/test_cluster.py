@@ -105,6 +105,7 @@ with cluster.Connection(None, "study.py:experiment") as connection:
 """
 
 
+@pytest.mark.slow
 def test_own_ray_is_for_this_machine_and_this_user(tmp_path):
     """All sockets, of the driver and of workers too, are on loopback; the token is private."""
     environment = {**os.environ, "HOME": str(tmp_path)}

@@ -120,6 +120,7 @@ def in_folder(path):
     return lambda experiment=None: Study(path / "study", experiment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
 def test_a_study_opened_anew_suggests_what_an_open_one_would(sampler, tmp_path):
     whole = Study(tmp_path / "whole", experiment(sampler=sampler))
